@@ -1,0 +1,51 @@
+"""remoe-sim: replay recorded expert routing of Mixture-of-Experts models through a cache and a hardware model.
+
+Every command of `remoe-sim` has a function of the same name here. Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "TraceError": "errors",
+    "Trace": "trace",
+    "Model": "trace",
+    "Decisions": "trace",
+    "InMemory": "trace",
+    "read_trace": "trace_reader",
+    "write_trace": "trace_writer",
+    "import_trace": "importing",
+    "replay": "engine",
+    "curve": "curves",
+    "reuse": "metrics",
+    "info": "summary",
+}
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from remoe_sim.curves import curve as curve
+    from remoe_sim.engine import replay as replay
+    from remoe_sim.errors import TraceError as TraceError
+    from remoe_sim.importing import import_trace as import_trace
+    from remoe_sim.metrics import reuse as reuse
+    from remoe_sim.summary import info as info
+    from remoe_sim.trace import Decisions as Decisions
+    from remoe_sim.trace import InMemory as InMemory
+    from remoe_sim.trace import Model as Model
+    from remoe_sim.trace import Trace as Trace
+    from remoe_sim.trace_reader import read_trace as read_trace
+    from remoe_sim.trace_writer import write_trace as write_trace
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'remoe_sim' has no attribute {name!r}")
+    return getattr(import_module(f"remoe_sim.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,76 @@
+"""The command line: every command is one file in `remoe_sim.commands` and a thin shell around one library function."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+
+import click
+
+import remoe_sim
+from remoe_sim import commands
+
+
+class Group(click.Group):
+    """A group whose commands are the files of a package, and whose bad input ends in one sentence and exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_modules())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _modules():
+            return None
+        command: click.Command = importlib.import_module(f"remoe_sim.commands.{_modules()[name]}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            from remoe_sim.errors import unknown
+
+            raise click.UsageError(str(unknown("command", args[0], self.list_commands(ctx))))
+        return super().resolve_command(ctx, args)
+
+
+def _modules() -> dict[str, str]:
+    """Command names and their modules; a name that is a word of the language has a module with `_` behind it."""
+    names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+    return {name.rstrip("_"): name for name in names if not name.startswith("_")}
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(remoe_sim.__version__, prog_name="remoe-sim")
+def main() -> None:
+    """Replay recorded expert routing of Mixture-of-Experts models through a cache.
+
+    \b
+    Start here:
+      remoe-sim demo                             a bundled trace, replayed
+      remoe-sim import capture.csv -o t.parquet  your own recording
+      remoe-sim replay t.parquet --cache 8       hit rates, bytes, and the optimum
+    """
+
+
+def run() -> None:
+    """Entry point: errors are one sentence on stderr, exit code 2 for bad usage or input, 130 when interrupted."""
+    try:
+        sys.exit(main.main(standalone_mode=False))
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.Abort:
+        _stop("interrupted", 130)
+    except click.ClickException as error:
+        where = f" (see '{error.ctx.command_path} --help')" if isinstance(error, click.UsageError) and error.ctx else ""
+        _stop(error.format_message().rstrip(".") + where, 2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        _stop(str(error), 2)
+
+
+def _stop(sentence: str, code: int) -> None:
+    print(f"remoe-sim: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,114 @@
+"""The one place that decides how kernels are compiled and where the machine code is kept.
+
+Numba's own cache looks only at the file a function is in, so a helper edited in another file would leave a stale
+kernel. The cache directory is therefore named by a digest of every kernel source, and a change anywhere in them
+starts an empty one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import types
+from numba.core import config as _config
+from numba.core import event
+
+_LOCK = threading.Lock()
+_HERE = Path(__file__).parent
+config: Any = _config  # its settings are added when it is imported
+
+# Signatures of the verbs that a compiled slot policy supplies; see remoe_sim.policy.SlotPolicy.
+STATE = types.Array(types.int64, 2, "C")
+SETUP = types.void(STATE, types.int64)
+ENTRY = types.void(STATE, types.int64)
+VICTIM = types.int64(STATE, types.Array(types.uint8, 1, "C"))
+
+
+def _sources() -> list[Path]:
+    """Every file that may hold a kernel, in a fixed order."""
+    import remoe_sim.policies
+
+    files = [Path(__file__), *sorted((_HERE / "kernels").glob("*.py"))]
+    for folder in remoe_sim.policies.__path__:
+        files += sorted(Path(folder).glob("*.py"))
+    return files
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """Hexadecimal digest of all kernel sources and the compiler's version: the name of the cache directory."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for file in _sources():
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _usable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}-{threading.get_ident()}"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def cache_directory() -> Path | None:
+    """Where compiled kernels are kept; None when no place is writable (then each process compiles anew).
+
+    `REMOE_SIM_CACHE_DIR` if it is set, else beside the installed package, else the user's cache directory.
+    """
+    chosen = os.environ.get("REMOE_SIM_CACHE_DIR")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "remoe-sim"
+    candidates = [Path(chosen)] if chosen else [_HERE / "__pycache__" / "kernels", user]
+    for base in candidates:
+        if _usable(base / source_digest()):
+            return base / source_digest()
+    return None
+
+
+class _Announcement(event.Listener):
+    """Says once why the first run takes seconds, when a kernel is really compiled."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.said:
+            _Announcement.said = True
+            print("remoe-sim: compiling its kernels, once per installation (a few seconds)", file=sys.stderr)
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcement())
+
+
+def kernel(function: Callable[..., Any] | None = None, *, signature: Any = None) -> Any:
+    """Compile `function` without the interpreter lock and keep the machine code on disk.
+
+    With `signature` it is compiled at once for those types, which a verb passed to another kernel needs.
+    """
+    if function is None:
+        return lambda f: kernel(f, signature=signature)
+    folder = cache_directory()
+    arguments = () if signature is None else (signature,)
+    options: dict[str, Any] = {"nogil": True, "cache": folder is not None, "error_model": "numpy"}
+    with _LOCK:
+        before = config.CACHE_DIR
+        try:
+            if folder is not None:
+                config.CACHE_DIR = str(folder)
+            return numba.njit(*arguments, **options)(function)
+        finally:
+            config.CACHE_DIR = before

@@ -1,0 +1,54 @@
+"""Sizes and ranges as people type them, and sizes as people read them."""
+
+from __future__ import annotations
+
+import re
+
+_FACTORS = {
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
+_LARGEST = 2**62
+
+
+def parse_bytes(text: str | int | float) -> int:
+    """Bytes of a size such as `4000MiB`, `1.5 GB` or `4096`; KiB, MiB, GiB are powers of two, kB, MB, GB of ten.
+
+    Raises ValueError for anything else, also for a negative size.
+    """
+    match = _SIZE.fullmatch(str(text))
+    if match is None or match[2].lower() not in _FACTORS:
+        raise ValueError(f"'{text}' is not a size; give a number of bytes or one with a unit, such as 4000MiB or 1.5GB")
+    factor = _FACTORS[match[2].lower()]
+    size = int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
+    if size > _LARGEST:
+        raise ValueError(f"'{text}' is too large a size; at most {_LARGEST} bytes are possible")
+    return size
+
+
+def parse_count(text: str | int, what: str) -> int:
+    """A whole number ≥ 0; ValueError otherwise, naming `what`."""
+    if not re.fullmatch(r"\d{1,18}", str(text)):
+        raise ValueError(f"{what} '{text}' is not possible; give a whole number that is 0 or more")
+    return int(text)
+
+
+def parse_range(text: str | int, what: str) -> list[int]:
+    """Whole numbers from `8`, `4,8,16`, `4:64` or `4:64:4`; a range includes both ends."""
+    numbers: list[int] = []
+    for part in str(text).split(","):
+        ends = [parse_count(end, what) for end in part.split(":")]
+        if len(ends) > 3 or (len(ends) > 1 and ends[1] < ends[0]) or (len(ends) == 3 and ends[2] == 0):
+            raise ValueError(f"{what} '{part}' is not a range; give a:b or a:b:step with a ≤ b and a step above 0")
+        numbers += [ends[0]] if len(ends) == 1 else range(ends[0], ends[1] + 1, *ends[2:])
+    return numbers
+
+
+def format_bytes(size: float) -> str:
+    """A size for people: `27213.7 MiB`, `12.3 KiB`, `0 B`."""
+    for unit, factor in (("MiB", 2**20), ("KiB", 2**10)):
+        if abs(size) >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size:,.0f} B"
