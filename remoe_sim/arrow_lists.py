@@ -1,0 +1,106 @@
+"""Between Arrow's list columns and NumPy's two-dimensional arrays, nulls included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Mask = npt.NDArray[np.bool_] | None
+
+
+def to_arrow(values: npt.NDArray[Any], valid: Mask = None, present: Mask = None) -> pa.FixedSizeListArray:
+    """A list column of values[rows, k]; valid[rows, k] false: null element, present[rows] false: null list."""
+    flat = pa.array(
+        np.ascontiguousarray(values).reshape(-1),
+        mask=None if valid is None else ~np.ascontiguousarray(valid).reshape(-1),
+    )
+    mask = None if present is None else pa.array(~present)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
+
+
+def to_numpy(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Numbers or truth values without nulls as NumPy. Arrow's own conversion would import pandas."""
+    if isinstance(array, pa.ChunkedArray):
+        chunks = [to_numpy(chunk) for chunk in array.chunks]
+        return np.concatenate(chunks) if chunks else to_numpy(pa.array([], array.type))
+    if pa.types.is_boolean(array.type):
+        return np.from_dlpack(array.cast(pa.uint8())).astype(np.bool_)
+    return np.from_dlpack(array)
+
+
+def from_arrow(column: pa.ChunkedArray, k: int, dtype: type) -> tuple[npt.NDArray[Any], Mask, Mask]:
+    """values[rows, k] (0 where null), valid and present as in `to_arrow`, None where nothing is null.
+
+    Takes lists of fixed or variable length. Raises ValueError naming the row whose list has another length than k, and
+    the type if the column holds no lists of numbers.
+    """
+    rows = len(column)
+    values: npt.NDArray[Any] = np.zeros((rows, k), dtype)
+    valid = np.ones((rows, k), np.bool_) if _has_null_elements(column) or column.null_count else None
+    present = np.ones(rows, np.bool_) if column.null_count else None
+    at = 0
+    for chunk in column.chunks:
+        _copy_chunk(chunk, values, valid, present, at)
+        at += len(chunk)
+    return values, valid, present
+
+
+def _has_null_elements(column: pa.ChunkedArray) -> bool:
+    return any(_elements(chunk).null_count for chunk in column.chunks)
+
+
+def _elements(chunk: pa.Array) -> pa.Array:
+    """The elements of all lists that are not null, in order."""
+    if not (
+        pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type) or pa.types.is_fixed_size_list(chunk.type)
+    ):
+        raise ValueError(f"holds {chunk.type}, not lists")
+    return chunk.flatten()
+
+
+def _copy_chunk(chunk: pa.Array, values: npt.NDArray[Any], valid: Mask, present: Mask, at: int) -> None:
+    k, rows = values.shape[1], len(chunk)
+    here = slice(at, at + rows)
+    routed = np.ones(rows, np.bool_) if not chunk.null_count else to_numpy(chunk.is_valid())
+    if not pa.types.is_fixed_size_list(chunk.type):
+        lengths = to_numpy(chunk.value_lengths().fill_null(k))
+        wrong = np.flatnonzero(lengths != k)
+        if wrong.size:
+            row = int(wrong[0])
+            raise ValueError(f"row {at + row}: the list has {lengths[row]} elements, expected {k}")
+    elif chunk.type.list_size != k:
+        raise ValueError(f"row {at}: the list has {chunk.type.list_size} elements, expected {k}")
+    elements = _elements(chunk)
+    numbers = _numbers(elements, values.dtype, at, k)
+    if present is None or valid is None or not chunk.null_count:
+        values[here] = numbers.reshape(rows, k)
+    else:
+        values[here][routed] = numbers.reshape(-1, k)
+    if valid is not None:
+        there = to_numpy(elements.is_valid()).reshape(-1, k) if elements.null_count else True
+        valid[here] = routed[:, None]
+        valid[here][routed] = there
+    if present is not None:
+        present[here] = routed
+
+
+def _numbers(elements: pa.Array, dtype: np.dtype[Any], at: int, k: int) -> npt.NDArray[Any]:
+    """The elements as `dtype`, null as 0; ValueError for a number that does not fit."""
+    target = pa.from_numpy_dtype(dtype)
+    if not (
+        pa.types.is_integer(elements.type) or (pa.types.is_floating(target) and pa.types.is_floating(elements.type))
+    ):
+        raise ValueError(f"holds lists of {elements.type}, expected {target}")
+    if elements.null_count:
+        elements = elements.fill_null(pa.scalar(0, elements.type))
+    if elements.type != target and pa.types.is_integer(target):
+        wide = to_numpy(elements)
+        limits = np.iinfo(dtype)
+        wrong = np.flatnonzero((wide < limits.min) | (wide > limits.max))
+        if wrong.size:
+            raise ValueError(f"row {at + int(wrong[0]) // k}: {wide[wrong[0]]} is outside {limits.min} to {limits.max}")
+        return np.asarray(wide, dtype)
+    return np.asarray(to_numpy(elements), dtype)

@@ -1,0 +1,217 @@
+"""The trace: which experts each token chose at each MoE layer, one layer at a time.
+
+A `Trace` holds the columns that describe tokens in memory and asks a source for the decisions of a layer, so that
+memory is bounded by one layer of the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.errors import TraceError
+
+SCHEMA_VERSION = 1
+PHASES = ("prefill", "decode")
+PREFILL, DECODE = 0, 1
+MOST_EXPERTS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the trace knows of its model. Per-layer tuples have one entry per MoE layer, in layer order.
+
+    layers: how many layers the model has; experts and top_k: routed experts and chosen experts of each MoE layer;
+    expert_bytes: bytes of one expert in each MoE layer; dense_bytes: bytes of everything else in each layer.
+    None stands for "not known".
+    """
+
+    experts: tuple[int, ...]
+    top_k: tuple[int, ...]
+    name: str | None = None
+    layers: int | None = None
+    expert_bytes: tuple[int, ...] | None = None
+    dense_bytes: tuple[int, ...] | None = None
+    quant: str | None = None
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The decisions of all tokens at one layer.
+
+    experts: uint16[tokens, k], slot 0 has the largest gate weight, 0 where there is none; valid: bool[tokens, k], false
+    for null slots, or None when every slot is there; routed: bool[tokens], false for null decisions, or None.
+    """
+
+    experts: npt.NDArray[np.uint16]
+    valid: npt.NDArray[np.bool_] | None = None
+    routed: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """`valid` as kernels take it: bool[0, 0] stands for "every slot"."""
+        return np.zeros((0, 0), np.bool_) if self.valid is None else self.valid
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Decisions:
+        """The decisions of some tokens, in that order."""
+        return Decisions(
+            self.experts[rows],
+            None if self.valid is None else self.valid[rows],
+            None if self.routed is None else self.routed[rows],
+        )
+
+
+class LayerSource(Protocol):
+    """Where a trace gets a layer from: a file, or arrays in memory. `index` counts MoE layers from 0.
+
+    resident: the same arrays every time, so that checking them once is enough.
+    """
+
+    resident: bool
+
+    def decisions(self, index: int) -> Decisions: ...
+
+    def weights(self, index: int) -> npt.NDArray[np.float32] | None: ...
+
+    def probs(self, index: int) -> npt.NDArray[np.float16] | None: ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Layers held as arrays: decisions, and optionally weights float32[tokens, k] and probs float16[tokens, E]."""
+
+    layers: Sequence[Decisions]
+    all_weights: Sequence[npt.NDArray[np.float32] | None] | None = None
+    all_probs: Sequence[npt.NDArray[np.float16] | None] | None = None
+    resident = True
+
+    def decisions(self, index: int) -> Decisions:
+        return self.layers[index]
+
+    def weights(self, index: int) -> npt.NDArray[np.float32] | None:
+        return None if self.all_weights is None else self.all_weights[index]
+
+    def probs(self, index: int) -> npt.NDArray[np.float16] | None:
+        return None if self.all_probs is None else self.all_probs[index]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The routing of one model over one or more requests; one row per token, in execution order.
+
+    request, position, step: int32[tokens]; phase: uint8[tokens], PREFILL or DECODE; token_id: int32[tokens] or None;
+    layer_numbers: the model's own number of each MoE layer; origin: `source` of the file's metadata; path: the file
+    it was read from.
+
+    Raises TraceError when these disagree or a step decreases. Decisions are checked by `check_layer`.
+    """
+
+    request: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int32]
+    step: npt.NDArray[np.int32]
+    phase: npt.NDArray[np.uint8]
+    layer_numbers: tuple[int, ...]
+    model: Model
+    source: LayerSource
+    token_id: npt.NDArray[np.int32] | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+    notes: str = ""
+    path: str = ""
+    _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        tokens = len(self.request)
+        for name in ("request", "position", "step", "phase", "token_id"):
+            column = getattr(self, name)
+            if column is not None and column.shape != (tokens,):
+                raise self.error(f"column '{name}' has {len(column)} rows where 'request' has {tokens}")
+        count = len(self.layer_numbers)
+        if not count:
+            raise self.error("there is no MoE layer; a trace needs at least one column experts_NN")
+        if list(self.layer_numbers) != sorted(set(self.layer_numbers)):
+            raise self.error("layer numbers must ascend without repetition")
+        for name in ("experts", "top_k", "expert_bytes"):
+            per_layer = getattr(self.model, name)
+            if per_layer is not None and len(per_layer) != count:
+                raise self.error(f"model.{name} has {len(per_layer)} entries for {count} MoE layers")
+        for name, least in (("experts", 1), ("top_k", 1), ("expert_bytes", 1), ("dense_bytes", 0)):
+            if any(value < least for value in getattr(self.model, name) or ()):
+                raise self.error(f"model.{name} holds a value below {least}")
+        if max(self.model.experts) > MOST_EXPERTS:
+            raise self.error(f"model.experts is {max(self.model.experts)}; at most {MOST_EXPERTS} are possible")
+        falling = np.flatnonzero(np.diff(self.step) < 0)
+        if falling.size:
+            row = int(falling[0]) + 1
+            raise self.error(
+                f"row {row}, column 'step': {self.step[row]} comes after {self.step[row - 1]}, but rows are in "
+                "execution order and steps never decrease; sort the rows by step"
+            )
+
+    def error(self, text: str) -> TraceError:
+        """A TraceError that names this trace's file."""
+        return TraceError(f"{self.path}: {text}" if self.path else text)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens (rows) there are."""
+        return len(self.request)
+
+    @cached_property
+    def requests(self) -> int:
+        """How many requests there are."""
+        return int(np.unique(self.request).size)
+
+    @property
+    def moe_layers(self) -> int:
+        """How many MoE layers there are."""
+        return len(self.layer_numbers)
+
+    def decisions(self, index: int) -> Decisions:
+        """The checked decisions at MoE layer `index` (counted from 0)."""
+        decisions = self.source.decisions(index)
+        if index not in self._checked:
+            self.check_layer(index, decisions)
+        if self.source.resident:
+            self._checked.add(index)
+        return decisions
+
+    def layers(self) -> Iterator[tuple[int, Decisions]]:
+        """Pairs of the model's layer number and its decisions, one layer in memory at a time."""
+        for index, number in enumerate(self.layer_numbers):
+            yield number, self.decisions(index)
+
+    def column(self, index: int, kind: str = "experts") -> str:
+        """The column name of a layer, such as `experts_07`."""
+        return f"{kind}_{self.layer_numbers[index]:02d}"
+
+    def check_layer(self, index: int, decisions: Decisions) -> None:
+        """Raise TraceError for an expert id ≥ E, a repeated expert in a decision, or wrong shapes."""
+        from remoe_sim.kernels.grouping import ID_TOO_LARGE, check_decisions
+
+        name, experts, top_k = self.column(index), self.model.experts[index], self.model.top_k[index]
+        if decisions.experts.shape != (self.tokens, top_k):
+            raise self.error(f"column '{name}' has shape {decisions.experts.shape}, expected {(self.tokens, top_k)}")
+        marks = np.full(experts, -1, np.int64)
+        row, slot, fault = check_decisions(decisions.experts, decisions.mask, experts, marks)
+        if fault:
+            expert = decisions.experts[row, slot]
+            why = (
+                f"expert {expert} is not below the model's {experts} experts; correct the ids or model.experts"
+                if fault == ID_TOO_LARGE
+                else f"expert {expert} appears twice in one decision; each expert is chosen at most once per token"
+            )
+            raise self.error(f"row {row}, column '{name}': {why}")
+
+    def with_sizes(self, expert_bytes: int | Sequence[int]) -> Trace:
+        """The same trace with `expert_bytes` for every MoE layer, or one number per MoE layer."""
+        per_layer = (expert_bytes,) * self.moe_layers if isinstance(expert_bytes, int) else tuple(expert_bytes)
+        return replace(self, model=replace(self.model, expert_bytes=per_layer))
+
+    def __repr__(self) -> str:
+        name = self.model.name or "unnamed model"
+        return f"<Trace of {name}: {self.tokens} tokens, {self.requests} requests, {self.moe_layers} MoE layers>"

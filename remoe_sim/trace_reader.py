@@ -1,0 +1,248 @@
+"""Traces from Parquet files, schema version 1; everything is verified and checked before it is used."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from remoe_sim.arrow_lists import from_arrow, to_numpy
+from remoe_sim.errors import TraceError
+from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Model, Trace
+from remoe_sim.trace_format import CHECK_KEY, KEY, LAYER, ROWS, array_hash, checksum, decisions_hash, row_hash
+
+RESIDENT_BYTES = 256 * 2**20  # traces whose decisions take no more are read and checked at once and kept in memory
+
+
+def read_trace(path: str | os.PathLike[str]) -> Trace:
+    """Read a trace file; `sample:NAME` reads one that is installed with the package.
+
+    Small traces are read and checked whole; of large ones a layer is read, verified and checked when it is asked for.
+    Raises TraceError when the file is missing, broken, of an unknown schema version or holds impossible routing.
+    """
+    name = str(path)
+    if name.startswith("sample:"):
+        from remoe_sim.samples import sample_path
+
+        path = sample_path(name.removeprefix("sample:"))
+    source = _FileLayers(Path(path), name)
+    trace = source.trace
+    slots = sum(trace.model.top_k)
+    if trace.tokens * slots * 2 <= RESIDENT_BYTES:
+        layers = [source.decisions(index) for index in range(trace.moe_layers)]
+        trace = replace(trace, source=_Resident(layers, source))
+        for index in range(trace.moe_layers):
+            trace.decisions(index)
+    return trace
+
+
+class _FileLayers:
+    """The layers of a trace file, read anew whenever they are asked for. `name` is what messages call the file."""
+
+    resident = False
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.names, text = self._open()
+        self.meta = self._parse(text)
+        self.content: dict[str, str] = self.meta.get("content") or {}
+        self.trace = self._describe()
+
+    def error(self, text: str) -> TraceError:
+        return TraceError(f"{self.name}: {text}")
+
+    def _file(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.path, page_checksum_verification=True)
+
+    def _open(self) -> tuple[list[str], dict[bytes, bytes]]:
+        try:
+            if self.path.stat().st_size == 0:
+                raise self.error("the file is empty; write it again with 'remoe-sim import'")
+            with self._file() as file:
+                return file.schema_arrow.names, dict(file.schema_arrow.metadata or {})
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> TraceError:
+        if isinstance(error, TraceError):
+            return error
+        if isinstance(error, FileNotFoundError):
+            return self.error("there is no such file; give the path of a trace, or sample:NAME for a bundled one")
+        if isinstance(error, IsADirectoryError) or self.path.is_dir():
+            return self.error("this is a directory; give the path of a trace file")
+        if isinstance(error, PermissionError):
+            return self.error("the file may not be read; change its permissions")
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        return self.error(
+            f"not a readable Parquet file, perhaps truncated or of another format ({first_line}); "
+            "make a trace of it with 'remoe-sim import'"
+        )
+
+    def _parse(self, stored: dict[bytes, bytes]) -> dict[str, Any]:
+        text = stored.get(KEY)
+        if text is None:
+            raise self.error(
+                "a Parquet file without the metadata key 'remoe_sim'; make a trace with 'remoe-sim import'"
+            )
+        try:
+            meta = json.loads(text)
+        except ValueError:
+            raise self.error("its metadata is not valid JSON; the file is damaged, write it again") from None
+        if not isinstance(meta, dict) or not isinstance(meta.get("model"), dict):
+            raise self.error("its metadata has no 'model'; write the file again with 'remoe-sim import'")
+        version = meta.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise self.error(
+                f"schema version {version!r} is unknown, this release reads version {SCHEMA_VERSION}; "
+                "update remoe-sim or import the trace again"
+            )
+        if CHECK_KEY in stored and stored[CHECK_KEY] != checksum(text):
+            raise self.error("its metadata does not match its checksum; the file is damaged, write it again")
+        return meta
+
+    def _describe(self) -> Trace:
+        missing = [name for name in (*ROWS, "phase") if name not in self.names]
+        if missing:
+            raise self.error(f"column '{missing[0]}' is missing; a trace has the columns {', '.join(ROWS)} and phase")
+        found = [match for match in map(LAYER.fullmatch, self.names) if match]
+        numbers = tuple(int(match[1]) for match in found)
+        if not numbers:
+            raise self.error("there is no column experts_NN; a trace has one for each MoE layer")
+        rows = {name: self._integers(name) for name in ROWS}
+        trace = Trace(
+            **rows,
+            phase=self._phases(),
+            token_id=self._integers("token_id") if "token_id" in self.names else None,
+            layer_numbers=numbers,
+            model=self._model(len(numbers)),
+            source=self,
+            origin=self._of_type(self.meta.get("source") or {}, dict, "source"),
+            notes=str(self.meta.get("notes") or ""),
+            path=self.name,
+        )
+        for name in (*ROWS, "phase", *(("token_id",) if trace.token_id is not None else ())):
+            self._verify(name, row_hash(trace, name))
+        return trace
+
+    def _of_type(self, value: Any, kind: type, what: str) -> Any:
+        if not isinstance(value, kind):
+            raise self.error(f"metadata '{what}' is {value!r}, expected {kind.__name__}; write the file again")
+        return value
+
+    def _model(self, layers: int) -> Model:
+        stored = self.meta["model"]
+
+        def whole(value: Any, what: str) -> int:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
+                raise self.error(f"metadata model.{what} is {value!r}, expected a whole number that is 0 or more")
+            return value
+
+        def per_layer(name: str, count: int | None = None) -> tuple[int, ...] | None:
+            value = stored.get(name)
+            if value is None:
+                return None
+            values = value if isinstance(value, list) else [value] * (count or 1)
+            return tuple(whole(one, name) for one in values)
+
+        experts, top_k = per_layer("experts", layers), per_layer("top_k", layers)
+        if experts is None or top_k is None:
+            raise self.error("metadata model.experts and model.top_k must be known; write the file again")
+        return Model(
+            experts=experts,
+            top_k=top_k,
+            name=None if stored.get("name") is None else str(stored["name"]),
+            layers=None if stored.get("layers") is None else whole(stored["layers"], "layers"),
+            expert_bytes=per_layer("expert_bytes", layers),
+            dense_bytes=per_layer("dense_bytes"),
+            quant=None if stored.get("quant") is None else str(stored["quant"]),
+        )
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        try:
+            with self._file() as file:
+                return file.read(columns=[name], use_threads=False).column(name)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise self._unreadable(error) from None
+
+    def _integers(self, name: str) -> npt.NDArray[np.int32]:
+        column = self._column(name)
+        if not pa.types.is_integer(column.type):
+            raise self.error(f"column '{name}' holds {column.type}, expected int32")
+        if column.null_count:
+            row = int(np.flatnonzero(to_numpy(column.is_null()))[0])
+            raise self.error(f"row {row}, column '{name}': null, but every token has a {name}")
+        try:
+            return np.array(to_numpy(column.cast(pa.int32())), np.int32)
+        except pa.ArrowInvalid as error:
+            raise self.error(f"column '{name}': {str(error).splitlines()[0]}, expected int32") from None
+
+    def _phases(self) -> npt.NDArray[np.uint8]:
+        column = self._column("phase")
+        kinds = {pa.string(), pa.large_string(), pa.string_view()}
+        if (column.type.value_type if pa.types.is_dictionary(column.type) else column.type) not in kinds:
+            raise self.error(f"column 'phase' holds {column.type}, expected text")
+        codes = np.full(len(column), 255, np.uint8)
+        at = 0
+        for chunk in column.chunks:
+            coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+            words = [PHASES.index(word) if word in PHASES else 255 for word in coded.dictionary.to_pylist()]
+            there = to_numpy(coded.is_valid())
+            codes[at : at + len(chunk)][there] = np.array(words, np.uint8)[to_numpy(coded.indices.drop_null())]
+            at += len(chunk)
+        wrong = np.flatnonzero(codes == 255)
+        if wrong.size:
+            given = column[int(wrong[0])].as_py()
+            raise self.error(f"row {wrong[0]}, column 'phase': {given!r}, expected 'prefill' or 'decode'")
+        return codes
+
+    def _verify(self, name: str, digest: str) -> None:
+        if name in self.content and self.content[name] != digest:
+            raise self.error(f"column '{name}' does not match its content hash; the file is damaged, write it again")
+
+    def _lists(self, name: str, k: int, dtype: type) -> tuple[npt.NDArray[Any], Any, Any]:
+        try:
+            return from_arrow(self._column(name), k, dtype)
+        except TraceError:
+            raise
+        except ValueError as error:
+            raise self.error(f"column '{name}': {error}") from None
+
+    def decisions(self, index: int) -> Decisions:
+        name = self.trace.column(index)
+        decisions = Decisions(*self._lists(name, self.trace.model.top_k[index], np.uint16))
+        self._verify(name, decisions_hash(decisions))
+        return decisions
+
+    def _optional(self, index: int, kind: str, width: int, dtype: type) -> npt.NDArray[Any] | None:
+        name = self.trace.column(index, kind)
+        if name not in self.names:
+            return None
+        values, _, _ = self._lists(name, width, dtype)
+        self._verify(name, array_hash(values))
+        return values
+
+    def weights(self, index: int) -> npt.NDArray[np.float32] | None:
+        return self._optional(index, "weights", self.trace.model.top_k[index], np.float32)
+
+    def probs(self, index: int) -> npt.NDArray[np.float16] | None:
+        return self._optional(index, "probs", self.trace.model.experts[index], np.float16)
+
+
+class _Resident:
+    """Decisions in memory; weights and probabilities still in the file."""
+
+    resident = True
+
+    def __init__(self, layers: list[Decisions], file: _FileLayers) -> None:
+        self._layers = layers
+        self.weights, self.probs = file.weights, file.probs
+
+    def decisions(self, index: int) -> Decisions:
+        return self._layers[index]
