@@ -1,0 +1,1 @@
+"""Cache policies, one file each, found by listing this package (installed as `remoe_sim.policies`)."""

@@ -1,0 +1,177 @@
+"""One pass for every capacity: the stack distance of each lookup (Mattson et al., 1970), with groups.
+
+The experts of a cache form a stack whose first C are resident at capacity C. A lookup at depth d hits at every
+capacity above d. All functions work on one cache: offsets int64[groups + 1] and entries[N] are its groups, epochs
+int64[n + 1] the group bounds between which the cache lives, and before[N] receives the depth of every lookup
+(n_entries when the entry is not in the stack). preload int32[m] is the stack that every epoch starts with.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from remoe_sim.compile import kernel
+
+
+@kernel
+def recency_depths(offsets, entries, epochs, preload, position, behind, before):
+    """Depths under LRU. position and behind [n_entries] are scratch of the smallest unsigned type that holds n_entries.
+
+    `position[e]` is the number of experts touched more recently. An expert moves down by the number of group members
+    that were behind it, then the group goes in front; both loops run over all experts without a branch.
+    """
+    n = position.size
+    for epoch in range(epochs.size - 1):
+        for entry in range(n):
+            position[entry] = n
+        for rank in range(preload.size):
+            position[preload[rank]] = rank
+        for group in range(epochs[epoch], epochs[epoch + 1]):
+            begin, end = offsets[group], offsets[group + 1]
+            for i in range(begin, end):
+                before[i] = position[np.int64(entries[i])]
+            if end - begin <= 8:
+                _shift(position, before, begin, end)
+            else:
+                for entry in range(n):
+                    behind[entry] = 0
+                for i in range(begin, end):
+                    depth = before[i]
+                    for entry in range(n):
+                        behind[entry] += position[entry] < depth
+                for entry in range(n):
+                    position[entry] += behind[entry]
+            for i in range(begin, end):
+                position[np.int64(entries[i])] = end - 1 - i
+
+
+@kernel
+def _shift(position, before, begin, end):
+    """Move every expert down by the number of the group's ≤ 8 depths behind it; a depth of 0 is behind nothing."""
+    none = np.uint8(0)
+    a = before[begin]
+    b = before[begin + 1] if begin + 1 < end else none
+    c = before[begin + 2] if begin + 2 < end else none
+    d = before[begin + 3] if begin + 3 < end else none
+    if end - begin <= 4:
+        for entry in range(position.size):
+            p = position[entry]
+            position[entry] = p + np.uint8(p < a) + np.uint8(p < b) + np.uint8(p < c) + np.uint8(p < d)
+        return
+    e = before[begin + 4]
+    f = before[begin + 5] if begin + 5 < end else none
+    g = before[begin + 6] if begin + 6 < end else none
+    h = before[begin + 7] if begin + 7 < end else none
+    for entry in range(position.size):
+        p = position[entry]
+        near = np.uint8(p < a) + np.uint8(p < b) + np.uint8(p < c) + np.uint8(p < d)
+        position[entry] = p + near + np.uint8(p < e) + np.uint8(p < f) + np.uint8(p < g) + np.uint8(p < h)
+
+
+@kernel
+def ordered_depths(offsets, entries, keys, epochs, preload, preload_keys, mandatory, stack, depth, key, before, after):
+    """Depths under any policy that keeps the smallest key, where a key changes only when its entry is used.
+
+    keys[N] is the key of the entry after each lookup, preload_keys[m, n_entries] the keys at the start of epoch number
+    e in row e mod m (read for preloaded entries only); ties keep the lower entry. Under `mandatory` admission the
+    members of a group come before all others. Scratch: stack int32[n_entries], depth int32[n_entries], key[n_entries]
+    of keys' type. Also written: after[N], the depth of each member after its group.
+
+    The update carries a pool of displaced entries downward, never more than the group has members, and leaves the
+    pool's best at each depth. An entry x still lies in its old place if `depth[stack[x's place]]` says so.
+    """
+    n = stack.size
+    members = np.empty(n, np.int32)  # sorted, the best at the end, like `pool`
+    pool = np.empty(n, np.int32)
+    for epoch in range(epochs.size - 1):
+        for entry in range(n):
+            depth[entry] = n
+        size = preload.size
+        for rank in range(size):
+            entry = np.int64(preload[rank])
+            stack[rank] = entry
+            depth[entry] = rank
+            key[entry] = preload_keys[epoch % preload_keys.shape[0], entry]
+        for group in range(epochs[epoch], epochs[epoch + 1]):
+            begin, end = offsets[group], offsets[group + 1]
+            for i in range(begin, end):
+                entry = np.int64(entries[i])
+                before[i] = depth[entry]
+                depth[entry] = -1
+                key[entry] = keys[i]
+                _insert(members, i - begin, entry, key)
+            waiting = 0
+            at = 0
+            if mandatory:
+                for at in range(end - begin):
+                    if at < size and depth[stack[at]] == at:
+                        _insert(pool, waiting, np.int64(stack[at]), key)
+                        waiting += 1
+                    entry = np.int64(members[end - begin - 1 - at])
+                    stack[at] = entry
+                    depth[entry] = at
+                at = end - begin
+            else:
+                waiting = end - begin
+                pool[:waiting] = members[:waiting]
+            while waiting > 0:
+                best = np.int64(pool[waiting - 1])
+                displaced = np.int64(-1)
+                if at < size and depth[stack[at]] == at:
+                    displaced = np.int64(stack[at])
+                    if key[displaced] < key[best] or (key[displaced] == key[best] and displaced < best):
+                        at += 1
+                        continue
+                waiting -= 1
+                stack[at] = best
+                depth[best] = at
+                if displaced >= 0:
+                    _insert(pool, waiting, displaced, key)
+                    waiting += 1
+                at += 1
+            size = max(size, at)
+            for i in range(begin, end):
+                after[i] = depth[np.int64(entries[i])]
+
+
+@kernel
+def _insert(pool, size, entry, key):
+    """Put `entry` into pool[:size], which is sorted from the worst to the best."""
+    at = size
+    while at > 0:
+        other = np.int64(pool[at - 1])
+        if key[other] > key[entry] or (key[other] == key[entry] and other > entry):
+            break
+        pool[at] = other
+        at -= 1
+    pool[at] = entry
+
+
+@kernel
+def stack_replay(offsets, before, after, epochs, capacity, absent, preloaded, mandatory, hit, resting, running):
+    """What a stack's depths say about one capacity; returns the evictions.
+
+    absent: the depth that stands for "not in the stack"; preloaded: how many entries the stack starts with.
+    Written: hit bool[N]; resting int64[groups], residents after each group; running int64[groups], residents that the
+    group holds in memory while it is computed: S' ∪ R under mandatory admission, S ∪ R under bypass. Counts of entries.
+    """
+    evictions = 0
+    for epoch in range(epochs.size - 1):
+        size = preloaded  # of the whole stack: entries seen so far
+        for group in range(epochs[epoch], epochs[epoch + 1]):
+            residents = min(size, capacity)
+            misses = 0
+            admitted = 0
+            outside = 0
+            for i in range(offsets[group], offsets[group + 1]):
+                resident = before[i] < capacity
+                kept = after[i] < capacity
+                hit[i] = resident
+                misses += not resident
+                admitted += kept and not resident
+                outside += not kept
+                size += before[i] == absent
+            resting[group] = min(size, capacity)
+            running[group] = resting[group] + outside if mandatory else residents + misses
+            evictions += residents + admitted - resting[group]
+    return evictions

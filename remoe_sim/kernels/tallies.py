@@ -1,0 +1,96 @@
+"""Counting: hits and misses by kind, curves from depths, how far rows share experts with their predecessors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from remoe_sim.compile import kernel
+
+WARMUP, PREFILL, DECODE = 0, 1, 2  # what a lookup counts as; the largest of a step's tokens wins
+
+
+@kernel
+def tally(entries, kinds, hit, first, sizes, table):
+    """Add to table int64[3, 4], per kind: lookups, hits, cold misses, bytes of the misses.
+
+    entries[N]; kinds uint8[N]; hit, first bool[N]; sizes int64[n_entries].
+    """
+    for i in range(entries.size):
+        kind = np.int64(kinds[i])
+        table[kind, 0] += 1
+        if hit[i]:
+            table[kind, 1] += 1
+        else:
+            table[kind, 2] += first[i]
+            table[kind, 3] += sizes[np.int64(entries[i])]
+
+
+@kernel
+def depth_histogram(depths, kinds, counts):
+    """Add to counts int64[3, n_entries + 1]: lookups per kind and depth. depths[N] unsigned; kinds uint8[N]."""
+    for i in range(depths.size):
+        counts[np.int64(kinds[i]), np.int64(depths[i])] += 1
+
+
+@kernel
+def peak_by_step(steps, resting, running, fresh, initial, delta, peak, total):
+    """Fold one layer, taken in execution order, into what all layers hold together at each step.
+
+    steps int32[groups]; resting, running int64[groups] as in `limits`; fresh bool[n_steps]: the cache is emptied
+    before the step, down to `initial`; delta, peak, total int64[n_steps].
+    Afterwards `total[s]` has this layer's residents at the end of step s added, and `peak[s]` is the most that the
+    layers so far held in step s above what all layers held before it.
+    """
+    held = np.int64(initial)
+    group = 0
+    for step in range(delta.size):
+        if fresh[step]:
+            held = np.int64(initial)
+        while group < steps.size and steps[group] == step:
+            peak[step] = max(peak[step], delta[step] + running[group] - held)
+            delta[step] += resting[group] - held
+            held = resting[group]
+            group += 1
+        total[step] += held
+
+
+@kernel
+def shared_with_previous(experts, valid, routed, order, request, position, windows, last, shared):
+    """|E_t ∩ (E_{t-1} ∪ … ∪ E_{t-w})| per window w, summed over the tokens whose predecessor was routed here too.
+
+    experts uint16[rows, k]; valid bool[rows, k] or bool[0, 0]; routed bool[rows] or bool[0]; order int64[tokens], rows
+    by request, then position, none twice; request, position int32[rows]; windows int64[m], ascending; last
+    int64[n_experts], all -1; shared int64[m], added to. Returns Σ|E_t| over those tokens and over all of `order`.
+    """
+    k = experts.shape[1]
+    masked = valid.size > 0
+    wanted = 0
+    slots = 0
+    begin = 0  # where in `order` the request starts
+    before = -1  # where in `order` the last token is that was routed here
+    for i in range(order.size):
+        row = order[i]
+        if i and request[row] != request[order[i - 1]]:
+            begin = i
+        if routed.size and not routed[row]:
+            continue
+        now = np.int64(position[row])
+        paired = before >= begin and now - np.int64(position[order[before]]) == 1
+        before = i
+        for slot in range(k):
+            if masked and not valid[row, slot]:
+                continue
+            slots += 1
+            expert = np.int64(experts[row, slot])
+            place = last[expert]
+            last[expert] = i
+            if not paired:
+                continue
+            wanted += 1
+            if place >= begin:
+                age = now - np.int64(position[order[place]])
+                w = windows.size - 1
+                while w >= 0 and age <= windows[w]:
+                    shared[w] += 1
+                    w -= 1
+    return wanted, slots

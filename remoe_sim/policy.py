@@ -1,0 +1,228 @@
+"""What a cache policy is. A policy is one class in one file of `policies/`, or in a file of the user's own.
+
+A **stack policy** orders experts by a key that depends on the trace alone and changes only when the expert is used;
+one pass then gives the exact result at every capacity. A **slot policy** is anything else: it is told of hits and
+insertions and asked for victims, one pass per limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.streams import Longs as Longs
+from remoe_sim.streams import Stream as Stream
+
+Flags = npt.NDArray[np.bool_]
+NO_PRELOAD = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a cache admits: `mandatory` or bypass, and the entries it starts with (int32, most used first)."""
+
+    mandatory: bool = True
+    preload: npt.NDArray[np.int32] = field(default_factory=lambda: NO_PRELOAD)
+
+
+@dataclass(frozen=True)
+class Depths:
+    """Stack depth of every lookup before its group, and of every member after it; `absent` stands for "not there"."""
+
+    before: npt.NDArray[Any]
+    after: npt.NDArray[Any]
+    absent: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One cache at one limit: hit bool[N]; how many entries were evicted; bytes at rest after each group and while it
+    runs, int64[groups] (counts of entries when sizes are unknown)."""
+
+    hit: Flags
+    evictions: int
+    resting: Longs
+    running: Longs
+
+
+class Policy:
+    """Common to all policies. `name` is what the user types, `summary` one line, `source` the paper or engine."""
+
+    kind: ClassVar[str] = "policy"
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    optimal: ClassVar[bool] = False  # fewest misses where all entries take the same of the limit
+    by_last: ClassVar[bool] = True  # members of a group in order of last appearance, else of first
+
+    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        """Replay one cache at one limit."""
+        raise NotImplementedError(f"{type(self).__name__} must be a StackPolicy or a SlotPolicy")
+
+
+class StackPolicy(Policy):
+    """Keeps the entries with the smallest keys; subclasses supply `keys`."""
+
+    def keys(self, stream: Stream) -> npt.NDArray[Any]:
+        """int64 or float64[N]: the key of the entry after each lookup. Ties keep the lower entry."""
+        raise NotImplementedError(f"policy '{self.name}' must define keys(stream)")
+
+    def preload_keys(self, stream: Stream, preload: npt.NDArray[np.int32], dtype: Any) -> npt.NDArray[Any]:
+        """[1 or epochs, n_entries]: keys of the entries that the cache starts with; by default behind all others."""
+        keys = np.zeros((1, stream.n_entries), dtype)
+        largest = np.finfo(dtype).max if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max - preload.size
+        keys[0, preload] = largest if np.issubdtype(dtype, np.floating) else largest + np.arange(preload.size)
+        return keys
+
+    def _keys(self, stream: Stream, rules: Rules) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        keys = self.keys(stream)
+        if rules.preload.size:
+            return keys, self.preload_keys(stream, rules.preload, keys.dtype)
+        return keys, np.zeros((1, stream.n_entries), keys.dtype)
+
+    def depths(self, stream: Stream, rules: Rules) -> Depths:
+        """Depths of all lookups: which of them hit, at every number of entries at once."""
+        from remoe_sim.kernels.stacks import ordered_depths
+
+        keys, preload_keys = self._keys(stream, rules)
+        n = stream.n_entries
+        dtype = np.uint16 if n < 2**16 else np.int32
+        before, after = np.empty(keys.size, dtype), np.empty(keys.size, dtype)
+        scratch = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, keys.dtype)
+        ordered_depths(
+            stream.offsets, stream.entries, keys, stream.epochs, rules.preload, preload_keys, rules.mandatory, *scratch,
+            before, after,
+        )  # fmt: skip
+        return Depths(before, after, n)
+
+    def needed_bytes(self, stream: Stream, rules: Rules) -> Longs | None:
+        """int64[N]: the smallest limit at which each lookup hits; None if only a pass per limit can tell.
+
+        Exact when all entries take the same of the limit; LRU knows it for unequal sizes too.
+        """
+        if not stream.equal_sizes:
+            return None
+        from remoe_sim.kernels.recency_bytes import ABSENT
+
+        depths = self.depths(stream, rules)
+        needed: Longs = (depths.before.astype(np.int64) + 1) * stream.sizes[0]
+        needed[depths.before == depths.absent] = ABSENT
+        return needed
+
+    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        if stream.per_layer:
+            return self._replay_stack(stream, limit, rules)
+        from remoe_sim.kernels.limits import ordered_replay
+
+        keys, preload_keys = self._keys(stream, rules)
+        hit, resting, running = _empty(stream)
+        evictions = ordered_replay(
+            stream.offsets, stream.entries, keys, stream.epochs, rules.preload, preload_keys, stream.sizes,
+            stream.weights, limit, rules.mandatory, hit, resting, running,
+        )  # fmt: skip
+        return Outcome(hit, evictions, resting, running)
+
+    def _replay_stack(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        from remoe_sim.kernels.stacks import stack_replay
+
+        depths = self.depths(stream, rules)
+        hit, resting, running = _empty(stream)
+        capacity = min(limit, stream.n_entries)
+        evictions = stack_replay(
+            stream.offsets, depths.before, depths.after, stream.epochs, capacity, depths.absent, rules.preload.size,
+            rules.mandatory, hit, resting, running,
+        )  # fmt: skip
+        weight = stream.weights[0]
+        return Outcome(hit, evictions, resting * weight, running * weight)
+
+
+class SlotPolicy(Policy):
+    """A policy in ordinary Python: one object per cache, told of what happens and asked for victims.
+
+    An entry is a whole number; in scope `layer` it is the expert. For every distinct expert of a step, in order of
+    first appearance: `hit` if it is resident; otherwise `admit`, then `victim` until it fits, then `insert` (under
+    bypass `insert` comes before `victim`, and the newcomer may be chosen).
+    """
+
+    by_last: ClassVar[bool] = False
+
+    def setup(self, limit: int, sizes: Longs) -> None:
+        """Start empty. limit: what the cache holds, in the unit of sizes; sizes: int64[n_entries]."""
+
+    def hit(self, entry: int) -> None:
+        """A resident entry is used."""
+
+    def admit(self, entry: int) -> None:
+        """An entry that is not resident is needed; nothing was evicted for it yet."""
+
+    def victim(self, protected: npt.NDArray[np.uint8]) -> int:
+        """Choose, forget and return a resident entry e with protected[e] == 0, or -1 if there is none."""
+        raise NotImplementedError(f"policy '{self.name}' must define victim(protected)")
+
+    def insert(self, entry: int) -> None:
+        """The entry is resident from now on."""
+
+    def _verbs(self, stream: Stream) -> tuple[Any, ...]:
+        """The loop and the functions it calls, all of them plain Python here."""
+        from remoe_sim.kernels.slots import slot_replay
+
+        return (
+            getattr(slot_replay, "py_func", slot_replay),
+            lambda state, limit: self.setup(int(limit), stream.sizes),
+            lambda state, entry: self.hit(int(entry)),
+            lambda state, entry: self.admit(int(entry)),
+            lambda state, protected: self.victim(protected),
+            lambda state, entry: self.insert(int(entry)),
+        )
+
+    def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
+        return np.zeros((1, 1), np.int64)
+
+    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        loop, *verbs = self._verbs(stream)
+        hit, resting, running = _empty(stream)
+        evictions = loop(
+            stream.offsets, stream.entries.astype(np.int32, copy=False), stream.epochs, rules.preload, stream.sizes,
+            stream.weights, limit, rules.mandatory, self._state(stream), *verbs, hit, resting, running,
+        )  # fmt: skip
+        if evictions < 0:
+            raise ValueError(f"policy '{self.name}' chose a victim that is not resident; correct its victim()")
+        return Outcome(hit, int(evictions), resting, running)
+
+
+class CompiledSlotPolicy(SlotPolicy):
+    """A slot policy whose verbs are compiled: static functions over one state array.
+
+    state: int64[state_rows, n_entries + 2], zero at first but for row 0, which holds the sizes; the two extra columns
+    serve as list heads or scalars. setup(state, limit), hit/admit/insert(state, entry), victim(state, protected).
+    """
+
+    state_rows: ClassVar[int] = 1
+
+    def _verbs(self, stream: Stream) -> tuple[Any, ...]:
+        from remoe_sim.kernels.slots import slot_replay
+
+        policy: Any = type(self)
+        return (slot_replay, *_compiled(policy))
+
+    def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
+        state = np.zeros((self.state_rows, stream.n_entries + 2), np.int64)
+        state[0, : stream.n_entries] = stream.sizes
+        return state
+
+
+@cache
+def _compiled(policy: Any) -> tuple[Any, ...]:
+    from remoe_sim.compile import ENTRY, SETUP, VICTIM, kernel
+
+    signatures = {"setup": SETUP, "hit": ENTRY, "admit": ENTRY, "victim": VICTIM, "insert": ENTRY}
+    return tuple(kernel(getattr(policy, verb), signature=signature) for verb, signature in signatures.items())
+
+
+def _empty(stream: Stream) -> tuple[Flags, Longs, Longs]:
+    groups = stream.steps.size
+    return np.empty(stream.entries.size, np.bool_), np.empty(groups, np.int64), np.empty(groups, np.int64)

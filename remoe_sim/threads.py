@@ -1,0 +1,34 @@
+"""Layers side by side: kernels run without the interpreter lock, so threads are all that it takes."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def map_layers(function: Callable[[int], T], count: int) -> Iterator[T]:
+    """`function(0)`, …, `function(count - 1)`, in that order, computed by as many threads as there are processors.
+
+    No more calls are running or waiting to be taken than there are threads, so that memory stays bounded by a layer
+    per thread. An exception of a call is raised in its turn; calls that have not begun then are not made.
+    """
+    workers = min(count, os.cpu_count() or 1)
+    if workers < 2:
+        yield from map(function, range(count))
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="layer")
+    waiting: deque[Future[T]] = deque()
+    try:
+        for index in range(count):
+            if len(waiting) == workers:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, index))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
