@@ -1,0 +1,101 @@
+"""`remoe-sim curve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._options import note, print_json, replay_options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@click.command()
+@click.argument("trace")
+@click.option(
+    "--cache", metavar="RANGE", help="Capacities in experts, such as 4:64:4 or 8,16; the default is all of them."
+)
+@click.option("--budget", metavar="SIZES", help="Budgets under scope global, such as 1GiB,2GiB, or all.")
+@replay_options
+@click.option("-o", "--output", metavar="FILE", help="Write the rows to a .csv, .parquet or .json file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.curve.v1).")
+def command(as_json: bool, output: str | None, cache: str | None, **arguments: Any) -> None:
+    """Hit rate of TRACE at every capacity, in one pass per layer.
+
+    Without -o or --json a table of some capacities is shown, all layers together.
+
+    \b
+    Examples:
+      remoe-sim curve sample:demo --policy lru,belady -o curve.csv
+      remoe-sim curve sample:demo --phase decode --cache 2:16:2
+      remoe-sim curve sample:demo --scope global --policy lru --budget 4MiB,8MiB
+    """
+    import remoe_sim
+    from remoe_sim.engine import describe
+    from remoe_sim.units import parse_range
+
+    if output is not None and Path(output).suffix not in (".csv", ".parquet", ".json"):
+        raise ValueError(f"'{output}' has no known suffix; write a curve to a .csv, .parquet or .json file")
+    trace = remoe_sim.read_trace(arguments.pop("trace"))
+    capacities = None if cache is None else parse_range(cache, "cache")
+    frame = remoe_sim.curve(trace, cache=capacities, **arguments)
+    names = ("scope", "admission", "order", "reset", "phase")
+    answer = {
+        "schema": "remoe-sim.curve.v1",
+        "trace": describe(trace),
+        **{name: arguments[name] for name in names},
+        "capacity_unit": frame.attrs["capacity_unit"],
+    }
+    if output is not None:
+        write(frame, answer, Path(output))
+        note(f"wrote {len(frame)} rows to {output} (capacity in {frame.attrs['capacity_unit']})")
+    if as_json:
+        print_json({**answer, "rows": records(frame)})
+    elif output is None:
+        show(frame)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows with plain numbers, null for rates over nothing."""
+    clean = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in clean.to_dict("records")]
+
+
+def write(frame: pd.DataFrame, answer: dict[str, Any], path: Path) -> None:
+    """The rows as a file, whole or not at all."""
+    import json
+
+    from remoe_sim.trace_writer import replacing
+
+    with replacing(path) as beside:
+        if path.suffix == ".csv":
+            frame.to_csv(beside, index=False)
+        elif path.suffix == ".json":
+            beside.write_text(json.dumps({**answer, "rows": records(frame)}, allow_nan=False))
+        else:
+            frame.assign(layer=frame["layer"].astype(str)).to_parquet(beside, index=False)
+
+
+def show(frame: pd.DataFrame) -> None:
+    """Policies side by side at up to 16 capacities, all layers together."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from remoe_sim.units import format_bytes
+
+    rows = frame[frame["layer"] == "all"]
+    wide = rows.pivot(index="capacity", columns="policy", values="hits")[list(dict.fromkeys(rows["policy"]))]
+    unit, lookups = frame.attrs["capacity_unit"], int(rows["lookups"].iloc[0])
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in (unit.replace("_", " "), *wide.columns):
+        table.add_column(heading, justify="right")
+    some = [wide.index[round(i * (len(wide) - 1) / 15)] for i in range(16)] if len(wide) > 16 else list(wide.index)
+    for capacity in some:
+        shown = format_bytes(capacity) if unit == "bytes" else str(capacity)
+        table.add_row(shown, *(f"{100 * hits / lookups:.2f} %" if lookups else "none" for hits in wide.loc[capacity]))
+    Console(highlight=False).print(table)
+    if len(some) < len(wide):
+        note(f"{len(some)} of {len(wide)} capacities shown, of {lookups} lookups; -o curve.csv writes all")

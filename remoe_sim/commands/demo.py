@@ -1,0 +1,22 @@
+"""`remoe-sim demo`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option("--cache", default="8", show_default=True, metavar="N", help="Experts per layer.")
+def command(cache: str) -> None:
+    """Replay the bundled trace and show what the tool answers.
+
+    \b
+    Examples:
+      remoe-sim demo
+      remoe-sim demo --cache 16
+    """
+    import remoe_sim
+    from remoe_sim.commands.replay import show
+
+    click.echo(f"$ remoe-sim replay sample:demo --cache {cache}\n")
+    show(remoe_sim.replay("sample:demo", cache=cache))  # type: ignore[arg-type]

@@ -1,0 +1,130 @@
+"""`remoe-sim replay`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._options import note, print_json, replay_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from remoe_sim.results import ReplayReport, ReplayResult
+
+
+@click.command()
+@click.argument("trace")
+@click.option("--cache", metavar="N", help="Experts per layer (scope layer) or in all (scope global); 0: no cache.")
+@click.option(
+    "--budget", metavar="SIZE", help="Bytes instead, such as 4000MiB; shared equally by layers under scope layer."
+)
+@replay_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.replay.v1).")
+def command(as_json: bool, **arguments: Any) -> None:
+    """Replay TRACE through a cache: hit rates, misses and bytes of each policy beside the offline optimum.
+
+    A lookup is one distinct expert that a step needs at one layer. TRACE is a file, or sample:NAME for a bundled one.
+
+    \b
+    Examples:
+      remoe-sim replay sample:demo --cache 8
+      remoe-sim replay sample:demo --cache 8 --phase decode --reset request --policy lru,fifo,belady
+      remoe-sim replay sample:demo --budget 16MiB --scope global --policy lru --json
+    """
+    import remoe_sim
+
+    report = remoe_sim.replay(**arguments)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+    if report.results[0].bytes_read is None:
+        note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+
+
+def show(report: ReplayReport) -> None:
+    """Tables for people, 80 columns wide: decode and prefill lookups, then what happened to the misses."""
+    from rich.console import Console
+
+    from remoe_sim.units import format_bytes
+
+    console = Console(highlight=False, markup=False)
+    trace, first = report.trace, report.results[0]
+    unit, limit = next(iter(first.capacity.items()))
+    held = format_bytes(limit) if unit == "bytes" else f"{limit} experts{' per layer' if 'per' in unit else ''}"
+    console.print(
+        f"{trace['model'] or 'unnamed model'}: {trace['tokens']} tokens, {trace['requests']} requests, "
+        f"{trace['moe_layers']} MoE layers"
+    )
+    console.print(f"cache: {held}, scope {first.scope}, admission {first.admission}, order {first.order}, ", end="")
+    console.print(f"reset {first.reset}")
+    for phase in ("decode", "prefill"):
+        if getattr(first, phase).lookups:
+            console.print()
+            console.print(_phase_table(report, phase))
+    console.print()
+    console.print(_misses_table(report))
+    belady = next((result for result in report if result.policy == "belady"), None)
+    if belady is not None:
+        console.print(
+            "\nbelady* is the offline optimum: no policy has fewer misses in all under these settings."
+            if belady.optimal
+            else "\nbelady is no bound here: entries differ in size, or warm-up lookups are left out.",
+            soft_wrap=True,
+        )
+    if first.reuse_rate is not None:
+        console.print(f"Adjacent decode tokens share {100 * first.reuse_rate:.2f} % of their experts.")
+
+
+def _table(*headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _name(result: ReplayResult) -> str:
+    return result.policy + ("*" if result.optimal else "")
+
+
+def _phase_table(report: ReplayReport, phase: str) -> Table:
+    counts = [getattr(result, phase) for result in report]
+    unit, factor = size_unit(max((one.bytes_read or 0) / max(one.tokens, 1) for one in counts))
+    table = _table(phase, "hit rate", "hits / lookups", "behind belady", f"{unit} read", f"{unit}/token")
+    belady = next((one for result, one in zip(report, counts, strict=True) if result.policy == "belady"), None)
+    for result, one in zip(report, counts, strict=True):
+        read = one.bytes_read
+        table.add_row(
+            _name(result),
+            f"{100 * one.hits / one.lookups:.2f} %",
+            f"{one.hits} / {one.lookups}",
+            "" if belady in (None, one) else f"{100 * (belady.hits - one.hits) / one.lookups:.2f} points",
+            "unknown" if read is None else f"{read / factor:,.1f}",
+            "unknown" if read is None else f"{read / factor / one.tokens:,.1f}" if one.tokens else "",
+        )
+    return table
+
+
+def _misses_table(report: ReplayReport) -> Table:
+    unit, factor = size_unit(max(result.peak_resident_bytes or 0 for result in report))
+    table = _table("misses", "in all", "cold", "capacity", "evictions", f"peak {unit} resident")
+    for result in report:
+        peak = result.peak_resident_bytes
+        table.add_row(
+            _name(result),
+            str(result.misses),
+            str(result.cold_misses),
+            str(result.capacity_misses),
+            str(result.evictions),
+            "unknown" if peak is None else f"{peak / factor:,.1f}",
+        )
+    return table
+
+
+def size_unit(largest: float) -> tuple[str, int]:
+    """The unit in which a column of sizes is shown: MiB, or KiB when the largest is below one MiB."""
+    return ("MiB", 2**20) if largest >= 2**20 else ("KiB", 2**10)

@@ -1,0 +1,201 @@
+"""Hit-rate curves: one pass gives the exact hits at every limit where the policy allows it, else one pass per limit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remoe_sim.engine import HITS, replay_stream
+from remoe_sim.kernels import tallies
+from remoe_sim.kernels.recency_bytes import ABSENT
+from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.policy import Policy, Rules, StackPolicy
+from remoe_sim.preload import Preload
+from remoe_sim.settings import DEFAULT_POLICIES, Settings, find_policies, known_sizes
+from remoe_sim.streams import Longs, Stream, StreamViews, Tokens, global_stream, layer_stream, select_tokens
+from remoe_sim.threads import map_layers
+from remoe_sim.trace import Trace
+from remoe_sim.trace_reader import read_trace
+from remoe_sim.units import parse_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT_BUDGETS = 100  # how many equal steps a global curve has when no limits are given
+COLUMNS = (
+    "policy",
+    "layer",
+    "capacity",
+    "lookups",
+    "hits",
+    "hit_rate",
+    "decode_lookups",
+    "decode_hits",
+    "decode_hit_rate",
+)
+
+
+def curve(
+    trace: Trace | str | os.PathLike[str],
+    policy: str | Sequence[str] = DEFAULT_POLICIES,
+    cache: Sequence[int] | None = None,
+    budget: Sequence[int | str] | str | None = None,
+    scope: str = "layer",
+    admission: str = "mandatory",
+    order: str = "set",
+    reset: str = "never",
+    phase: str = "all",
+    warmup: int = 0,
+    preload: Trace | str | os.PathLike[str] | None = None,
+    expert_bytes: int | str | Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Hits at every capacity, as a DataFrame.
+
+    Columns: policy; layer (the model's layer number, or "all"); capacity; lookups, hits, hit_rate (of all counted
+    lookups, None over nothing) and the same of decode lookups alone. Scope `layer`: capacity counts experts per layer,
+    1 to E, or those in `cache`; the rows "all" give every layer that many. Scope `global`: capacity counts bytes if
+    sizes are known (else experts): those in `budget` (or `cache`), by default 100 equal steps; budget="all" gives
+    every limit at which the hits change. `attrs["capacity_unit"]` names the unit.
+
+    One pass serves all capacities for stack policies (lru, lfu, belady); in scope `global` with unequal sizes for lru.
+    Raises ValueError and TraceError like `replay`.
+    """
+    settings = Settings(scope, admission, order, reset, phase, warmup)
+    policies = find_policies(policy)
+    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    if settings.per_layer and budget is not None:
+        raise ValueError("budget is a limit of scope global; give cache for a curve per layer, or scope='global'")
+    if budget is not None and cache is not None:
+        raise ValueError("both cache and budget given; a curve has one kind of limit")
+    trace = known_sizes(trace, expert_bytes, "" if budget is None else "a byte budget")
+    tokens = select_tokens(trace, phase, reset, settings.warmup)
+    start = Preload.of(trace, preload)
+    if settings.per_layer:
+        rows, unit = _layer_rows(trace, tokens, settings, policies, start, cache), "experts_per_layer"
+    else:
+        in_bytes = cache is None and trace.model.expert_bytes is not None
+        rows, unit = _global_rows(trace, tokens, settings, policies, start, in_bytes, budget if in_bytes else cache)
+    return _frame(rows, unit)
+
+
+def _frame(rows: list[dict[str, Any]], unit: str) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
+    for prefix in ("", "decode_"):
+        lookups = frame[f"{prefix}lookups"]
+        frame[f"{prefix}hit_rate"] = (frame[f"{prefix}hits"] / lookups.where(lookups > 0)).astype(float)
+    frame = frame[list(COLUMNS)]
+    frame.attrs["capacity_unit"] = unit
+    return frame
+
+
+def layer_curve(policy: Policy, stream: Stream, rules: Rules) -> Longs:
+    """int64[3, E + 1]: hits of each kind of lookup in one layer's cache at capacities 0 to E."""
+    hits = np.zeros((3, stream.n_entries + 1), np.int64)
+    if isinstance(policy, StackPolicy):
+        depths = policy.depths(stream, rules)
+        counts = np.zeros((3, depths.absent + 1), np.int64)
+        tallies.depth_histogram(depths.before, stream.kinds, counts)
+        np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
+        return hits
+    for capacity in range(1, stream.n_entries + 1):
+        hits[:, capacity] = replay_stream(policy, stream, capacity, rules)[1].table[:, HITS]
+    return hits
+
+
+def _layer_rows(
+    trace: Trace,
+    tokens: Tokens,
+    settings: Settings,
+    policies: list[Policy],
+    start: Preload,
+    cache: Sequence[int] | None,
+) -> list[dict[str, Any]]:
+    largest = max(trace.model.experts)
+    capacities = np.arange(1, largest + 1) if cache is None else np.array(sorted(set(cache)), np.int64)
+
+    def one_layer(index: int) -> list[tuple[Longs, Longs]]:
+        rules, decisions = Rules(settings.mandatory, start.of_layer(index)), trace.decisions(index)
+        views = StreamViews(
+            lambda by_last: layer_stream(trace, index, decisions, tokens, settings.order, by_last), tokens
+        )
+        streams = [views.get(policy.by_last) for policy in policies]
+        return [
+            (np.bincount(stream.kinds, minlength=3), layer_curve(policy, stream, rules))
+            for policy, stream in zip(policies, streams, strict=True)
+        ]
+
+    total = [[np.zeros(3, np.int64), np.zeros((3, capacities.size), np.int64)] for _ in policies]
+    rows: list[list[dict[str, Any]]] = [[] for _ in policies]
+    for index, done in enumerate(map_layers(one_layer, trace.moe_layers)):
+        experts = trace.model.experts[index]
+        for number, (lookups, hits) in enumerate(done):
+            at = hits[:, np.minimum(capacities, experts)]
+            total[number][0] += lookups
+            total[number][1] += at
+            own = capacities <= experts if cache is None else np.ones(capacities.size, np.bool_)
+            rows[number].append(
+                _row(policies[number], trace.layer_numbers[index], capacities[own], lookups, at[:, own])
+            )
+    for number, policy in enumerate(policies):
+        rows[number].append(_row(policy, "all", capacities, *total[number]))
+    return [row for of_policy in rows for row in of_policy]
+
+
+def _row(policy: Policy, layer: int | str, capacities: Longs, lookups: Longs, hits: Longs) -> dict[str, Any]:
+    return {
+        "policy": policy.name,
+        "layer": np.full(capacities.size, layer, object),
+        "capacity": capacities,
+        "lookups": int(lookups[PREFILL] + lookups[DECODE]),
+        "hits": hits[PREFILL] + hits[DECODE],
+        "decode_lookups": int(lookups[DECODE]),
+        "decode_hits": hits[DECODE],
+    }
+
+
+def _global_rows(
+    trace: Trace, tokens: Tokens, settings: Settings, policies: list[Policy], start: Preload, in_bytes: bool,
+    limits: Sequence[int | str] | str | None,
+) -> tuple[list[dict[str, Any]], str]:  # fmt: skip
+    rules = Rules(settings.mandatory, start.everywhere)
+    views = StreamViews(lambda by_last: global_stream(trace, tokens, settings.order, in_bytes, by_last), tokens)
+    rows = []
+    for policy in policies:
+        stream = views.get(policy.by_last)
+        needed = policy.needed_bytes(stream, rules) if isinstance(policy, StackPolicy) else None
+        at = _limits(policy, stream, limits, needed)
+        lookups = np.bincount(stream.kinds, minlength=3)
+        hits = _hits_at(policy, stream, rules, at) if needed is None else _hits_below(stream, needed, at)
+        rows.append(_row(policy, "all", at, lookups, hits))
+    return rows, "bytes" if in_bytes else "experts"
+
+
+def _limits(policy: Policy, stream: Stream, limits: Sequence[int | str] | str | None, needed: Longs | None) -> Longs:
+    if isinstance(limits, str) and limits == "all":
+        if needed is None:
+            raise ValueError(
+                f"policy '{policy.name}' needs a pass per budget here; give budgets such as 1GiB,2GiB instead of all"
+            )
+        return np.unique(needed[needed < ABSENT])
+    if limits is not None:
+        given = limits.split(",") if isinstance(limits, str) else limits
+        return np.array(sorted({parse_bytes(one) for one in given}), np.int64)
+    total = int(stream.sizes.sum())
+    steps = min(DEFAULT_BUDGETS, total)
+    return np.array([total * step // steps for step in range(1, steps + 1)], np.int64)
+
+
+def _hits_below(stream: Stream, needed: Longs, limits: Longs) -> Longs:
+    return np.stack([np.searchsorted(np.sort(needed[stream.kinds == kind]), limits, side="right") for kind in range(3)])
+
+
+def _hits_at(policy: Policy, stream: Stream, rules: Rules, limits: Longs) -> Longs:
+    def one_limit(number: int) -> Longs:
+        return replay_stream(policy, stream, int(limits[number]), rules)[1].table[:, HITS]
+
+    return np.stack(list(map_layers(one_limit, limits.size)), axis=1)

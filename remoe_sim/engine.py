@@ -1,0 +1,198 @@
+"""Replay at one limit: checks once, takes the accesses of each cache, lets every policy keep what it keeps, counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from remoe_sim.kernels import tallies
+from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.metrics import adjacent_reuse
+from remoe_sim.policy import Outcome, Policy, Rules
+from remoe_sim.preload import Preload
+from remoe_sim.results import PhaseCounts, ReplayReport, ReplayResult
+from remoe_sim.settings import DEFAULT_POLICIES, Limit, Settings, find_policies, known_sizes
+from remoe_sim.streams import Longs, Stream, StreamViews, Tokens, global_stream, layer_stream, select_tokens
+from remoe_sim.threads import map_layers
+from remoe_sim.trace import Trace
+from remoe_sim.trace_reader import read_trace
+
+LOOKUPS, HITS, COLD, BYTES = range(4)  # columns of a table of counts, one row per kind of lookup
+
+
+def replay(
+    trace: Trace | str | os.PathLike[str],
+    cache: int | None = None,
+    budget: int | str | None = None,
+    policy: str | Sequence[str] = DEFAULT_POLICIES,
+    scope: str = "layer",
+    admission: str = "mandatory",
+    order: str = "set",
+    reset: str = "never",
+    phase: str = "all",
+    warmup: int = 0,
+    preload: Trace | str | os.PathLike[str] | None = None,
+    expert_bytes: int | str | Sequence[int] | None = None,
+) -> ReplayReport:
+    """Replay a trace through a cache and count.
+
+    cache: experts per layer (scope `layer`) or in all (`global`); budget: bytes, a number or text such as "4000MiB",
+    shared equally by the layers under scope `layer`. policy: names, each replayed. warmup: decode tokens (of each
+    request when reset) that are replayed but not counted. preload: a trace whose most used experts the cache starts
+    with. expert_bytes: bytes of an expert, or one number per MoE layer, where the trace does not say.
+
+    Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
+    """
+    settings = Settings(scope, admission, order, reset, phase, warmup)
+    limit = Limit.of(cache, budget)
+    policies = find_policies(policy)
+    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = known_sizes(trace, expert_bytes, "" if limit.budget is None else "a byte budget")
+    tokens = select_tokens(trace, phase, reset, settings.warmup)
+    start = Preload.of(trace, preload)
+    tallied = (_replay_layers if settings.per_layer else _replay_global)(
+        trace, tokens, settings, limit, policies, start
+    )
+    return ReplayReport(describe(trace), _results(trace, tokens, settings, limit, policies, tallied))
+
+
+def describe(trace: Trace) -> dict[str, object]:
+    """The `trace` part of every JSON answer."""
+    experts, top_k = trace.model.experts, trace.model.top_k
+    return {
+        "path": trace.path or None,
+        "model": trace.model.name,
+        "moe_layers": trace.moe_layers,
+        "experts": experts[0] if len(set(experts)) == 1 else list(experts),
+        "top_k": top_k[0] if len(set(top_k)) == 1 else list(top_k),
+        "tokens": trace.tokens,
+        "requests": trace.requests,
+    }
+
+
+@dataclass
+class Tally:
+    """Counts of one policy: int64[3, 4] per kind of lookup, evictions, and the most that was held at once."""
+
+    table: Longs
+    evictions: int = 0
+    peak: int = 0
+
+
+def check_outcome(stream: Stream, outcome: Outcome, limit: int) -> None:
+    """Recompute on every run what must hold: at rest a cache is never above its limit.
+
+    Raises RuntimeError, which is a defect of a policy or of this package, not of the input.
+    """
+    unit = 1 if stream.in_bytes else int(stream.weights[0]) if stream.equal_weights else 0
+    if unit and outcome.resting.size and int(outcome.resting.max()) > limit * unit:
+        raise RuntimeError(
+            f"residents take {outcome.resting.max()} where {limit * unit} are allowed; please report this"
+        )
+    if outcome.evictions < 0:
+        raise RuntimeError(f"{outcome.evictions} evictions; please report this")
+
+
+def replay_stream(policy: Policy, stream: Stream, limit: int, rules: Rules) -> tuple[Outcome, Tally]:
+    """Replay one cache, check the outcome and count it."""
+    outcome = policy.replay(stream, limit, rules)
+    check_outcome(stream, outcome, limit)
+    tally = Tally(np.zeros((3, 4), np.int64), outcome.evictions, int(outcome.running.max(initial=0)))
+    tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, tally.table)
+    return outcome, tally
+
+
+def _replay_global(
+    trace: Trace, tokens: Tokens, settings: Settings, limit: Limit, policies: list[Policy], start: Preload
+) -> list[Tally]:
+    in_bytes = limit.budget is not None
+    most = limit.budget if limit.budget is not None else limit.experts
+    assert most is not None
+    views = StreamViews(lambda by_last: global_stream(trace, tokens, settings.order, in_bytes, by_last), tokens)
+    rules = Rules(settings.mandatory, start.everywhere)
+    return [replay_stream(policy, views.get(policy.by_last), most, rules)[1] for policy in policies]
+
+
+def _replay_layers(
+    trace: Trace, tokens: Tokens, settings: Settings, limit: Limit, policies: list[Policy], start: Preload
+) -> list[Tally]:
+    def one_layer(index: int) -> tuple[list[tuple[Stream, Outcome, Tally]], int]:
+        decisions = trace.decisions(index)
+        most = min(limit.for_layer(trace, index), trace.model.experts[index])
+        rules = Rules(settings.mandatory, start.of_layer(index))
+        views = StreamViews(
+            lambda by_last: layer_stream(trace, index, decisions, tokens, settings.order, by_last), tokens
+        )
+        streams = [views.get(policy.by_last) for policy in policies]
+        done = [
+            (stream, *replay_stream(policy, stream, most, rules))
+            for policy, stream in zip(policies, streams, strict=True)
+        ]
+        return done, min(most, rules.preload.size)
+
+    totals = [Tally(np.zeros((3, 4), np.int64)) for _ in policies]
+    with_peak = trace.model.expert_bytes is not None
+    held = [np.zeros((3, tokens.n_steps), np.int64) for _ in policies] if with_peak else []
+    preloaded = 0
+    for index, (done, initial) in enumerate(map_layers(one_layer, trace.moe_layers)):
+        for number, (stream, outcome, tally) in enumerate(done):
+            totals[number].table += tally.table
+            totals[number].evictions += tally.evictions
+            if with_peak:
+                tallies.peak_by_step(
+                    stream.steps,
+                    outcome.resting,
+                    outcome.running,
+                    tokens.fresh,
+                    initial * stream.weights[0],
+                    *held[number],
+                )
+        if trace.model.expert_bytes is not None:
+            preloaded += initial * trace.model.expert_bytes[index]
+    for total, (_, peak, after) in zip(totals, held, strict=False):
+        before = np.append(preloaded, after)[:-1]
+        before[tokens.fresh] = preloaded
+        total.peak = int((before + peak).max(initial=0))
+    return totals
+
+
+def _results(
+    trace: Trace, tokens: Tokens, settings: Settings, limit: Limit, policies: list[Policy], tallied: list[Tally]
+) -> tuple[ReplayResult, ...]:
+    sized = trace.model.expert_bytes is not None
+    equal = settings.per_layer or limit.budget is None or len(set(trace.model.expert_bytes or ())) == 1
+    reused = adjacent_reuse(trace)
+    results = []
+    for policy, tally in zip(policies, tallied, strict=True):
+        blocks = {
+            kind: PhaseCounts(
+                tokens=tokens.count(kind),
+                lookups=int(tally.table[kind, LOOKUPS]),
+                hits=int(tally.table[kind, HITS]),
+                bytes_read=int(tally.table[kind, BYTES]) if sized else None,
+            )
+            for kind in (PREFILL, DECODE)
+        }
+        results.append(
+            ReplayResult(
+                policy=policy.name,
+                scope=settings.scope,
+                admission=settings.admission,
+                order=settings.order,
+                reset=settings.reset,
+                phase=settings.phase,
+                capacity=limit.to_dict(settings.per_layer),
+                prefill=blocks[PREFILL],
+                decode=blocks[DECODE],
+                cold_misses=int(tally.table[[PREFILL, DECODE], COLD].sum()),
+                evictions=tally.evictions,
+                optimal=policy.optimal and equal and not settings.warmup,
+                peak_resident_bytes=tally.peak if sized else None,
+                reuse_rate=reused,
+            )
+        )
+    belady = next((result.misses for result in results if result.policy == "belady"), None)
+    return tuple(replace(result, belady_misses=belady) for result in results)

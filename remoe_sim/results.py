@@ -1,0 +1,161 @@
+"""What a replay returns: counts with their denominators, as objects, JSON and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = "remoe-sim.replay.v1"
+
+
+def rate(numerator: int, denominator: int) -> float | None:
+    """A rate, or None over nothing."""
+    return numerator / denominator if denominator else None
+
+
+@dataclass(frozen=True)
+class PhaseCounts:
+    """Lookups of one phase; `tokens` are those that were counted. bytes_read is None when sizes are unknown."""
+
+    tokens: int
+    lookups: int
+    hits: int
+    bytes_read: int | None
+
+    @property
+    def hit_rate(self) -> float | None:
+        return rate(self.hits, self.lookups)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "lookups": self.lookups,
+            "hits": self.hits,
+            "hit_rate": self.hit_rate,
+            "bytes_read": self.bytes_read,
+        }
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """One policy at one limit. Counts are of lookups (one per distinct expert of a step and layer); bytes are misses
+    times their sizes; evictions include those during warm-up; `optimal` says that no policy misses less."""
+
+    policy: str
+    scope: str
+    admission: str
+    order: str
+    reset: str
+    phase: str
+    capacity: dict[str, int]
+    prefill: PhaseCounts
+    decode: PhaseCounts
+    cold_misses: int
+    evictions: int
+    optimal: bool
+    peak_resident_bytes: int | None
+    reuse_rate: float | None
+    belady_misses: int | None = None
+    tpot_ms: dict[str, float] | None = None
+    tokens_per_second: float | None = None
+
+    @property
+    def lookups(self) -> int:
+        return self.prefill.lookups + self.decode.lookups
+
+    @property
+    def hits(self) -> int:
+        return self.prefill.hits + self.decode.hits
+
+    @property
+    def misses(self) -> int:
+        return self.lookups - self.hits
+
+    @property
+    def capacity_misses(self) -> int:
+        return self.misses - self.cold_misses
+
+    @property
+    def hit_rate(self) -> float | None:
+        return rate(self.hits, self.lookups)
+
+    @property
+    def regret(self) -> int | None:
+        """Misses above Belady's at the same limit, scope and admission; None when Belady was not replayed."""
+        return None if self.belady_misses is None else self.misses - self.belady_misses
+
+    @property
+    def gap_to_belady(self) -> float | None:
+        """Belady's hit rate minus this one, as a fraction of the lookups."""
+        return None if self.regret is None else rate(self.regret, self.lookups)
+
+    @property
+    def bytes_read(self) -> int | None:
+        if self.prefill.bytes_read is None or self.decode.bytes_read is None:
+            return None
+        return self.prefill.bytes_read + self.decode.bytes_read
+
+    @property
+    def bytes_read_per_token(self) -> float | None:
+        """Decode bytes per decode token."""
+        return None if self.decode.bytes_read is None else rate(self.decode.bytes_read, self.decode.tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        names = (
+            "policy", "scope", "admission", "order", "reset", "phase", "capacity", "lookups", "hits", "misses",
+            "cold_misses", "capacity_misses", "evictions", "hit_rate", "optimal", "gap_to_belady", "regret",
+            "bytes_read", "bytes_read_per_token", "peak_resident_bytes",
+        )  # fmt: skip
+        return {
+            **{name: getattr(self, name) for name in names},
+            "prefill": self.prefill.to_dict(),
+            "decode": self.decode.to_dict(),
+            "reuse_rate": self.reuse_rate,
+            "tpot_ms": self.tpot_ms,
+            "tokens_per_second": self.tokens_per_second,
+        }
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """The results of one call, in the order of the policies that were asked for."""
+
+    trace: dict[str, Any]
+    results: tuple[ReplayResult, ...]
+
+    def __getitem__(self, policy: str) -> ReplayResult:
+        for result in self.results:
+            if result.policy == policy:
+                return result
+        raise KeyError(policy)
+
+    def __iter__(self) -> Iterator[ReplayResult]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `remoe-sim replay --json` prints."""
+        return {"schema": SCHEMA, "trace": self.trace, "results": [result.to_dict() for result in self.results]}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per policy; nested values become columns such as `decode_hit_rate` and `capacity_bytes`."""
+        import pandas as pd
+
+        rows = []
+        for result in self.results:
+            row: dict[str, Any] = {}
+            for name, value in result.to_dict().items():
+                row.update(
+                    {f"{name}_{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+                )
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.4f}"))  # to_html escapes
