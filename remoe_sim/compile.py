@@ -69,9 +69,9 @@ def cache_directory() -> Path | None:
     `REMOE_SIM_CACHE_DIR` if it is set, else beside the installed package, else the user's cache directory.
     """
     chosen = os.environ.get("REMOE_SIM_CACHE_DIR")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "remoe-sim"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "remoe-sim"
     candidates = [Path(chosen)] if chosen else [_HERE / "__pycache__" / "kernels", user]
-    for base in candidates:
+    for base in candidates if user.is_absolute() else candidates[:1]:  # who has no home has no cache there
         if _usable(base / source_digest()):
             return base / source_digest()
     return None

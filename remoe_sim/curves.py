@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from remoe_sim.caches import Caches
 from remoe_sim.engine import HITS, replay_stream
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.recency_bytes import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy import Policy, Rules, StackPolicy
 from remoe_sim.preload import Preload
-from remoe_sim.settings import DEFAULT_POLICIES, Settings, find_policies, known_sizes
-from remoe_sim.streams import Longs, Stream, StreamViews, Tokens, global_stream, layer_stream, select_tokens
+from remoe_sim.settings import DEFAULT_POLICIES, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.streams import Longs, Stream, select_tokens
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_bytes
+from remoe_sim.units import parse_bytes, parse_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +43,8 @@ COLUMNS = (
 def curve(
     trace: Trace | str | os.PathLike[str],
     policy: str | Sequence[str] = DEFAULT_POLICIES,
-    cache: Sequence[int] | None = None,
-    budget: Sequence[int | str] | str | None = None,
+    cache: int | str | Sequence[int | str] | None = None,
+    budget: int | str | Sequence[int | str] | None = None,
     scope: str = "layer",
     admission: str = "mandatory",
     order: str = "set",
@@ -51,12 +53,13 @@ def curve(
     warmup: int = 0,
     preload: Trace | str | os.PathLike[str] | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
+    train: Trace | str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Hits at every capacity, as a DataFrame.
 
     Columns: policy; layer (the model's layer number, or "all"); capacity; lookups, hits, hit_rate (of all counted
     lookups, None over nothing) and the same of decode lookups alone. Scope `layer`: capacity counts experts per layer,
-    1 to E, or those in `cache`; the rows "all" give every layer that many. Scope `global`: capacity counts bytes if
+    1 to E, or those in `cache` (numbers, or text such as "4:64:4"); the rows "all" give every layer that many. Scope `global`: capacity counts bytes if
     sizes are known (else experts): those in `budget` (or `cache`), by default 100 equal steps; budget="all" gives
     every limit at which the hits change. `attrs["capacity_unit"]` names the unit.
 
@@ -65,20 +68,31 @@ def curve(
     """
     settings = Settings(scope, admission, order, reset, phase, warmup)
     policies = find_policies(policy)
+    check_policies(policies, settings, train is not None)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     if settings.per_layer and budget is not None:
         raise ValueError("budget is a limit of scope global; give cache for a curve per layer, or scope='global'")
     if budget is not None and cache is not None:
         raise ValueError("both cache and budget given; a curve has one kind of limit")
+    capacities = None if cache is None else [n for one in _several(cache, "cache") for n in parse_range(one, "cache")]
     trace = known_sizes(trace, expert_bytes, "" if budget is None else "a byte budget")
     tokens = select_tokens(trace, phase, reset, settings.warmup)
-    start = Preload.of(trace, preload)
+    caches = Caches(trace, settings, tokens, Preload.of(trace, preload), training=Preload.of(trace, train))
     if settings.per_layer:
-        rows, unit = _layer_rows(trace, tokens, settings, policies, start, cache), "experts_per_layer"
-    else:
-        in_bytes = cache is None and trace.model.expert_bytes is not None
-        rows, unit = _global_rows(trace, tokens, settings, policies, start, in_bytes, budget if in_bytes else cache)
-    return _frame(rows, unit)
+        return _frame(_layer_rows(caches, policies, capacities), "experts_per_layer")
+    in_bytes = capacities is None and trace.model.expert_bytes is not None
+    rows = _global_rows(caches, policies, in_bytes, budget if in_bytes else capacities)
+    return _frame(rows, "bytes" if in_bytes else "experts")
+
+
+def _several(given: Any, what: str) -> Sequence[int | str]:
+    """The limits that the user gave as one, as text with commas, or as a sequence; ValueError if there are none."""
+    if isinstance(given, str):
+        return given.split(",")
+    limits = [given] if isinstance(given, Integral) else list(given)
+    if not limits:
+        raise ValueError(f"{what} names no limit; give at least one, or leave it out")
+    return limits
 
 
 def _frame(rows: list[dict[str, Any]], unit: str) -> pd.DataFrame:
@@ -103,26 +117,17 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules) -> Longs:
         np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
         return hits
     for capacity in range(1, stream.n_entries + 1):
-        hits[:, capacity] = replay_stream(policy, stream, capacity, rules)[1].table[:, HITS]
+        hits[:, capacity] = replay_stream(policy, stream, capacity, rules)[2].table[:, HITS]
     return hits
 
 
-def _layer_rows(
-    trace: Trace,
-    tokens: Tokens,
-    settings: Settings,
-    policies: list[Policy],
-    start: Preload,
-    cache: Sequence[int] | None,
-) -> list[dict[str, Any]]:
+def _layer_rows(caches: Caches, policies: list[Policy], cache: Sequence[int] | None) -> list[dict[str, Any]]:
+    trace = caches.trace
     largest = max(trace.model.experts)
     capacities = np.arange(1, largest + 1) if cache is None else np.array(sorted(set(cache)), np.int64)
 
     def one_layer(index: int) -> list[tuple[Longs, Longs]]:
-        rules, decisions = Rules(settings.mandatory, start.of_layer(index)), trace.decisions(index)
-        views = StreamViews(
-            lambda by_last: layer_stream(trace, index, decisions, tokens, settings.order, by_last), tokens
-        )
+        views, rules = caches.layer_views(index), caches.layer_rules(index)
         streams = [views.get(policy.by_last) for policy in policies]
         return [
             (np.bincount(stream.kinds, minlength=3), layer_curve(policy, stream, rules))
@@ -148,7 +153,7 @@ def _layer_rows(
 
 def _row(policy: Policy, layer: int | str, capacities: Longs, lookups: Longs, hits: Longs) -> dict[str, Any]:
     return {
-        "policy": policy.name,
+        "policy": policy.label,
         "layer": np.full(capacities.size, layer, object),
         "capacity": capacities,
         "lookups": int(lookups[PREFILL] + lookups[DECODE]),
@@ -159,11 +164,9 @@ def _row(policy: Policy, layer: int | str, capacities: Longs, lookups: Longs, hi
 
 
 def _global_rows(
-    trace: Trace, tokens: Tokens, settings: Settings, policies: list[Policy], start: Preload, in_bytes: bool,
-    limits: Sequence[int | str] | str | None,
-) -> tuple[list[dict[str, Any]], str]:  # fmt: skip
-    rules = Rules(settings.mandatory, start.everywhere)
-    views = StreamViews(lambda by_last: global_stream(trace, tokens, settings.order, in_bytes, by_last), tokens)
+    caches: Caches, policies: list[Policy], in_bytes: bool, limits: int | str | Sequence[int | str] | None
+) -> list[dict[str, Any]]:
+    views, rules = caches.global_views(in_bytes), caches.global_rules()
     rows = []
     for policy in policies:
         stream = views.get(policy.by_last)
@@ -172,19 +175,18 @@ def _global_rows(
         lookups = np.bincount(stream.kinds, minlength=3)
         hits = _hits_at(policy, stream, rules, at) if needed is None else _hits_below(stream, needed, at)
         rows.append(_row(policy, "all", at, lookups, hits))
-    return rows, "bytes" if in_bytes else "experts"
+    return rows
 
 
-def _limits(policy: Policy, stream: Stream, limits: Sequence[int | str] | str | None, needed: Longs | None) -> Longs:
+def _limits(policy: Policy, stream: Stream, limits: int | str | Sequence[int | str] | None, needed: Longs | None) -> Longs:
     if isinstance(limits, str) and limits == "all":
         if needed is None:
             raise ValueError(
-                f"policy '{policy.name}' needs a pass per budget here; give budgets such as 1GiB,2GiB instead of all"
+                f"policy '{policy.label}' needs a pass per budget here; give budgets such as 1GiB,2GiB instead of all"
             )
         return np.unique(needed[needed < ABSENT])
     if limits is not None:
-        given = limits.split(",") if isinstance(limits, str) else limits
-        return np.array(sorted({parse_bytes(one) for one in given}), np.int64)
+        return np.array(sorted({parse_bytes(one) for one in _several(limits, "budget")}), np.int64)
     total = int(stream.sizes.sum())
     steps = min(DEFAULT_BUDGETS, total)
     return np.array([total * step // steps for step in range(1, steps + 1)], np.int64)
@@ -196,6 +198,6 @@ def _hits_below(stream: Stream, needed: Longs, limits: Longs) -> Longs:
 
 def _hits_at(policy: Policy, stream: Stream, rules: Rules, limits: Longs) -> Longs:
     def one_limit(number: int) -> Longs:
-        return replay_stream(policy, stream, int(limits[number]), rules)[1].table[:, HITS]
+        return replay_stream(policy, stream, int(limits[number]), rules)[2].table[:, HITS]
 
     return np.stack(list(map_layers(one_limit, limits.size)), axis=1)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from remoe_sim.caches import Caches
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.metrics import adjacent_reuse
+from remoe_sim.pinning import NONE, Entries, Pins, room_beside, with_pinned, without
 from remoe_sim.policy import Outcome, Policy, Rules
 from remoe_sim.preload import Preload
 from remoe_sim.results import PhaseCounts, ReplayReport, ReplayResult
-from remoe_sim.settings import DEFAULT_POLICIES, Limit, Settings, find_policies, known_sizes
-from remoe_sim.streams import Longs, Stream, StreamViews, Tokens, global_stream, layer_stream, select_tokens
+from remoe_sim.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.streams import Longs, Stream, select_tokens
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
@@ -36,27 +38,35 @@ def replay(
     warmup: int = 0,
     preload: Trace | str | os.PathLike[str] | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
+    memory: int | str | None = None,
+    reserve: int | str | Sequence[int | str] = (),
+    pin: str | Mapping[int, Sequence[int]] | None = None,
+    train: Trace | str | os.PathLike[str] | None = None,
 ) -> ReplayReport:
     """Replay a trace through a cache and count.
 
     cache: experts per layer (scope `layer`) or in all (`global`); budget: bytes, a number or text such as "4000MiB",
-    shared equally by the layers under scope `layer`. policy: names, each replayed. warmup: decode tokens (of each
-    request when reset) that are replayed but not counted. preload: a trace whose most used experts the cache starts
-    with. expert_bytes: bytes of an expert, or one number per MoE layer, where the trace does not say.
+    shared equally by the layers under scope `layer`; memory: the bytes of a device, of which `reserve` (sizes, or
+    "dense" for the trace's dense layers) is not for the cache. policy: names, each replayed. warmup: decode tokens (of
+    each request when reset) that are replayed but not counted. preload: a trace whose most used experts the cache
+    starts with. expert_bytes: bytes of an expert, or one number per MoE layer, where the trace does not say. pin:
+    experts that always stay, {layer: experts} or "3:17,3:20". train: a trace that policies such as `static` learn from.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
     settings = Settings(scope, admission, order, reset, phase, warmup)
-    limit = Limit.of(cache, budget)
     policies = find_policies(policy)
+    check_policies(policies, settings, train is not None)
+    limit = Limit.of(cache, budget, memory)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     trace = known_sizes(trace, expert_bytes, "" if limit.budget is None else "a byte budget")
-    tokens = select_tokens(trace, phase, reset, settings.warmup)
-    start = Preload.of(trace, preload)
-    tallied = (_replay_layers if settings.per_layer else _replay_global)(
-        trace, tokens, settings, limit, policies, start
-    )
-    return ReplayReport(describe(trace), _results(trace, tokens, settings, limit, policies, tallied))
+    limit = limit.without_reserve(trace, reserve)
+    caches = Caches(
+        trace, settings, select_tokens(trace, phase, reset, settings.warmup), Preload.of(trace, preload),
+        Pins.of(trace, pin), Preload.of(trace, train),
+    )  # fmt: skip
+    tallied = (_replay_layers if settings.per_layer else _replay_global)(caches, limit, policies)
+    return ReplayReport(describe(trace), _results(caches, limit, policies, tallied))
 
 
 def describe(trace: Trace) -> dict[str, object]:
@@ -96,42 +106,40 @@ def check_outcome(stream: Stream, outcome: Outcome, limit: int) -> None:
         raise RuntimeError(f"{outcome.evictions} evictions; please report this")
 
 
-def replay_stream(policy: Policy, stream: Stream, limit: int, rules: Rules) -> tuple[Outcome, Tally]:
-    """Replay one cache, check the outcome and count it."""
-    outcome = policy.replay(stream, limit, rules)
-    check_outcome(stream, outcome, limit)
-    tally = Tally(np.zeros((3, 4), np.int64), outcome.evictions, int(outcome.running.max(initial=0)))
-    tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, tally.table)
-    return outcome, tally
+def replay_stream(
+    policy: Policy, stream: Stream, limit: int, rules: Rules, pinned: Entries = NONE
+) -> tuple[Stream, Outcome, Tally]:
+    """Replay one cache, check the outcome and count it; the stream comes back without lookups of pinned entries."""
+    table = np.zeros((3, 4), np.int64)
+    free = limit
+    if pinned.size:
+        free = room_beside(stream, pinned, limit)
+        stream, hits = without(stream, pinned)
+        table[:, LOOKUPS] = table[:, HITS] = hits
+    outcome = policy.replay(stream, free, rules)
+    check_outcome(stream, outcome, free)
+    tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
+    if pinned.size:
+        outcome = with_pinned(stream, pinned, outcome)
+    return stream, outcome, Tally(table, outcome.evictions, int(outcome.running.max(initial=0)))
 
 
-def _replay_global(
-    trace: Trace, tokens: Tokens, settings: Settings, limit: Limit, policies: list[Policy], start: Preload
-) -> list[Tally]:
-    in_bytes = limit.budget is not None
-    most = limit.budget if limit.budget is not None else limit.experts
-    assert most is not None
-    views = StreamViews(lambda by_last: global_stream(trace, tokens, settings.order, in_bytes, by_last), tokens)
-    rules = Rules(settings.mandatory, start.everywhere)
-    return [replay_stream(policy, views.get(policy.by_last), most, rules)[1] for policy in policies]
+def _replay_global(caches: Caches, limit: Limit, policies: list[Policy]) -> list[Tally]:
+    views, rules, pinned = caches.global_views(limit.budget is not None), caches.global_rules(), caches.pins.everywhere
+    return [replay_stream(policy, views.get(policy.by_last), limit.in_all, rules, pinned)[2] for policy in policies]
 
 
-def _replay_layers(
-    trace: Trace, tokens: Tokens, settings: Settings, limit: Limit, policies: list[Policy], start: Preload
-) -> list[Tally]:
+def _replay_layers(caches: Caches, limit: Limit, policies: list[Policy]) -> list[Tally]:
+    trace, tokens = caches.trace, caches.tokens
+
     def one_layer(index: int) -> tuple[list[tuple[Stream, Outcome, Tally]], int]:
-        decisions = trace.decisions(index)
         most = min(limit.for_layer(trace, index), trace.model.experts[index])
-        rules = Rules(settings.mandatory, start.of_layer(index))
-        views = StreamViews(
-            lambda by_last: layer_stream(trace, index, decisions, tokens, settings.order, by_last), tokens
-        )
+        views, rules, pinned = caches.layer_views(index), caches.layer_rules(index), caches.pins.of_layer(index)
         streams = [views.get(policy.by_last) for policy in policies]
         done = [
-            (stream, *replay_stream(policy, stream, most, rules))
-            for policy, stream in zip(policies, streams, strict=True)
+            replay_stream(policy, stream, most, rules, pinned) for policy, stream in zip(policies, streams, strict=True)
         ]
-        return done, min(most, rules.preload.size)
+        return done, min(most, rules.preload.size + pinned.size)
 
     totals = [Tally(np.zeros((3, 4), np.int64)) for _ in policies]
     with_peak = trace.model.expert_bytes is not None
@@ -159,9 +167,8 @@ def _replay_layers(
     return totals
 
 
-def _results(
-    trace: Trace, tokens: Tokens, settings: Settings, limit: Limit, policies: list[Policy], tallied: list[Tally]
-) -> tuple[ReplayResult, ...]:
+def _results(caches: Caches, limit: Limit, policies: list[Policy], tallied: list[Tally]) -> tuple[ReplayResult, ...]:
+    trace, tokens, settings = caches.trace, caches.tokens, caches.settings
     sized = trace.model.expert_bytes is not None
     equal = settings.per_layer or limit.budget is None or len(set(trace.model.expert_bytes or ())) == 1
     reused = adjacent_reuse(trace)
@@ -178,7 +185,7 @@ def _results(
         }
         results.append(
             ReplayResult(
-                policy=policy.name,
+                policy=policy.label,
                 scope=settings.scope,
                 admission=settings.admission,
                 order=settings.order,

@@ -23,10 +23,12 @@ NO_PRELOAD = np.zeros(0, np.int32)
 
 @dataclass(frozen=True)
 class Rules:
-    """How a cache admits: `mandatory` or bypass, and the entries it starts with (int32, most used first)."""
+    """How a cache admits: `mandatory` or bypass; preload: int32, the entries it starts with, most used first;
+    popularity: int64[n_entries], uses of each entry in a training trace, or None."""
 
     mandatory: bool = True
     preload: npt.NDArray[np.int32] = field(default_factory=lambda: NO_PRELOAD)
+    popularity: Longs | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,11 @@ class Outcome:
 
 
 class Policy:
-    """Common to all policies. `name` is what the user types, `summary` one line, `source` the paper or engine."""
+    """Common to all policies. `name` is what the user types, `summary` one line, `source` the paper or engine.
+
+    Options are the keyword arguments of a policy's own `__init__`, which must have defaults: the user types
+    `random:seed=7`, and they are converted to the type of the default.
+    """
 
     kind: ClassVar[str] = "policy"
     name: ClassVar[str]
@@ -58,6 +64,9 @@ class Policy:
     source: ClassVar[str] = ""
     optimal: ClassVar[bool] = False  # fewest misses where all entries take the same of the limit
     by_last: ClassVar[bool] = True  # members of a group in order of last appearance, else of first
+    admissions: ClassVar[tuple[str, ...]] = ("mandatory", "bypass")  # those it can work under
+    needs_training: ClassVar[bool] = False  # whether `Rules.popularity` must be there
+    label: str = ""  # the name as the user typed it, options included
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         """Replay one cache at one limit."""
@@ -69,7 +78,7 @@ class StackPolicy(Policy):
 
     def keys(self, stream: Stream) -> npt.NDArray[Any]:
         """int64 or float64[N]: the key of the entry after each lookup. Ties keep the lower entry."""
-        raise NotImplementedError(f"policy '{self.name}' must define keys(stream)")
+        raise NotImplementedError(f"policy '{self.label or self.name}' must define keys(stream)")
 
     def preload_keys(self, stream: Stream, preload: npt.NDArray[np.int32], dtype: Any) -> npt.NDArray[Any]:
         """[1 or epochs, n_entries]: keys of the entries that the cache starts with; by default behind all others."""
@@ -161,7 +170,7 @@ class SlotPolicy(Policy):
 
     def victim(self, protected: npt.NDArray[np.uint8]) -> int:
         """Choose, forget and return a resident entry e with protected[e] == 0, or -1 if there is none."""
-        raise NotImplementedError(f"policy '{self.name}' must define victim(protected)")
+        raise NotImplementedError(f"policy '{self.label or self.name}' must define victim(protected)")
 
     def insert(self, entry: int) -> None:
         """The entry is resident from now on."""
@@ -186,22 +195,30 @@ class SlotPolicy(Policy):
         loop, *verbs = self._verbs(stream)
         hit, resting, running = _empty(stream)
         evictions = loop(
-            stream.offsets, stream.entries.astype(np.int32, copy=False), stream.epochs, rules.preload, stream.sizes,
-            stream.weights, limit, rules.mandatory, self._state(stream), *verbs, hit, resting, running,
+            stream.offsets, stream.entries.astype(np.int32, copy=False), stream.steps, stream.epochs, rules.preload,
+            stream.sizes, stream.weights, limit, rules.mandatory, self._state(stream), *verbs, hit, resting, running,
         )  # fmt: skip
         if evictions < 0:
-            raise ValueError(f"policy '{self.name}' chose a victim that is not resident; correct its victim()")
+            raise ValueError(
+                f"policy '{self.label or self.name}' chose a victim that is not resident; correct its victim()"
+            )
         return Outcome(hit, int(evictions), resting, running)
 
 
 class CompiledSlotPolicy(SlotPolicy):
     """A slot policy whose verbs are compiled: static functions over one state array.
 
-    state: int64[state_rows, n_entries + 2], zero at first but for row 0, which holds the sizes; the two extra columns
-    serve as list heads or scalars. setup(state, limit), hit/admit/insert(state, entry), victim(state, protected).
+    state: int64[state_rows, n_entries + 2], zero at first but for row 0, which holds the sizes, `parameter` and the
+    number of the running step. In the other rows the two extra columns serve as list heads or scalars.
+    setup(state, limit), hit/admit/insert(state, entry), victim(state, protected).
     """
 
     state_rows: ClassVar[int] = 1
+
+    @property
+    def parameter(self) -> int:
+        """What the verbs need to know of the options."""
+        return 0
 
     def _verbs(self, stream: Stream) -> tuple[Any, ...]:
         from remoe_sim.kernels.slots import slot_replay
@@ -212,6 +229,7 @@ class CompiledSlotPolicy(SlotPolicy):
     def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
         state = np.zeros((self.state_rows, stream.n_entries + 2), np.int64)
         state[0, : stream.n_entries] = stream.sizes
+        state[0, stream.n_entries] = self.parameter
         return state
 
 

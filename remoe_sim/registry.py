@@ -3,11 +3,15 @@ through an entry point whose group bears the package's name (`remoe_sim.policies
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+import sys
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -64,8 +68,57 @@ def _kind(base: type) -> str:
     return str(getattr(base, "kind", base.__name__.lower()))
 
 
-def find_policy(name: str) -> Any:
-    """A policy object by name; ValueError with all valid names if there is none."""
+def find_policy(text: str) -> Any:
+    """A policy object, from its name, or the path of a Python file that defines one, and its options.
+
+    `lfu-aged:half_life=64` is policy lfu-aged made with half_life=64; `./mine.py` is the policy in that file. Raises
+    ValueError with all valid names, or the policy's options, if there is no such thing.
+    """
     from remoe_sim.policy import Policy
 
-    return find_plugin("remoe_sim.policies", Policy, name)()
+    name, *options = text.split(":")
+    found = _from_file(name, Policy) if name.endswith(".py") else find_plugin("remoe_sim.policies", Policy, name)
+    policy = found(**_options(found, name, options))
+    policy.label = str(found.name) + "".join(f":{option}" for option in options)
+    return policy
+
+
+def _from_file(path: str, base: type) -> Any:
+    """The plug-in that a file of the user's defines."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"policy '{path}': there is no such file; give the path of a Python file that defines a policy"
+        )
+    name = "remoe_sim_user_" + hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"policy '{path}' cannot be loaded: {type(error).__name__}: {error}") from error
+    plugin = plugin_of(module, base)
+    if plugin is None:
+        raise ValueError(
+            f"policy '{path}' defines no policy; derive a class with a name from StackPolicy or SlotPolicy"
+        )
+    return plugin
+
+
+def _options(plugin: Any, name: str, given: list[str]) -> dict[str, Any]:
+    """Keyword arguments from `key=value` texts, converted to the type of each default."""
+    known = {
+        key: one.default for key, one in inspect.signature(plugin).parameters.items() if one.default is not one.empty
+    }
+    values: dict[str, Any] = {}
+    for option in given:
+        key, _, value = option.partition("=")
+        if key not in known:
+            raise unknown(f"option of policy '{name}'", key, known or ["none"])
+        try:
+            values[key] = type(known[key])(value)
+        except ValueError:
+            kind = type(known[key]).__name__
+            raise ValueError(f"option '{option}' of policy '{name}' is not possible; {key} takes {kind}") from None
+    return values

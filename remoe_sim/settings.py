@@ -52,16 +52,51 @@ class Limit:
 
     experts: int | None = None
     budget: int | None = None
+    shared: bool = False  # whether `budget` is a memory of which others take a part
 
     @classmethod
-    def of(cls, cache: int | str | None, budget: int | str | None) -> Limit:
+    def of(cls, cache: int | str | None, budget: int | str | None, memory: int | str | None = None) -> Limit:
         """From what the user gave; ValueError unless it is exactly one of them, and not negative."""
-        if (cache is None) == (budget is None):
-            given = "both" if cache is not None else "neither"
-            raise ValueError(f"{given} of cache and budget given; limit the cache by --cache EXPERTS or --budget BYTES")
-        return cls(
-            None if cache is None else parse_count(cache, "cache"), None if budget is None else parse_bytes(budget)
+        given = [name for name, one in (("cache", cache), ("budget", budget), ("memory", memory)) if one is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"{' and '.join(given) or 'no limit'} given; limit the cache by one of --cache EXPERTS, --budget BYTES "
+                "and --memory BYTES"
+            )
+        if cache is not None:
+            return cls(parse_count(cache, "cache"))
+        return cls(None, parse_bytes(budget if budget is not None else memory or 0), memory is not None)
+
+    def without_reserve(self, trace: Trace, reserve: int | str | Sequence[int | str]) -> Limit:
+        """What a memory leaves for experts: itself minus sizes, or minus the dense layers for the word `dense`."""
+        parts = (
+            [p for p in reserve.split(",") if p]
+            if isinstance(reserve, str)
+            else [reserve]
+            if isinstance(reserve, int)
+            else reserve
         )
+        if not self.shared:
+            if parts:
+                raise ValueError("reserve goes with --memory; a cache or a budget is for experts alone")
+            return self
+        taken = 0
+        for part in parts:
+            if part == "dense" and trace.model.dense_bytes is None:
+                raise trace.error("the size of its dense layers is unknown; give --reserve a size such as 3GiB")
+            taken += sum(trace.model.dense_bytes or ()) if part == "dense" else parse_bytes(part)
+        assert self.budget is not None
+        if not parts or taken > self.budget:
+            raise ValueError(
+                f"a memory of {self.budget} bytes with {taken} reserved leaves no room to speak of; say with --reserve "
+                "what weights, KV cache and workspace take, such as 3GiB or dense,1GiB, and give more memory than that"
+            )
+        return Limit(None, self.budget - taken)
+
+    @property
+    def in_all(self) -> int:
+        """The limit of one cache of all layers, in bytes or experts."""
+        return self.budget if self.budget is not None else self.experts or 0
 
     def for_layer(self, trace: Trace, index: int) -> int:
         """Experts that the cache of MoE layer `index` holds under scope `layer`."""
@@ -83,10 +118,22 @@ def find_policies(given: str | Sequence[str]) -> list[Policy]:
     """Policies by name, from `lru,belady` or a list; ValueError naming all policies if one is unknown or repeated."""
     from remoe_sim.registry import find_policy
 
-    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"policy '{','.join(names)}' names a policy twice or none; name each once, such as lru,belady")
-    return [find_policy(name) for name in names]
+    texts = [text.strip() for text in given.split(",")] if isinstance(given, str) else list(given)
+    if not texts or len(set(texts)) != len(texts):
+        raise ValueError(f"policy '{','.join(texts)}' names a policy twice or none; name each once, such as lru,belady")
+    return [find_policy(text) for text in texts]
+
+
+def check_policies(policies: Sequence[Policy], settings: Settings, trained: bool) -> None:
+    """ValueError if a policy cannot work under the admission, or needs a training trace that is not given."""
+    for policy in policies:
+        if settings.admission not in policy.admissions:
+            raise ValueError(
+                f"policy '{policy.label}' does not exist under admission {settings.admission}; "
+                f"use --admission {' or '.join(policy.admissions)}"
+            )
+        if policy.needs_training and not trained:
+            raise ValueError(f"policy '{policy.label}' learns from another trace; name it with --train other.parquet")
 
 
 def known_sizes(trace: Trace, expert_bytes: int | str | Sequence[int] | None, needed_for: str = "") -> Trace:

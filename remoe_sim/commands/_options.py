@@ -40,6 +40,7 @@ _REPLAY = (
         metavar="N",
         help="Replay the first N decode tokens (of each request when reset) uncounted.",
     ),
+    click.option("--train", metavar="TRACE", help="What policies such as static learn from."),
     click.option("--preload", metavar="TRACE", help="Start with the most used experts of another trace."),
     click.option(
         "--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if the trace has none."

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @replay_options
 @click.option("-o", "--output", metavar="FILE", help="Write the rows to a .csv, .parquet or .json file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.curve.v1).")
-def command(as_json: bool, output: str | None, cache: str | None, **arguments: Any) -> None:
+def command(as_json: bool, output: str | None, **arguments: Any) -> None:
     """Hit rate of TRACE at every capacity, in one pass per layer.
 
     Without -o or --json a table of some capacities is shown, all layers together.
@@ -35,13 +35,11 @@ def command(as_json: bool, output: str | None, cache: str | None, **arguments: A
     """
     import remoe_sim
     from remoe_sim.engine import describe
-    from remoe_sim.units import parse_range
 
     if output is not None and Path(output).suffix not in (".csv", ".parquet", ".json"):
         raise ValueError(f"'{output}' has no known suffix; write a curve to a .csv, .parquet or .json file")
     trace = remoe_sim.read_trace(arguments.pop("trace"))
-    capacities = None if cache is None else parse_range(cache, "cache")
-    frame = remoe_sim.curve(trace, cache=capacities, **arguments)
+    frame = remoe_sim.curve(trace, **arguments)
     names = ("scope", "admission", "order", "reset", "phase")
     answer = {
         "schema": "remoe-sim.curve.v1",
@@ -88,6 +86,7 @@ def show(frame: pd.DataFrame) -> None:
 
     rows = frame[frame["layer"] == "all"]
     wide = rows.pivot(index="capacity", columns="policy", values="hits")[list(dict.fromkeys(rows["policy"]))]
+    wide = wide.ffill().fillna(0)  # under --budget all a policy has rows only where its hits change
     unit, lookups = frame.attrs["capacity_unit"], int(rows["lookups"].iloc[0])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in (unit.replace("_", " "), *wide.columns):

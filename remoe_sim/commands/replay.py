@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 @click.option(
     "--budget", metavar="SIZE", help="Bytes instead, such as 4000MiB; shared equally by layers under scope layer."
 )
+@click.option("--memory", metavar="SIZE", help="Memory of a device instead, of which --reserve is not for the cache.")
+@click.option(
+    "--reserve", default="", metavar="SIZE,…", help="What others take: sizes, or 'dense' for the dense layers."
+)
+@click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay.")
 @replay_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.replay.v1).")
 def command(as_json: bool, **arguments: Any) -> None:

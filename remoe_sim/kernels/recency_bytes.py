@@ -10,7 +10,7 @@ import numpy as np
 
 from remoe_sim.compile import kernel
 
-ABSENT = np.int64(2**62)
+ABSENT = np.int64(2**63 - 1)  # above every limit
 
 
 @kernel

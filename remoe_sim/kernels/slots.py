@@ -17,15 +17,18 @@ _LONGS = types.Array(types.int64, 1, "C")
 _INTS = types.Array(types.int32, 1, "C")
 _FLAGS = types.Array(types.boolean, 1, "C")
 _VERBS = (types.FunctionType(SETUP), *(types.FunctionType(ENTRY),) * 2, types.FunctionType(VICTIM))
-_ARGUMENTS = (_LONGS, _INTS, _LONGS, _INTS, _LONGS, _LONGS, types.int64, types.boolean, STATE, *_VERBS)
+_ARGUMENTS = (_LONGS, _INTS, _INTS, _LONGS, _INTS, _LONGS, _LONGS, types.int64, types.boolean, STATE, *_VERBS)
 
 
 @kernel(signature=types.int64(*_ARGUMENTS, types.FunctionType(ENTRY), _FLAGS, _LONGS, _LONGS))
 def slot_replay(
-    offsets, entries, epochs, preload, sizes, weights, limit, mandatory, state, setup, touch, admit, victim, insert,
+    offsets, entries, steps, epochs, preload, sizes, weights, limit, mandatory, state, setup, touch, admit, victim, insert,
     hit, resting, running,
 ):  # fmt: skip
-    """Returns the evictions, or NO_VICTIM when the policy named no resident entry as a victim."""
+    """Returns the evictions, or NO_VICTIM when the policy named no resident entry as a victim.
+
+    steps int32[groups]; the last cell of the state's first row says which step is being replayed.
+    """
     n = sizes.size
     resident = np.zeros(n, np.bool_)
     protected = np.zeros(n, np.uint8)
@@ -50,6 +53,7 @@ def slot_replay(
             begin, end = offsets[group], offsets[group + 1]
             before = count
             together = held
+            state[0, state.shape[1] - 1] = steps[group]
             for i in range(begin, end):
                 entry = np.int64(entries[i])
                 hit[i] = resident[entry]
