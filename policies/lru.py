@@ -27,8 +27,7 @@ class Lru(StackPolicy):
         before = np.empty(stream.entries.size, dtype)
         scratch = np.empty(n, dtype), np.empty(n, dtype)
         recency_depths(stream.offsets, stream.entries, stream.epochs, rules.preload, *scratch, before)
-        ends = np.repeat(stream.offsets[1:], np.diff(stream.offsets))
-        return Depths(before, ends - 1 - np.arange(before.size), n)
+        return Depths(before, None, n)
 
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs:
         from remoe_sim.kernels.recency_bytes import recency_bytes

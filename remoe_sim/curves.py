@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from remoe_sim.units import parse_bytes, parse_range
 if TYPE_CHECKING:
     import pandas as pd
 
+Limits = int | str | Sequence[int | str]  # one, several as text, or several
 DEFAULT_BUDGETS = 100  # how many equal steps a global curve has when no limits are given
 COLUMNS = (
     "policy",
@@ -43,8 +43,8 @@ COLUMNS = (
 def curve(
     trace: Trace | str | os.PathLike[str],
     policy: str | Sequence[str] = DEFAULT_POLICIES,
-    cache: int | str | Sequence[int | str] | None = None,
-    budget: int | str | Sequence[int | str] | None = None,
+    cache: Limits | None = None,
+    budget: Limits | None = None,
     scope: str = "layer",
     admission: str = "mandatory",
     order: str = "set",
@@ -59,9 +59,9 @@ def curve(
 
     Columns: policy; layer (the model's layer number, or "all"); capacity; lookups, hits, hit_rate (of all counted
     lookups, None over nothing) and the same of decode lookups alone. Scope `layer`: capacity counts experts per layer,
-    1 to E, or those in `cache` (numbers, or text such as "4:64:4"); the rows "all" give every layer that many. Scope `global`: capacity counts bytes if
-    sizes are known (else experts): those in `budget` (or `cache`), by default 100 equal steps; budget="all" gives
-    every limit at which the hits change. `attrs["capacity_unit"]` names the unit.
+    1 to E, or those in `cache` (numbers, or text such as "4:64:4"); the rows "all" give every layer that many. Scope
+    `global`: capacity counts bytes if sizes are known (else experts): those in `budget` (or `cache`), by default 100
+    equal steps; budget="all" gives 0 and every limit at which the hits change. `attrs["capacity_unit"]` names the unit.
 
     One pass serves all capacities for stack policies (lru, lfu, belady); in scope `global` with unequal sizes for lru.
     Raises ValueError and TraceError like `replay`.
@@ -85,11 +85,11 @@ def curve(
     return _frame(rows, "bytes" if in_bytes else "experts")
 
 
-def _several(given: Any, what: str) -> Sequence[int | str]:
+def _several(given: Limits, what: str) -> list[int | str]:
     """The limits that the user gave as one, as text with commas, or as a sequence; ValueError if there are none."""
     if isinstance(given, str):
-        return given.split(",")
-    limits = [given] if isinstance(given, Integral) else list(given)
+        return [*given.split(",")]
+    limits: list[int | str] = list(given) if isinstance(given, Iterable) else [given]
     if not limits:
         raise ValueError(f"{what} names no limit; give at least one, or leave it out")
     return limits
@@ -164,7 +164,7 @@ def _row(policy: Policy, layer: int | str, capacities: Longs, lookups: Longs, hi
 
 
 def _global_rows(
-    caches: Caches, policies: list[Policy], in_bytes: bool, limits: int | str | Sequence[int | str] | None
+    caches: Caches, policies: list[Policy], in_bytes: bool, limits: Limits | None
 ) -> list[dict[str, Any]]:
     views, rules = caches.global_views(in_bytes), caches.global_rules()
     rows = []
@@ -178,13 +178,13 @@ def _global_rows(
     return rows
 
 
-def _limits(policy: Policy, stream: Stream, limits: int | str | Sequence[int | str] | None, needed: Longs | None) -> Longs:
+def _limits(policy: Policy, stream: Stream, limits: Limits | None, needed: Longs | None) -> Longs:
     if isinstance(limits, str) and limits == "all":
         if needed is None:
             raise ValueError(
                 f"policy '{policy.label}' needs a pass per budget here; give budgets such as 1GiB,2GiB instead of all"
             )
-        return np.unique(needed[needed < ABSENT])
+        return np.unique(np.append(0, needed[needed < ABSENT]))
     if limits is not None:
         return np.array(sorted({parse_bytes(one) for one in _several(limits, "budget")}), np.int64)
     total = int(stream.sizes.sum())

@@ -163,7 +163,7 @@ def _replay_layers(caches: Caches, limit: Limit, policies: list[Policy]) -> list
     for total, (_, peak, after) in zip(totals, held, strict=False):
         before = np.append(preloaded, after)[:-1]
         before[tokens.fresh] = preloaded
-        total.peak = int((before + peak).max(initial=0))
+        total.peak = int((before + peak).max(initial=0)) if total.table.any() else 0  # no group, nothing to measure
     return totals
 
 

@@ -7,6 +7,7 @@ insertions and asked for victims, one pass per limit.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
@@ -33,11 +34,18 @@ class Rules:
 
 @dataclass(frozen=True)
 class Depths:
-    """Stack depth of every lookup before its group, and of every member after it; `absent` stands for "not there"."""
+    """Stack depth of every lookup before its group, and of every member after it (None: the group is in front, the
+    last on top); `absent` stands for "not there"."""
 
     before: npt.NDArray[Any]
-    after: npt.NDArray[Any]
+    after: npt.NDArray[Any] | None
     absent: int
+
+    def after_group(self, stream: Stream) -> npt.NDArray[Any]:
+        """`after`, also where it follows from the order within the group."""
+        if self.after is not None:
+            return self.after
+        return np.repeat(stream.offsets[1:], np.diff(stream.offsets)) - 1 - np.arange(self.before.size)
 
 
 @dataclass(frozen=True)
@@ -101,10 +109,10 @@ class StackPolicy(Policy):
         n = stream.n_entries
         dtype = np.uint16 if n < 2**16 else np.int32
         before, after = np.empty(keys.size, dtype), np.empty(keys.size, dtype)
-        scratch = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, keys.dtype)
+        hole = np.inf if np.issubdtype(keys.dtype, np.floating) else np.iinfo(keys.dtype).max
         ordered_depths(
-            stream.offsets, stream.entries, keys, stream.epochs, rules.preload, preload_keys, rules.mandatory, *scratch,
-            before, after,
+            stream.offsets, stream.entries, keys, stream.epochs, rules.preload, preload_keys, rules.mandatory,
+            keys.dtype.type(hole), np.empty(n, np.int32), before, after,
         )  # fmt: skip
         return Depths(before, after, n)
 
@@ -142,7 +150,7 @@ class StackPolicy(Policy):
         hit, resting, running = _empty(stream)
         capacity = min(limit, stream.n_entries)
         evictions = stack_replay(
-            stream.offsets, depths.before, depths.after, stream.epochs, capacity, depths.absent, rules.preload.size,
+            stream.offsets, depths.before, depths.after_group(stream), stream.epochs, capacity, depths.absent, rules.preload.size,
             rules.mandatory, hit, resting, running,
         )  # fmt: skip
         weight = stream.weights[0]
@@ -179,13 +187,14 @@ class SlotPolicy(Policy):
         """The loop and the functions it calls, all of them plain Python here."""
         from remoe_sim.kernels.slots import slot_replay
 
+        own = copy(self)  # layers are replayed side by side, each with an object of its own
         return (
             getattr(slot_replay, "py_func", slot_replay),
-            lambda state, limit: self.setup(int(limit), stream.sizes),
-            lambda state, entry: self.hit(int(entry)),
-            lambda state, entry: self.admit(int(entry)),
-            lambda state, protected: self.victim(protected),
-            lambda state, entry: self.insert(int(entry)),
+            lambda state, limit: own.setup(int(limit), stream.sizes),
+            lambda state, entry: own.hit(int(entry)),
+            lambda state, entry: own.admit(int(entry)),
+            lambda state, protected: own.victim(protected),
+            lambda state, entry: own.insert(int(entry)),
         )
 
     def _state(self, stream: Stream) -> npt.NDArray[np.int64]:

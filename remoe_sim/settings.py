@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from remoe_sim.errors import unknown
@@ -151,4 +151,4 @@ def known_sizes(trace: Trace, expert_bytes: int | str | Sequence[int] | None, ne
 def _sizes(given: int | str | Sequence[int]) -> Sequence[int | str]:
     if isinstance(given, str):
         return given.split(",")
-    return [given] if isinstance(given, int) else given
+    return list(given) if isinstance(given, Iterable) else [given]

@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 PHASES = ("prefill", "decode")
 PREFILL, DECODE = 0, 1
 MOST_EXPERTS = 1 << 16
+MOST_BYTES = 1 << 40  # of an expert, so that sums of bytes stay exact
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ class Trace:
                 raise self.error(f"model.{name} holds a value below {least}")
         if max(self.model.experts) > MOST_EXPERTS:
             raise self.error(f"model.experts is {max(self.model.experts)}; at most {MOST_EXPERTS} are possible")
+        if max(self.model.expert_bytes or (0,)) > MOST_BYTES:
+            raise self.error(f"model.expert_bytes holds a value above {MOST_BYTES}")
         falling = np.flatnonzero(np.diff(self.step) < 0)
         if falling.size:
             row = int(falling[0]) + 1

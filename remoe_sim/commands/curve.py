@@ -86,7 +86,7 @@ def show(frame: pd.DataFrame) -> None:
 
     rows = frame[frame["layer"] == "all"]
     wide = rows.pivot(index="capacity", columns="policy", values="hits")[list(dict.fromkeys(rows["policy"]))]
-    wide = wide.ffill().fillna(0)  # under --budget all a policy has rows only where its hits change
+    wide = wide.ffill()  # under --budget all a policy has rows only where its hits change
     unit, lookups = frame.attrs["capacity_unit"], int(rows["lookups"].iloc[0])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in (unit.replace("_", " "), *wide.columns):

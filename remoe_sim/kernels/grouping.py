@@ -63,9 +63,10 @@ def group_steps(experts, valid, kinds, starts, by_last, marks, offsets, members,
                 member_kinds[place] = kinds[row]
         if end > begin:
             if by_last:
-                members[begin:end] = members[begin:end][::-1].copy()
-                member_kinds[begin:end] = member_kinds[begin:end][::-1].copy()
-                # `marks` may now name a mirrored place; it still lies within [begin, end), which is all that is asked
+                for i in range((end - begin) // 2):  # `marks` may now name a mirrored place of this step: harmless
+                    a, b = begin + i, end - 1 - i
+                    members[a], members[b] = members[b], members[a]
+                    member_kinds[a], member_kinds[b] = member_kinds[b], member_kinds[a]
             steps[groups] = step
             groups += 1
             offsets[groups] = end
@@ -113,7 +114,8 @@ def next_uses(offsets, entries, epochs, upcoming, keys, first_keys):
                     rank += np.int64(entries[j]) < entry
                 upcoming[entry] = begin + rank
         if first_keys.shape[0]:
-            first_keys[epoch] = upcoming
+            for entry in range(upcoming.size):
+                first_keys[epoch, entry] = upcoming[entry]
 
 
 @kernel

@@ -69,82 +69,77 @@ def _shift(position, before, begin, end):
 
 
 @kernel
-def ordered_depths(offsets, entries, keys, epochs, preload, preload_keys, mandatory, stack, depth, key, before, after):
+def ordered_depths(offsets, entries, keys, epochs, preload, preload_keys, mandatory, hole, depth, before, after):
     """Depths under any policy that keeps the smallest key, where a key changes only when its entry is used.
 
     keys[N] is the key of the entry after each lookup, preload_keys[m, n_entries] the keys at the start of epoch number
-    e in row e mod m (read for preloaded entries only); ties keep the lower entry. Under `mandatory` admission the
-    members of a group come before all others. Scratch: stack int32[n_entries], depth int32[n_entries], key[n_entries]
-    of keys' type. Also written: after[N], the depth of each member after its group.
+    e in row e mod m (read for preloaded entries only); all are below `hole`, and ties keep the lower entry. Under
+    `mandatory` admission the members of a group come before all others. Scratch: depth int32[n_entries]. Also written:
+    after[N], the depth of each member after its group.
 
-    The update carries a pool of displaced entries downward, never more than the group has members, and leaves the
-    pool's best at each depth. An entry x still lies in its old place if `depth[stack[x's place]]` says so.
+    Members leave holes in the stack, as is everything below its end. A pool of displaced entries, never more than the
+    group has members, moves down and leaves its best wherever it beats what is there, or where there is a hole; it is
+    empty when the last hole is filled. `pool` is sorted with the best at the end.
     """
-    n = stack.size
-    members = np.empty(n, np.int32)  # sorted, the best at the end, like `pool`
-    pool = np.empty(n, np.int32)
+    n = depth.size
+    stack, stack_keys = np.empty(n, np.int32), np.empty(n, keys.dtype)
+    members, member_keys = np.empty(n, np.int32), np.empty(n, keys.dtype)
+    pool, pool_keys = np.empty(n, np.int32), np.empty(n, keys.dtype)
     for epoch in range(epochs.size - 1):
-        for entry in range(n):
-            depth[entry] = n
-        size = preload.size
-        for rank in range(size):
-            entry = np.int64(preload[rank])
-            stack[rank] = entry
+        depth[:] = n
+        stack_keys[:] = hole
+        for rank in range(preload.size):
+            entry = preload[rank]
+            stack[rank], stack_keys[rank] = entry, preload_keys[epoch % preload_keys.shape[0], entry]
             depth[entry] = rank
-            key[entry] = preload_keys[epoch % preload_keys.shape[0], entry]
         for group in range(epochs[epoch], epochs[epoch + 1]):
             begin, end = offsets[group], offsets[group + 1]
+            count = end - begin
             for i in range(begin, end):
                 entry = np.int64(entries[i])
                 before[i] = depth[entry]
-                depth[entry] = -1
-                key[entry] = keys[i]
-                _insert(members, i - begin, entry, key)
-            waiting = 0
-            at = 0
+                if depth[entry] < n:
+                    stack_keys[depth[entry]] = hole
+                _insert(members, member_keys, i - begin, entry, keys[i])
+            at = np.int64(0)
+            waiting = np.int64(0)
             if mandatory:
-                for at in range(end - begin):
-                    if at < size and depth[stack[at]] == at:
-                        _insert(pool, waiting, np.int64(stack[at]), key)
+                for at in range(count):
+                    if stack_keys[at] != hole:
+                        _insert(pool, pool_keys, waiting, np.int64(stack[at]), stack_keys[at])
                         waiting += 1
-                    entry = np.int64(members[end - begin - 1 - at])
-                    stack[at] = entry
-                    depth[entry] = at
-                at = end - begin
+                    member = count - 1 - at
+                    stack[at], stack_keys[at] = members[member], member_keys[member]
+                    depth[members[member]] = at
+                at = np.int64(count)
             else:
-                waiting = end - begin
-                pool[:waiting] = members[:waiting]
+                waiting = np.int64(count)
+                for i in range(count):
+                    pool[i], pool_keys[i] = members[i], member_keys[i]
             while waiting > 0:
-                best = np.int64(pool[waiting - 1])
-                displaced = np.int64(-1)
-                if at < size and depth[stack[at]] == at:
-                    displaced = np.int64(stack[at])
-                    if key[displaced] < key[best] or (key[displaced] == key[best] and displaced < best):
-                        at += 1
-                        continue
+                best, best_key = pool[waiting - 1], pool_keys[waiting - 1]
+                while stack_keys[at] < best_key or (stack_keys[at] == best_key and stack[at] < best):
+                    at += 1
+                displaced, displaced_key = stack[at], stack_keys[at]
                 waiting -= 1
-                stack[at] = best
+                stack[at], stack_keys[at] = best, best_key
                 depth[best] = at
-                if displaced >= 0:
-                    _insert(pool, waiting, displaced, key)
+                if displaced_key != hole:
+                    _insert(pool, pool_keys, waiting, np.int64(displaced), displaced_key)
                     waiting += 1
                 at += 1
-            size = max(size, at)
             for i in range(begin, end):
                 after[i] = depth[np.int64(entries[i])]
 
 
 @kernel
-def _insert(pool, size, entry, key):
-    """Put `entry` into pool[:size], which is sorted from the worst to the best."""
+def _insert(pool, pool_keys, size, entry, key):
+    """Put `entry` into the first `size` places, which are sorted from the worst to the best."""
     at = size
-    while at > 0:
-        other = np.int64(pool[at - 1])
-        if key[other] > key[entry] or (key[other] == key[entry] and other > entry):
-            break
-        pool[at] = other
+    while at > 0 and (pool_keys[at - 1] < key or (pool_keys[at - 1] == key and pool[at - 1] < entry)):
+        pool[at], pool_keys[at] = pool[at - 1], pool_keys[at - 1]
         at -= 1
-    pool[at] = entry
+    pool[at], pool_keys[at] = entry, key
 
 
 @kernel
