@@ -1,0 +1,91 @@
+"""remoe-sim import"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from remoe_sim.commands._options import note
+
+
+class ImportCommand(click.Command):
+    """Its help ends with the formats and the layouts of the plain ones, which are found when help is asked for."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from remoe_sim.importing import PACKAGE, TraceFormat
+        from remoe_sim.registry import plugins
+
+        formats = plugins(PACKAGE, TraceFormat)
+        with formatter.section("Formats"):
+            formatter.write_dl([(name, format.summary) for name, format in formats.items()])
+        for name, format in formats.items():
+            if format.layout:
+                formatter.write(f"\nFormat {name}: {format.layout.strip()}\n")
+
+
+@click.command("import", cls=ImportCommand)
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
+@click.option("-o", "--output", required=True, type=click.Path(), help="The trace file to write (Parquet).")
+@click.option("--format", metavar="NAME", help="The format of the inputs; recognised by content without it.")
+@click.option("--experts", type=int, metavar="N", help="Routed experts of each MoE layer.")
+@click.option(
+    "--expert-bytes", metavar="SIZE[,SIZE...]", help="Size of one expert, such as 3MiB; or one per MoE layer."
+)
+@click.option(
+    "--dense-bytes", metavar="SIZE[,SIZE...]", help="Size of the rest of a layer; or one per layer of the model."
+)
+@click.option("--name", help="Name of the model.")
+@click.option("--quant", help="Quantisation of the model, such as Q4_K_M.")
+def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
+    """Make a trace of recorded expert routing, in any supported format.
+
+    Inputs are recognised by their content and may be compressed with gzip or zstd. Several inputs become one trace,
+    each with requests of its own. What is given by an option goes before what an input says.
+
+    \b
+    Examples:
+      remoe-sim import qwen.route.csv -o qwen.parquet
+      remoe-sim import monday.csv.gz tuesday.csv.gz -o week.parquet
+      remoe-sim import routing.npz -o t.parquet --experts 64 --expert-bytes 3MiB --name my-model
+    """
+    from remoe_sim.importing import import_trace
+    from remoe_sim.trace_writer import write_trace
+
+    for path in inputs:
+        if os.path.realpath(path) == os.path.realpath(output):
+            raise click.UsageError(f"{output} is an input and would be overwritten; give another path with -o")
+    trace = import_trace(inputs, **given)
+    try:
+        write_trace(trace, output)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise click.ClickException(
+            f"{output} cannot be written ({why}); give a path in a folder where you may write"
+        ) from None
+    click.echo(f"wrote {output}: {describe(trace)}")
+    if trace.notes:
+        note(f"assumed: {trace.notes}")
+
+
+def describe(trace: Any) -> str:
+    """One line on what is in a trace."""
+    from remoe_sim.trace import DECODE
+    from remoe_sim.units import format_bytes
+
+    model, decode = trace.model, int((trace.phase == DECODE).sum())
+    sizes = model.expert_bytes
+    parts = [
+        f"{trace.tokens:,} tokens ({trace.tokens - decode:,} prefill, {decode:,} decode)",
+        f"{trace.requests:,} request{'s' * (trace.requests != 1)}",
+        f"{trace.moe_layers} MoE layers",
+        f"{_span(model.experts)} experts",
+        f"top-{_span(model.top_k)}",
+        "expert sizes unknown (--expert-bytes)" if sizes is None else f"experts of {_span(sizes, format_bytes)}",
+    ]
+    return ", ".join(parts)
+
+
+def _span(values: tuple[int, ...], show: Any = str) -> str:
+    return " to ".join(dict.fromkeys((show(min(values)), show(max(values)))))

@@ -1,0 +1,154 @@
+"""Columns of numbers from CSV files: read by pyarrow, and read again line by line to say where a fault is."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from remoe_sim.errors import TraceError
+from remoe_sim.import_source import Source
+
+WHOLE, NUMBER, TEXT = "a whole number", "a number", "text"
+_LARGEST = 2**31 - 1
+_NO_ROWS = "there are no rows below the column names; record it again"
+
+
+@dataclass(frozen=True)
+class CsvColumns:
+    """Some columns of a CSV file. values: int32 or float32[rows], TEXT as codes int32[rows] (-1: empty) into `texts`.
+
+    header_line: the line of the column names, from 1.
+    """
+
+    source: Source
+    names: tuple[str, ...]
+    header_line: int
+    values: Mapping[str, npt.NDArray[Any]]
+    texts: Mapping[str, tuple[str, ...]]
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.values.values())))
+
+    def line(self, row: int) -> int:
+        """The line of a row, from 1; found by reading the file again."""
+        return next(itertools.islice(_rows(self.source, self.header_line), row, None))[0]
+
+    def error(self, row: int, column: str, text: str) -> TraceError:
+        """A TraceError that names the file, line and column."""
+        return self.source.error(text, self.line(row), column)
+
+
+def header_names(source: Source, line: int = 1) -> tuple[str, ...]:
+    """The cells of a line of the file's head."""
+    cells = next(csv.reader(source.head_text.splitlines()[line - 1 : line]), [])
+    return tuple(cell.strip() for cell in cells)
+
+
+def read_header(source: Source, line: int, required: Sequence[str], advice: str) -> tuple[str, ...]:
+    """The column names in a line of the file's head; TraceError if one is missing or there twice."""
+    names = header_names(source, line)
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise source.error(f"column '{missing[0]}' is missing (there are {', '.join(names) or 'none'}); {advice}", line)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise source.error(f"column '{twice[0]}' is there twice; rename or remove one", line)
+    return names
+
+
+def read_csv(
+    source: Source, names: tuple[str, ...], header_line: int, kinds: Mapping[str, str], may_be_empty: Sequence[str] = ()
+) -> CsvColumns:
+    """The columns in `kinds`, each WHOLE, NUMBER or TEXT; empty cells only in `may_be_empty`, as -1 or nan.
+
+    Raises TraceError with line and column for other cells, for lines of another number of cells, and without any rows.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    types = {WHOLE: pa.int32(), NUMBER: pa.float32(), TEXT: pa.dictionary(pa.int32(), pa.string())}
+    wanted = {name: types[kind] for name, kind in kinds.items()}
+    try:
+        with source.open() as stream:
+            table = pc.read_csv(
+                stream,
+                pc.ReadOptions(skip_rows=header_line, column_names=list(names)),
+                pc.ParseOptions(newlines_in_values=True),
+                pc.ConvertOptions(
+                    column_types=wanted, include_columns=list(kinds), null_values=[""], strings_can_be_null=True
+                ),
+            )
+    except pa.ArrowInvalid as error:
+        raise _first_fault(source, names, header_line, kinds, may_be_empty, str(error)) from None
+    if not table.num_rows:
+        raise source.error(_NO_ROWS)
+    columns = {name: table.column(name) for name in kinds}
+    if any(column.null_count for name, column in columns.items() if name not in may_be_empty):
+        raise _first_fault(source, names, header_line, kinds, may_be_empty, "an empty cell")
+    texts: dict[str, tuple[str, ...]] = {}
+    values: dict[str, npt.NDArray[Any]] = {}
+    for name, column in columns.items():
+        if kinds[name] == TEXT:
+            whole = column.combine_chunks()
+            texts[name] = tuple(whole.dictionary.to_pylist())
+            column = whole.indices
+        values[name] = column.fill_null(float("nan") if kinds[name] == NUMBER else -1).to_numpy(zero_copy_only=False)
+    return CsvColumns(source, names, header_line, values, texts)
+
+
+def _rows(source: Source, header_line: int) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of every row that is not empty, as pyarrow counts rows."""
+    lines = (text + "\n" for number, text in source.lines() if number > header_line)
+    reader = csv.reader(lines)
+    before = header_line
+    for cells in reader:
+        if cells:
+            yield before + 1, cells
+        before = header_line + reader.line_num
+
+
+def _first_fault(
+    source: Source,
+    names: tuple[str, ...],
+    header_line: int,
+    kinds: Mapping[str, str],
+    may_be_empty: Sequence[str],
+    otherwise: str,
+) -> TraceError:
+    """What is wrong with the first row that cannot be read."""
+    at = None
+    for at, cells in _rows(source, header_line):
+        if cells[0].startswith("#"):
+            return source.error("a second preamble begins here; cut the file in two and import both", at)
+        if len(cells) != len(names):
+            text = f"{len(cells)} cells where the column names are {len(names)}"
+            last = not any(True for number, _ in _rows(source, header_line) if number > at)
+            return source.error(f"{text}; {'the file seems truncated, remove this line' if last else 'correct it'}", at)
+        for name, kind in kinds.items():
+            cell = cells[names.index(name)].strip()
+            if cell or name not in may_be_empty:
+                fault = _fault(cell, kind)
+                if fault:
+                    return source.error(fault, at, name)
+    if at is None:
+        return source.error(_NO_ROWS)
+    return source.error(f"cannot be read as CSV ({otherwise.splitlines()[0]}); write it again with commas")
+
+
+def _fault(cell: str, kind: str) -> str | None:
+    if not cell:
+        return f"the cell is empty, expected {kind}; fill it in or remove the row"
+    try:
+        value = int(cell) if kind == WHOLE else float(cell) if kind == NUMBER else 0
+    except ValueError:
+        return f"'{cell}', expected {kind}; correct it"
+    if kind == WHOLE and abs(value) > _LARGEST:
+        return f"{cell} is too large, at most {_LARGEST} is possible; correct it"
+    return None

@@ -1,0 +1,191 @@
+"""A file that is being imported: opened and decompressed in one place, with what the user said about it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from remoe_sim.errors import TraceError
+from remoe_sim.trace import MOST_EXPERTS
+
+HEAD_BYTES = 64 * 2**10
+_ZIP = b"PK\x03\x04"
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user said of the model; it goes before what a file says. None stands for "nothing".
+
+    expert_bytes and dense_bytes: one entry for all layers, or one per MoE layer and one per layer of the model.
+    """
+
+    experts: int | None = None
+    expert_bytes: tuple[int, ...] | None = None
+    dense_bytes: tuple[int, ...] | None = None
+    name: str | None = None
+    quant: str | None = None
+
+
+@dataclass
+class Source:
+    """One input of an import: a file (plain, gzip or zstd, told by its first bytes) or a directory.
+
+    notes: what a format assumed, one sentence each; guessed: the number of experts if it had to be assumed.
+    """
+
+    path: Path
+    given: Given = field(default_factory=Given)
+    notes: list[str] = field(default_factory=list)
+    guessed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the path as it was given."""
+        return str(self.path)
+
+    @property
+    def file_name(self) -> str:
+        """Its base name without the ending of a compression."""
+        base = self.path.name
+        return base[: base.rindex(".")] if base.lower().endswith(_SUFFIXES) else base
+
+    def error(self, text: str, line: int | None = None, column: str | None = None) -> TraceError:
+        """A TraceError that names the file, and the line and column if they are known."""
+        place = [] if line is None else [f"line {line}"]
+        place += [] if column is None else [f"column '{column}'"]
+        return TraceError(": ".join([self.name, *([", ".join(place)] if place else []), text]))
+
+    def note(self, text: str) -> None:
+        """Remember an assumption for the notes of the trace."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def experts(self, largest: int, stated: int | None = None) -> int:
+        """How many experts a layer has: as the user says, else as the file states, else the largest id + 1."""
+        count = self.given.experts or stated
+        if count is None:
+            count = max(largest, 0) + 1
+            self.guessed = count
+        if count > MOST_EXPERTS:
+            raise self.error(f"{count} experts are more than the {MOST_EXPERTS} that are possible; correct the ids")
+        return count
+
+    @cached_property
+    def compression(self) -> str | None:
+        """`gzip`, `zstd` or None, by the first bytes."""
+        if self.path.is_dir():
+            return None
+        with self._guarded(), self.path.open("rb") as raw:
+            start = raw.read(4)
+        return next((name for magic, name in _COMPRESSIONS.items() if start.startswith(magic)), None)
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The decompressed bytes. An error while they are read becomes a TraceError that names the file."""
+        compression = self.compression
+        with self._guarded():
+            if compression == "gzip":
+                with gzip.open(self.path) as stream:
+                    yield stream  # type: ignore[misc]  # GzipFile has all that is used of BinaryIO
+            elif compression == "zstd":
+                import pyarrow as pa
+
+                with io.BufferedReader(pa.CompressedInputStream(pa.OSFile(self.name), "zstd")) as buffered:
+                    yield buffered
+            else:
+                with self.path.open("rb") as raw:
+                    yield raw
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise self.error("there is no such file; give the path of a recording") from None
+        except IsADirectoryError:
+            raise self.error("this is a directory; give the path of a file in it") from None
+        except PermissionError:
+            raise self.error("the file may not be read; change its permissions") from None
+        except (EOFError, OSError, zlib.error) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise self.error(f"cannot be read to its end, perhaps truncated ({why}); copy or record it again") from None
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first 64 KiB, decompressed; nothing for a directory."""
+        if self.path.is_dir():
+            return b""
+        with self.open() as stream:
+            return stream.read(HEAD_BYTES)
+
+    @cached_property
+    def head_text(self) -> str:
+        """The head as text, without a byte order mark; broken bytes are replaced."""
+        return self.head.decode("utf-8", "replace").removeprefix("\ufeff")
+
+    @property
+    def shape(self) -> str:
+        """`directory`, `zip`, `json`, `text` or `binary`, by the first bytes."""
+        if self.path.is_dir():
+            return "directory"
+        if self.head.startswith(_ZIP):
+            return "zip"
+        if b"\0" in self.head:
+            return "binary"
+        return "json" if self.head_text.lstrip().startswith(("{", "[")) else "text"
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Line numbers from 1 and lines of text without their ends."""
+        with self.open() as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    raise self.error("not UTF-8 text; save the file as UTF-8", number) from None
+                yield number, text.rstrip("\r\n")
+
+    @cached_property
+    def members(self) -> tuple[str, ...]:
+        """Names of what is inside a zip archive (npz, pt) or a directory; nothing for other files."""
+        if self.path.is_dir():
+            return tuple(sorted(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file()))
+        if not self.head.startswith(_ZIP):
+            return ()
+        try:
+            with self.seekable() as file, zipfile.ZipFile(file) as archive:
+                return tuple(archive.namelist())
+        except zipfile.BadZipFile:
+            raise self.error("a damaged or truncated archive; copy or record it again") from None
+
+    @contextmanager
+    def seekable(self) -> Iterator[BinaryIO]:
+        """The decompressed bytes with random access; a compressed file is unpacked in memory."""
+        with self.open() as stream:
+            yield stream if self.compression is None else io.BytesIO(stream.read())
+
+    def sha256(self) -> str | None:
+        """Digest of the file as it lies there; None for a directory."""
+        if self.path.is_dir():
+            return None
+        with self._guarded(), self.path.open("rb") as raw:
+            return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
+def as_source(path: str | os.PathLike[str], given: Given) -> Source:
+    """The source at a path; TraceError if there is nothing to read."""
+    source = Source(Path(path), given)
+    if not source.path.is_dir() and not source.head:
+        raise source.error("the file is empty; record it again")
+    return source

@@ -1,0 +1,207 @@
+"""Plain npz: NumPy arrays, one entry per token in execution order.
+
+    numpy.savez("t.npz", experts=ids, offsets=[0, 511, 612], prompt_lengths=[97, 40])
+
+experts: whole numbers [tokens, layers, k], largest gate weight first; negative where a slot was not computed, all
+negative where a token was not routed at the layer. All other arrays are optional:
+offsets [requests + 1] bounds of the requests, else there is one; prompt_lengths [requests] tokens of the prompt, one
+prefill step, else phase [tokens] (0 or prefill, 1 or decode), else all is decode; step [tokens] the forward pass, else
+each decode token is one; positions [tokens]; token_id [tokens]; weights [tokens, layers, k]; layer_numbers [layers],
+else 0, 1, ...; n_experts; n_layers, of the whole model; expert_bytes and dense_bytes, one or per layer; name; quant;
+meta: JSON text, a list with one object per request; first_token_index is the position of its first token.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.assembling import Ints, find_repeated, known_weights, steps_of, to_decisions, used_slots
+from remoe_sim.import_source import Source
+from remoe_sim.importing import TraceFormat
+from remoe_sim.npz_arrays import NpzArrays
+from remoe_sim.plain import ASSUMED_STEPS, phase_codes
+from remoe_sim.trace import DECODE, PHASES, PREFILL, Decisions, InMemory, Model, Trace
+
+_KNOWN = (
+    "experts", "offsets", "prompt_lengths", "phase", "step", "positions", "token_id", "weights", "layer_numbers",
+    "n_experts", "n_layers", "expert_bytes", "dense_bytes", "name", "quant", "meta",
+)  # fmt: skip
+
+
+class PlainNpz(TraceFormat):
+    name = "npz"
+    summary = "plain npz: an array experts [tokens, layers, k], with offsets of requests and more if it is known"
+    layout = __doc__ or ""
+    shape = "zip"
+    words = ("experts.npy",)
+
+    def recognises(self, source: Source) -> bool:
+        return "experts.npy" in source.members
+
+    def read(self, source: Source) -> Trace:
+        arrays = NpzArrays(source)
+        experts = arrays.get("experts", "iu", "whole numbers")
+        if experts is None:
+            raise source.error(f"array 'experts' is missing (there are {', '.join(arrays.names)}); add it")
+        if experts.ndim != 3 or not experts.size:
+            raise arrays.error("experts", f"shape {experts.shape}, expected [tokens, layers, k]")
+        columns = _token_columns(source, arrays, len(experts))
+        layers = _Layers(source, arrays, experts)
+        unknown = [name for name in arrays.names if name not in _KNOWN]
+        if unknown:
+            source.note(f"arrays not imported: {', '.join(unknown)}")
+        return layers.trace(columns)
+
+
+class _Layers:
+    """The layers of `experts` in ascending order of their numbers."""
+
+    def __init__(self, source: Source, arrays: NpzArrays, experts: Ints) -> None:
+        self.source, self.arrays, self.experts = source, arrays, experts
+        self.count = source.experts(int(experts.max()), arrays.count("n_experts"))
+        self.weights = arrays.get("weights", "fiu", "numbers", experts.shape)
+        numbers = arrays.whole("layer_numbers", (experts.shape[1],))
+        if numbers is None:
+            numbers = np.arange(experts.shape[1])
+            source.note("layers are numbered from 0")
+        if np.unique(numbers).size < numbers.size:
+            raise arrays.error("layer_numbers", "a number is there twice")
+        self.numbers, self.order = numbers, np.argsort(numbers)
+
+    def trace(self, columns: dict[str, Any]) -> Trace:
+        """The trace of all layers that have an expert at all."""
+        read = {int(index): self._read(int(index)) for index in self.order}
+        routed = {index: layer for index, layer in read.items() if layer is not None}
+        if not routed:
+            raise self.arrays.error("experts", "not one id is 0 or more")
+        if len(routed) < len(read):
+            empty = ", ".join(str(self.numbers[index]) for index in read if index not in routed)
+            self.source.note(f"layers without any expert left out: {empty}")
+        arrays, kept = self.arrays, list(routed)
+        in_all = arrays.count("n_layers")
+        return Trace(
+            **columns,
+            layer_numbers=tuple(int(self.numbers[index]) for index in kept),
+            model=Model(
+                experts=(self.count,) * len(kept),
+                top_k=tuple(layer.experts.shape[1] for layer, _ in routed.values()),
+                name=arrays.text("name"),
+                layers=in_all,
+                expert_bytes=_sizes(arrays, "expert_bytes", len(self.order), kept),
+                dense_bytes=_sizes(arrays, "dense_bytes", in_all or len(self.order)),
+                quant=arrays.text("quant"),
+            ),
+            source=InMemory([layer for layer, _ in routed.values()], [weights for _, weights in routed.values()]),
+        )
+
+    def _read(self, index: int) -> tuple[Decisions, npt.NDArray[np.float32] | None] | None:
+        table = self.experts[:, index]
+        used = used_slots(self.source, table)
+        if not used:
+            return None
+        table, layer = table[:, :used], f"layer {self.numbers[index]}"
+        wrong = np.argwhere(table >= self.count)
+        if wrong.size:
+            text = (
+                f"{layer}: expert {table[tuple(wrong[0])]} is not below the model's {self.count} experts (--experts N)"
+            )
+            raise self.arrays.error("experts", text, int(wrong[0][0]))
+        repeated = find_repeated(table)
+        if repeated:
+            text = f"{layer}: expert {repeated[1]} appears twice in one decision, but each is chosen once per token"
+            raise self.arrays.error("experts", text, repeated[0])
+        decisions = to_decisions(table, np.any(table >= 0, axis=1))
+        weights = None if self.weights is None else self.weights[:, index, :used].astype(np.float32)
+        return decisions, known_weights(weights, decisions)
+
+
+def _token_columns(source: Source, arrays: NpzArrays, tokens: int) -> dict[str, Any]:
+    """The columns of a trace that describe tokens."""
+    lengths = _request_lengths(source, arrays, tokens)
+    request = np.repeat(np.arange(lengths.size), lengths)
+    index = np.arange(tokens) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    position = arrays.whole("positions", (tokens,))
+    if position is None:
+        position = index + _first_positions(source, arrays, lengths.size)[request]
+    phase = _phases(source, arrays, request, index, lengths)
+    step = arrays.whole("step", (tokens,))
+    source.note(ASSUMED_STEPS if step is None else "forward passes as the array 'step' gives them")
+    token_id = arrays.whole("token_id", (tokens,))
+    return {
+        "request": request.astype(np.int32),
+        "position": position.astype(np.int32),
+        "phase": phase,
+        "step": steps_of(request, phase) if step is None else step.astype(np.int32),
+        "token_id": None if token_id is None else token_id.astype(np.int32),
+    }
+
+
+def _request_lengths(source: Source, arrays: NpzArrays, tokens: int) -> Ints:
+    offsets = arrays.whole("offsets")
+    if offsets is None:
+        source.note("all tokens are of one request, because there is no array 'offsets'")
+        return np.array([tokens])
+    if (
+        offsets.ndim != 1
+        or offsets.size < 2
+        or offsets[0] != 0
+        or offsets[-1] != tokens
+        or (np.diff(offsets) < 0).any()
+    ):
+        raise arrays.error("offsets", f"bounds of requests must rise from 0 to the number of tokens ({tokens})")
+    return np.diff(offsets)
+
+
+def _phases(source: Source, arrays: NpzArrays, request: Ints, index: Ints, lengths: Ints) -> npt.NDArray[np.uint8]:
+    """`phase` or `prompt_lengths` of the file, else decode for all tokens."""
+    phase = arrays.get("phase", "iuU", "0 and 1, or prefill and decode", request.shape)
+    prompts = arrays.whole("prompt_lengths", lengths.shape)
+    if phase is not None and prompts is not None:
+        raise arrays.error("prompt_lengths", "array 'phase' says the same thing; keep one of them")
+    if phase is not None:
+        words, codes = np.unique(phase, return_inverse=True)
+        named = [PHASES[int(word)] if str(word) in ("0", "1") else word for word in words]
+        return phase_codes(named, codes, lambda row, text: arrays.error("phase", text, row))
+    if prompts is not None:
+        long = np.flatnonzero(prompts > lengths)
+        if long.size:
+            text = f"{prompts[long[0]]} tokens of prompt in a request of {lengths[long[0]]} tokens"
+            raise arrays.error("prompt_lengths", text, int(long[0]))
+        return np.where(index < prompts[request], PREFILL, DECODE).astype(np.uint8)
+    source.note("all tokens are taken as decode, because there is no array 'phase' or 'prompt_lengths'")
+    return np.full(request.size, DECODE, np.uint8)
+
+
+def _first_positions(source: Source, arrays: NpzArrays, requests: int) -> Ints:
+    """Where each request starts: `first_token_index` of the objects in `meta`, else 0."""
+    text = arrays.text("meta")
+    if text is None:
+        return np.zeros(requests, np.int64)
+    try:
+        first = [entry["first_token_index"] for entry in json.loads(text)]
+    except (ValueError, TypeError, KeyError):
+        source.note("array 'meta' not imported, because it is not a list of objects with first_token_index")
+        return np.zeros(requests, np.int64)
+    if len(first) != requests or not all(type(one) is int and 0 <= one < 2**31 for one in first):
+        raise arrays.error("meta", f"expected {requests} objects, one per request, with first_token_index from 0")
+    source.note("positions start at first_token_index of array 'meta'; the prompts before it are not recorded")
+    looping = sum(bool(entry.get("has_repetition")) for entry in json.loads(text))
+    if looping:
+        source.note(
+            f"{looping} of {requests} requests are marked as repetition loops (has_repetition) and are included"
+        )
+    return np.array(first)
+
+
+def _sizes(arrays: NpzArrays, name: str, layers: int, kept: list[int] | None = None) -> tuple[int, ...] | None:
+    sizes = arrays.whole(name, (), (layers,), least=0, most=2**62)
+    if sizes is None:
+        return None
+    chosen = np.broadcast_to(sizes, (layers,))[np.arange(layers) if kept is None else kept]
+    if not chosen.all():
+        raise arrays.error(name, "a size of 0; leave the array out if sizes are unknown")
+    return tuple(int(size) for size in chosen)
