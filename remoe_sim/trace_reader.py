@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from remoe_sim.arrow_lists import from_arrow, to_numpy
 from remoe_sim.errors import TraceError
+from remoe_sim.threads import map_layers
 from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Model, Trace
 from remoe_sim.trace_format import CHECK_KEY, KEY, LAYER, ROWS, array_hash, checksum, decisions_hash, row_hash
 
@@ -36,7 +37,7 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
     trace = source.trace
     slots = sum(trace.model.top_k)
     if trace.tokens * slots * 2 <= RESIDENT_BYTES:
-        layers = [source.decisions(index) for index in range(trace.moe_layers)]
+        layers = list(map_layers(source.decisions, trace.moe_layers))
         trace = replace(trace, source=_Resident(layers, source))
         for index in range(trace.moe_layers):
             trace.decisions(index)
