@@ -1,0 +1,118 @@
+"""`remoe-sim split`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._options import batch_options, note, print_json, schedule_in_words, scheduled, setting_options
+from remoe_sim.commands.info import print_table
+
+if TYPE_CHECKING:
+    from remoe_sim.split_report import Division, PolicySplit, SplitReport
+
+
+@click.command()
+@click.argument("trace")
+@click.option("--budget", metavar="SIZE", help="Bytes of all layers together, such as 4000MiB.")
+@click.option("--cache", metavar="N", help="Experts per layer on average instead: N times the MoE layers are divided.")
+@click.option("--memory", metavar="SIZE", help="Memory of a device instead, of which --reserve is not for the cache.")
+@click.option(
+    "--reserve", default="", metavar="SIZE,…", help="What others take: sizes, or 'dense' for the dense layers."
+)
+@click.option("--policy", default="lru", show_default=True, help="Policies, separated by commas; each is divided anew.")
+@click.option(
+    "--minimise",
+    default="misses",
+    show_default=True,
+    metavar="misses|bytes",
+    help="What the division makes the fewest: misses, or the bytes they read.",
+)
+@setting_options
+@batch_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.split.v1).")
+def command(as_json: bool, **arguments: Any) -> None:
+    """Divide a cache among the layers of TRACE so that it misses least.
+
+    Shows four caches of the same size: equal (every layer the same), greedy (along the convex hulls of the layers' miss
+    curves), best (the optimum, proven by dynamic programming) and shared (one cache for all layers). The division is
+    fitted to this trace; another one of the same model may gain less from it.
+
+    \b
+    Examples:
+      remoe-sim split sample:demo --budget 256MiB
+      remoe-sim split sample:demo --cache 8 --policy lru,belady --phase decode
+      remoe-sim split sample:demo --budget 256MiB --minimise bytes --json
+    """
+    import remoe_sim
+
+    report = remoe_sim.split(scheduled(arguments), **arguments)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+    if report.expert_bytes is None:
+        note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+
+
+def show(report: SplitReport) -> None:
+    """A table per policy, then how many experts each layer gets; 80 columns wide."""
+    from remoe_sim.units import format_bytes
+
+    unit, limit = next(iter(report.capacity.items()))
+    of = report.settings
+    held = format_bytes(limit) if unit == "bytes" else f"{limit} experts"
+    click.echo(
+        f"{report.trace['model'] or 'unnamed model'}: a cache of {held} divided among {len(report.layers)} MoE layers"
+    )
+    click.echo(
+        f"fewest {report.minimise}, admission {of['admission']}, order {of['order']}, reset {of['reset']}, "
+        f"phase {of['phase']}"
+    )
+    if report.trace.get("schedule"):
+        click.echo(schedule_in_words(report.trace["schedule"]))
+    for result in report:
+        click.echo()
+        _show_policy(result)
+    click.echo("\nExperts of each layer (layer:experts)")
+    _show_experts(report, "equal", report.results[0].equal)
+    for result in report:
+        _show_experts(report, f"best for {result.policy}", result.best)
+
+
+def _show_policy(result: PolicySplit) -> None:
+    from rich.table import Table
+
+    from remoe_sim.commands.replay import size_unit
+
+    unit, factor = size_unit(result.equal.bytes_read or 0)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    headings = (result.policy, "misses", "beside equal", "hit rate", "hits / lookups", f"{unit} read")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for name in ("equal", "greedy", "best", "shared"):
+        division = getattr(result, name)
+        read, change = division.bytes_read, division.misses - result.equal.misses
+        table.add_row(
+            name + "*" * (name == "shared" and result.shared_is_optimal),
+            str(division.misses),
+            "" if name == "equal" or not result.equal.misses else f"{100 * change / result.equal.misses:+.2f} %",
+            "none" if division.hit_rate is None else f"{100 * division.hit_rate:.2f} %",
+            f"{division.hits} / {division.lookups}",
+            "unknown" if read is None else f"{read / factor:,.1f}",
+        )
+    print_table(table)
+    if result.shared_is_optimal:
+        click.echo("shared*: no policy misses less in one cache for all layers.")
+
+
+def _show_experts(report: SplitReport, name: str, division: Division) -> None:
+    import textwrap
+
+    experts = division.experts or ()
+    if len(set(experts)) == 1:
+        click.echo(f"{name}: {experts[0]} each")
+        return
+    pairs = " ".join(f"{layer}:{n}" for layer, n in zip(report.layers, experts, strict=True))
+    click.echo(textwrap.fill(f"{name}: {pairs}", 80, subsequent_indent="  "))

@@ -1,0 +1,169 @@
+"""`remoe-sim verdict`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._options import (
+    batch_options,
+    limit_options,
+    note,
+    print_json,
+    schedule_in_words,
+    scheduled,
+    scope_option,
+    setting_options,
+)
+from remoe_sim.commands.info import print_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from remoe_sim.results import ReplayResult
+    from remoe_sim.verdict_report import Verdict
+
+
+@click.command()
+@click.argument("trace")
+@limit_options
+@click.option(
+    "--policy", metavar="NAME,…", help="Online policies to choose the best from; all that are usable if not given."
+)
+@scope_option
+@setting_options
+@batch_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.verdict.v1).")
+def command(as_json: bool, **arguments: Any) -> None:
+    """Say why a cache of this size misses on TRACE: its policy, the working set, or neither because the trace fits.
+
+    Compares the best online policy with Belady, which knows the future. fits: at most 1 % of the lookups are capacity
+    misses (not first uses). policy: Belady at the same limit avoids at least half of them. working set: it avoids less.
+
+    \b
+    Examples:
+      remoe-sim verdict sample:demo --cache 8
+      remoe-sim verdict sample:demo --budget 256MiB --scope global
+      remoe-sim verdict sample:demo --cache 8 --phase decode --policy lru --json
+    """
+    import remoe_sim
+
+    found = remoe_sim.verdict(scheduled(arguments), **arguments)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        show(found)
+    if found.best.bytes_read is None:
+        note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+
+
+def show(found: Verdict) -> None:
+    """The paragraph, then the numbers behind it; 80 columns wide."""
+    from remoe_sim.verdict_report import RULE
+
+    of = found.settings
+    trace = found.trace
+    click.echo(f"{trace['model'] or 'unnamed model'}: {trace['tokens']} tokens, {trace['moe_layers']} MoE layers")
+    click.echo(
+        f"scope {of['scope']}, admission {of['admission']}, order {of['order']}, reset {of['reset']}, "
+        f"phase {of['phase']}"
+    )
+    if found.trace.get("schedule"):
+        click.echo(schedule_in_words(found.trace["schedule"]))
+    click.echo()
+    print_text(found.paragraph)
+    for table in (_policies(found), _regime(found), _needed(found)):
+        click.echo()
+        print_table(table)
+    click.echo()
+    if found.belady.optimal:
+        print_text("belady*: no rule misses fewer under that admission.")
+    print_text(f"Rule: {RULE}.")
+    for why in dict.fromkeys(found.left_out.values()):
+        names = ", ".join(name for name, reason in found.left_out.items() if reason == why)
+        print_text(f"Left out because it {why}: {names}.")
+
+
+def print_text(text: str) -> None:
+    """Print in lines of up to 80 columns."""
+    import textwrap
+
+    unbroken = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = textwrap.fill(unbroken, 80, break_on_hyphens=False)
+    click.echo(lines.replace("\N{NO-BREAK SPACE}", " "))
+
+
+def _table(*headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _policies(found: Verdict) -> Table:
+    from remoe_sim.commands.replay import size_unit
+
+    results = [*found.online, *found.bounds.values()]
+    unit, factor = size_unit(max(result.bytes_read_per_token or 0 for result in results))
+    table = _table("policy", "misses", "capacity", "regret", "hit rate", "decode", f"{unit}/token")
+
+    def add(name: str, result: ReplayResult, regret: str) -> None:
+        per_token = result.bytes_read_per_token
+        table.add_row(
+            name,
+            str(result.misses),
+            str(result.capacity_misses),
+            regret,
+            _rate(result.hit_rate),
+            _rate(result.decode.hit_rate),
+            "" if per_token is None else f"{per_token / factor:,.1f}",
+        )
+
+    for result in found.online:
+        add(result.policy, result, str(result.misses - found.belady.misses))
+    for admission, bound in found.bounds.items():
+        add(f"belady{'*' * bound.optimal}, {admission}", bound, "" if admission != found.settings["admission"] else "0")
+    return table
+
+
+def _regime(found: Verdict) -> Table:
+    """Regime, token cycle and working sets."""
+    from rich.table import Table
+
+    from remoe_sim.units import format_bytes
+    from remoe_sim.verdict_text import amount
+
+    table = Table.grid("", "", padding=(0, 2))
+    table.columns[0].no_wrap = True
+    what = "group/capacity" if found.settings["scope"] == "layer" else "step/capacity"
+    for name in ("decode", "prefill"):
+        one = found.regime[name]
+        if one["groups"]:
+            size = "the cache is empty" if one["mean"] is None else f"mean {one['mean']:.3f}, p95 {one['p95']:.3f}"
+            table.add_row(f"r = {what}, {name}", f"{size}, {one['above_one']:,} of {one['groups']:,} above one")
+    cycle = found.token_cycle
+    table.add_row("token cycle, limit", f"{amount(cycle, 'token_cycle')}, {amount(cycle, 'limit')}")
+    if cycle["lru_hits_nothing_below"] is not None:
+        table.add_row("one LRU for all layers floods", f"below {amount(cycle, 'lru_hits_nothing_below')}")
+    for one in found.working_set:
+        if one["windows"]:
+            size = "" if one["mean_bytes"] is None else f", {format_bytes(one['mean_bytes'])} in all"
+            table.add_row(f"working set, {one['window']} tokens", f"{one['mean_experts']:.1f} experts per layer{size}")
+    return table
+
+
+def _needed(found: Verdict) -> Table:
+    """Experts per layer by share of decode lookups that hit."""
+    shares = [target["decode_hit_rate"] for target in found.experts_needed[0]["targets"]]
+    table = _table("experts per layer to hit", *(f"{100 * share:.0f} %" for share in shares), "all experts hit")
+    for one in found.experts_needed:
+        needed = [target["experts_per_layer"] for target in one["targets"]]
+        table.add_row(one["policy"], *("never" if n is None else str(n) for n in needed), _rate(one["most"]))
+    return table
+
+
+def _rate(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.2f} %"

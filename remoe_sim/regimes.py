@@ -1,0 +1,162 @@
+"""How tight a cache is: groups against its capacity, the token cycle, the working set, and what it takes to hit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.caches import Caches
+from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.metrics import LayerStatistics, rate
+from remoe_sim.policy import Policy
+from remoe_sim.settings import Limit
+from remoe_sim.splitting import layer_curves
+from remoe_sim.streams import Longs
+from remoe_sim.threads import map_layers
+from remoe_sim.trace import DECODE as DECODE_PHASE
+from remoe_sim.trace import Trace
+
+TARGETS = (50, 80, 90, 95)  # per cent of decode lookups
+KINDS = {"all": (PREFILL, DECODE), "decode": (DECODE,), "prefill": (PREFILL,)}
+
+
+def regime(caches: Caches, limit: Limit) -> dict[str, dict[str, Any]]:
+    """r = group / capacity, over the groups of all phases, of decode and of prefill.
+
+    Scope `layer`: a group is what a step needs at a layer, against that layer's cache. Scope `global`: what a step
+    needs at all layers (its token cycle), against the whole cache, in the unit of its limit. A group counts as decode
+    when any of its lookups does. `mean` and `p95` (the least value that 95 % of the groups do not exceed) are None
+    where a capacity is 0. `above_one` counts the groups that are larger than their cache.
+    """
+    parts = (
+        [_step_groups(caches, limit)]
+        if not caches.settings.per_layer
+        else list(map_layers(lambda index: _layer_groups(caches, limit, index), caches.trace.moe_layers))
+    )
+    needed, room, counts = (np.concatenate(column, axis=-1) for column in zip(*parts, strict=True))
+    return {name: _summary(needed, room, counts[list(kinds)].sum(axis=0)) for name, kinds in KINDS.items()}
+
+
+def _layer_groups(caches: Caches, limit: Limit, index: int) -> tuple[Longs, Longs, Longs]:
+    """Sizes of groups at a layer, the capacity beside each, and int64[3, sizes], how many there are of each kind."""
+    stream = caches.layer_views(index).get(True)
+    room = min(limit.for_layer(caches.trace, index), stream.n_entries)
+    sizes = np.diff(stream.offsets)
+    counts = np.zeros((3, int(sizes.max(initial=0)) + 1), np.int64)
+    np.add.at(counts, (_kinds(stream.kinds, stream.offsets), sizes), 1)
+    return np.arange(counts.shape[1]), np.full(counts.shape[1], room), counts
+
+
+def _step_groups(caches: Caches, limit: Limit) -> tuple[Longs, Longs, Longs]:
+    """The same of whole steps against the cache of all layers."""
+    stream = caches.global_views(limit.budget is not None).get(True)
+    first = np.flatnonzero(np.diff(stream.steps, prepend=-1))  # groups that begin a step
+    offsets = np.append(stream.offsets[first], stream.offsets[-1:])
+    sizes = stream.sizes[stream.entries]
+    needed = np.add.reduceat(sizes, offsets[:-1]) if sizes.size else np.zeros(0, np.int64)
+    counts = np.zeros((3, needed.size), np.int64)
+    counts[_kinds(stream.kinds, offsets), np.arange(needed.size)] = 1
+    return needed, np.full(needed.size, limit.in_all), counts
+
+
+def _kinds(kinds: npt.NDArray[np.uint8], offsets: Longs) -> npt.NDArray[np.uint8]:
+    """What each group counts as; groups are not empty."""
+    return np.maximum.reduceat(kinds, offsets[:-1]) if kinds.size else kinds
+
+
+def _summary(needed: Longs, room: Longs, counts: Longs) -> dict[str, Any]:
+    there = counts > 0
+    needed, room, counts = needed[there], room[there], counts[there]
+    groups, above = int(counts.sum()), int(counts[needed > room].sum())
+    found: dict[str, Any] = {"groups": groups, "mean": None, "p95": None}
+    if groups and room.all():
+        ratio = needed / room
+        ranked = np.argsort(ratio)
+        reached = np.cumsum(counts[ranked])
+        found["mean"] = float((ratio * counts).sum() / groups)
+        found["p95"] = float(ratio[ranked[np.searchsorted(reached * 100, 95 * groups)]])
+    return {**found, "above_one": above, "share_above_one": rate(above, groups)}
+
+
+def token_cycle(trace: Trace, limit: Limit, per_layer: bool, statistics: Sequence[LayerStatistics]) -> dict[str, Any]:
+    """What one decode token touches, beside the limit, in bytes where they are known and limited, else in experts.
+
+    At one token per step an entry's reuse under LRU in one cache of all layers costs the bytes of all other layers'
+    groups plus its place in its own: below `lru_hits_nothing_below` no decode lookup hits there (`floods`). Larger
+    steps cost more. None where some decode token was not routed at some layer, since then that is not certain.
+    """
+    model = trace.model
+    in_bytes = model.expert_bytes is not None and (per_layer or limit.budget is not None)
+    sizes = model.expert_bytes if in_bytes and model.expert_bytes is not None else (1,) * trace.moe_layers
+    cycle = sum(k * size for k, size in zip(model.top_k, sizes, strict=True))
+    decode = int(np.count_nonzero(trace.phase == DECODE_PHASE))
+    complete = sum(layer.reuse.decode_slots for layer in statistics) == decode * sum(model.top_k)
+    below = cycle - max((k - 1) * size for k, size in zip(model.top_k, sizes, strict=True))
+    held = limit.in_all
+    if per_layer and limit.budget is None:
+        held = sum(min(held, most) * size for most, size in zip(model.experts, sizes, strict=True))
+    return {
+        "unit": "bytes" if in_bytes else "experts",
+        "token_cycle": cycle,
+        "limit": held,
+        "limit_over_token_cycle": rate(held, cycle),
+        "lru_hits_nothing_below": below if complete else None,
+        "floods": held < below if complete else None,
+    }
+
+
+def working_sets(trace: Trace, statistics: Sequence[LayerStatistics]) -> list[dict[str, Any]]:
+    """Distinct experts of windows of successive decode tokens of one request: per layer on average, and bytes of all
+    layers (the sum of the layers' averages); None where no request is that long."""
+    found = []
+    for at, first in enumerate(statistics[0].working_sets):
+        sets = [layer.working_sets[at] for layer in statistics]
+        windows, distinct = sum(one.windows for one in sets), sum(one.distinct for one in sets)
+        size = None
+        if trace.model.expert_bytes is not None and windows:
+            size = sum((one.mean_experts or 0) * b for one, b in zip(sets, trace.model.expert_bytes, strict=True))
+        found.append(
+            {"window": first.window, "windows": windows, "mean_experts": rate(distinct, windows), "mean_bytes": size}
+        )
+    return found
+
+
+def experts_needed(caches: Caches, policies: Sequence[Policy]) -> list[dict[str, Any]]:
+    """For each policy and target, the fewest experts per layer at which that share of decode lookups hits.
+
+    Every layer has a cache of its own and the same number. None where not even all experts reach it, because too many
+    lookups are first uses. `bytes`: what they take in all layers; `most`: the hit rate that no capacity exceeds.
+    """
+    trace, largest = caches.trace, max(caches.trace.model.experts)
+    capacities = np.arange(largest + 1)
+    lookups, hits = np.zeros(len(policies), np.int64), np.zeros((len(policies), largest + 1), np.int64)
+    for index, done in enumerate(map_layers(lambda i: layer_curves(caches, policies, i), trace.moe_layers)):
+        for number, (of_kind, curve) in enumerate(done):
+            lookups[number] += of_kind[DECODE]
+            hits[number] += curve[DECODE, np.minimum(capacities, trace.model.experts[index])]
+    return [
+        {
+            "policy": policy.label,
+            "decode_lookups": int(lookups[number]),
+            "most": rate(int(hits[number].max()), int(lookups[number])),
+            "targets": [_target(trace, percent, int(lookups[number]), hits[number]) for percent in TARGETS],
+        }
+        for number, policy in enumerate(policies)
+    ]
+
+
+def _target(trace: Trace, percent: int, lookups: int, hits: Longs) -> dict[str, Any]:
+    share = percent / 100
+    reached = np.flatnonzero(hits * 100 >= percent * lookups)
+    if not lookups or not reached.size:
+        return {"decode_hit_rate": share, "experts_per_layer": None, "bytes": None}
+    experts, sizes = int(reached[0]), trace.model.expert_bytes
+    size = (
+        None
+        if sizes is None
+        else sum(min(experts, most) * b for most, b in zip(trace.model.experts, sizes, strict=True))
+    )
+    return {"decode_hit_rate": share, "experts_per_layer": experts, "bytes": size}

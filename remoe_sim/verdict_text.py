@@ -1,0 +1,166 @@
+"""A verdict in words: what a person reads, with every numerator, denominator and unit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from remoe_sim.units import format_bytes
+from remoe_sim.verdict_report import POLICY_SHARE
+
+if TYPE_CHECKING:
+    from remoe_sim.verdict_report import Verdict
+
+WINDOW = 64  # decode tokens, of the working set that the paragraph names
+
+
+def paragraph(verdict: Verdict) -> str:
+    """The whole answer."""
+    if verdict.verdict is None:
+        return "There is no verdict: these settings leave no lookup to count."
+    parts = (_misses, _judgement, _gap, _regime, _cycle, _working_set, _needed)
+    return " ".join(text for text in (part(verdict) for part in parts) if text)
+
+
+def size_of(verdict: Verdict) -> str:
+    """The limit, such as `8 experts per layer`."""
+    unit, limit = next(iter(verdict.capacity.items()))
+    held = format_bytes(limit) if unit == "bytes" else f"{limit:,} expert{'s' * (limit != 1)}"
+    if verdict.settings["scope"] == "global":
+        return f"{held} for all layers together"
+    if unit == "bytes":
+        return f"{held} shared equally by {verdict.trace['moe_layers']} layers"
+    cycle = verdict.token_cycle
+    return f"{held} per layer" + (f" ({amount(cycle, 'limit')} in all)" if cycle["unit"] == "bytes" else "")
+
+
+def percent(part: float, whole: float) -> str:
+    """`12.3 %`; nothing is shown as 0 or 100 % that is not."""
+    shown = f"{100 * part / whole:.1f}"
+    if shown == "0.0" and part:
+        return "under 0.1 %"
+    return "over 99.9 %" if shown == "100.0" and part < whole else f"{shown} %"
+
+
+def _misses(verdict: Verdict) -> str:
+    best, tried = verdict.best, len(verdict.online)
+    which = f"the best of {tried} online policies, {best.policy}," if tried > 1 else f"{best.policy}"
+    sentence = (
+        f"Verdict: {verdict.verdict}. With {size_of(verdict)}, {which} misses {best.misses:,} of {best.lookups:,} "
+        f"lookups ({percent(best.misses, best.lookups)})"
+    )
+    usual = next((one for one in verdict.online if one.policy == "lru"), best)
+    if usual.misses > best.misses:
+        sentence += f", {usual.misses - best.misses:,} fewer than lru"
+    return (
+        f"{sentence}. {best.cold_misses:,} of these misses are cold, first uses that no cache avoids; "
+        f"{best.capacity_misses:,} are capacity misses."
+    )
+
+
+def _judgement(verdict: Verdict) -> str:
+    best, capacity = verdict.best, verdict.best.capacity_misses
+    if verdict.verdict == "fits":
+        return (
+            f"Capacity misses are {percent(capacity, best.lookups)} of the lookups, so neither more memory nor a "
+            "better policy would change much. What is left are first uses, which only loading ahead could hide."
+        )
+    foresight = (
+        f"Belady, which knows the future, would avoid {verdict.avoidable:,} of the capacity misses "
+        f"({percent(verdict.avoidable, capacity)}) in the same cache"
+    )
+    if verdict.verdict == "policy":
+        return (
+            f"{foresight}: most of them come from keeping the wrong experts, not from a lack of room. How much of that "
+            "a policy without foresight can reach, this does not say."
+        )
+    forced = best.misses - verdict.bounds["bypass"].misses >= POLICY_SHARE * capacity
+    remedy = ", prefetching or experts that need not enter the cache" if forced else " or prefetching"
+    sentence = (
+        f"{foresight}; {verdict.remaining:,} remain even then. Most of them need more memory, smaller experts{remedy}, "
+        "not another policy."
+    )
+    if verdict.proven:
+        return sentence
+    return f"{sentence} This is likely but not proven, since Belady is no bound: {verdict.no_optimum}."
+
+
+def _gap(verdict: Verdict) -> str:
+    gap = verdict.gap
+    if gap["note"] is not None:
+        least = verdict.least_misses
+        bound = "" if least is None else f"; but no rule misses fewer than {least:,}"
+        return f"How much of the gap is due to admission is unknown, since {verdict.no_optimum}{bound}."
+    if not gap["misses"]:
+        return f"No rule at all misses fewer than {verdict.best.policy} here."
+    bypass = verdict.bounds["bypass"].misses
+    if verdict.settings["admission"] == "bypass":
+        return f"The optimum is {bypass:,} misses; the whole gap of {gap['misses']:,} is the price of not foreseeing."
+    return (
+        f"If experts could also be used without entering the cache, the optimum would be {bypass:,} misses: of the gap "
+        f"of {gap['misses']:,} to that, forced admission costs {gap['admission']:,} and not foreseeing "
+        f"{gap['future_knowledge']:,}."
+    )
+
+
+def _regime(verdict: Verdict) -> str:
+    """Only where groups are larger than their cache; the table has the rest."""
+    layered = verdict.settings["scope"] == "layer"
+    name = "decode" if verdict.regime["decode"]["groups"] else "prefill"
+    found = verdict.regime[name]
+    if not found["above_one"]:
+        return ""
+    what = ("groups", "their layer's cache") if layered else ("steps", "the cache")
+    return (
+        f"{found['above_one']:,} of {found['groups']:,} {name} {what[0]} are larger than {what[1]}, which cannot hold "
+        "what they need until it is needed again."
+    )
+
+
+def _cycle(verdict: Verdict) -> str:
+    cycle = verdict.token_cycle
+    text = (
+        f"A decode token touches {amount(cycle, 'token_cycle')}; the limit is {cycle['limit_over_token_cycle']:.2f} of "
+        "these token cycles."
+    )
+    if not cycle["floods"]:
+        return text
+    bound = amount(cycle, "lru_hits_nothing_below")
+    if verdict.settings["scope"] == "global":
+        return f"{text} LRU floods: below {bound} it hits in no decode lookup."
+    return f"{text} One LRU cache for all layers would flood: below {bound} it hits in no decode lookup."
+
+
+def amount(cycle: dict[str, Any], name: str) -> str:
+    """A number of the token cycle, in its unit."""
+    return format_bytes(cycle[name]) if cycle["unit"] == "bytes" else f"{cycle[name]:,} experts"
+
+
+def _working_set(verdict: Verdict) -> str:
+    if verdict.verdict != "working set":
+        return ""
+    found = next((one for one in verdict.working_set if one["window"] == WINDOW and one["windows"]), None)
+    if found is None:
+        return ""
+    size = "" if found["mean_bytes"] is None else f", {format_bytes(found['mean_bytes'])} in all"
+    return f"{WINDOW} decode tokens in a row use {found['mean_experts']:.1f} experts per layer on average{size}."
+
+
+def _needed(verdict: Verdict) -> str:
+    """What it takes to hit 80 % of the decode lookups."""
+    found = {}
+    for one in verdict.experts_needed:
+        found[one["policy"]] = next(target for target in one["targets"] if target["decode_hit_rate"] == 0.8)
+        if not one["decode_lookups"]:
+            return ""
+    best, belady = found[verdict.best.policy], found["belady"]
+    if best["experts_per_layer"] is None:
+        most = next(one["most"] for one in verdict.experts_needed if one["policy"] == verdict.best.policy)
+        return (
+            f"No cache hits 80 % of the decode lookups: even one that keeps every expert once it is used hits "
+            f"{100 * most:.1f} %."
+        )
+    size = "" if best["bytes"] is None else f" ({format_bytes(best['bytes'])} in all)"
+    return (
+        f"To hit 80 % of the decode lookups with a cache per layer, {verdict.best.policy} needs "
+        f"{best['experts_per_layer']} experts in each{size}, Belady {belady['experts_per_layer']}."
+    )
