@@ -35,6 +35,18 @@ def parse_count(text: str | int, what: str) -> int:
     return int(text)
 
 
+def parse_number(text: str | float, what: str, most: float = float("inf")) -> float:
+    """A finite number from 0 to `most`; ValueError otherwise, naming `what`."""
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number <= most or number == float("inf"):
+        allowed = "that is 0 or more" if most == float("inf") else f"from 0 to {most:g}"
+        raise ValueError(f"{what} '{text}' is not possible; give a number {allowed}")
+    return number
+
+
 def parse_range(text: str | int, what: str) -> list[int]:
     """Whole numbers from `8`, `4,8,16`, `4:64` or `4:64:4`; a range includes both ends."""
     numbers: list[int] = []

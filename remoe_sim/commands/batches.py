@@ -1,0 +1,120 @@
+"""`remoe-sim batches`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._options import (
+    limit_options,
+    note,
+    print_json,
+    replay_options,
+    schedule_arguments,
+    schedule_in_words,
+    schedule_options,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from remoe_sim.batch_reports import BatchReport
+
+
+@click.command()
+@click.argument("trace")
+@click.option("--batch", "sizes", default="1,2,4,8", show_default=True, metavar="B,…", help="Requests at once.")
+@limit_options
+@replay_options
+@schedule_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.batches.v1).")
+def command(as_json: bool, **arguments: Any) -> None:
+    """Replay TRACE at several batch sizes: experts per step, hit rate, bytes per token.
+
+    Requests run at once and a finished one is replaced (continuous batching); a step needs every expert that any of its
+    tokens chose. Experts per group are the distinct ones that the decode tokens of a step need at a layer; uniform is
+    what they would be if tokens chose their k of E experts at random, E (1 - (1 - k/E)^tokens), with the tokens of each
+    step, and in the column behind it with those of a full batch. Hits are those of decode lookups.
+
+    \b
+    Examples:
+      remoe-sim batches sample:demo --cache 8
+      remoe-sim batches sample:demo --batch 1:4 --budget 400MiB --scope global --policy lru
+      remoe-sim batches sample:demo --batch 1,4 --cache 8 --draft 3 --accept 0.7 --json
+    """
+    import remoe_sim
+
+    report = remoe_sim.batches(**schedule_arguments(arguments), **arguments)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+    if report.batches[0].results[0].bytes_read is None:
+        note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+    most, requests = max(one.batch for one in report), report.trace["requests"]
+    if most > requests:
+        note(f"the trace has {requests} requests, so no step of a larger batch is ever full")
+
+
+def show(report: BatchReport) -> None:
+    """Tables for people, 80 columns wide: groups of decode steps, then what the cache makes of them."""
+    from rich.console import Console
+
+    from remoe_sim.commands.replay import held
+
+    console = Console(highlight=False, markup=False)
+    trace, first = report.trace, report.batches[0].results[0]
+    console.print(f"{trace['model'] or 'unnamed model'}: {trace['tokens']} tokens, {trace['requests']} requests")
+    sizes = "/".join(str(one.batch) for one in report)
+    console.print(schedule_in_words({**report.schedule, "batch": sizes}), soft_wrap=True)
+    console.print(
+        f"cache: {held(first.capacity)}, scope {first.scope}, admission {first.admission}, order {first.order}"
+    )
+    console.print("\nDecode steps, and the distinct experts that one needs at a layer:\n")
+    console.print(_groups_table(report))
+    console.print()
+    console.print(_hits_table(report))
+
+
+def _table(*headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _groups_table(report: BatchReport) -> Table:
+    table = _table("batch", "steps", "tokens/step", "experts/group", "uniform", "if full", "lookups/token")
+    for one in report:
+        values = one.groups.to_dict()
+        names = (
+            "tokens_per_step",
+            "experts_per_group",
+            "uniform_experts_per_group",
+            "uniform_experts_per_full_group",
+            "lookups_per_token",
+        )
+        shown = ["-" if values[name] is None else f"{values[name]:.2f}" for name in names]
+        table.add_row(str(one.batch), str(one.groups.steps), *shown)
+    return table
+
+
+def _hits_table(report: BatchReport) -> Table:
+    from remoe_sim.commands.replay import size_unit
+
+    unit, factor = size_unit(max(result.bytes_read_per_token or 0 for one in report for result in one.results))
+    table = _table("batch", "policy", "hit rate", "hits / lookups", f"{unit}/token")
+    for one in report:
+        for number, result in enumerate(one.results):
+            decode, per_token = result.decode, result.bytes_read_per_token
+            table.add_row(
+                "" if number else str(one.batch),
+                result.policy + ("*" if result.optimal else ""),
+                f"{100 * decode.hits / decode.lookups:.2f} %" if decode.lookups else "none",
+                f"{decode.hits} / {decode.lookups}",
+                "unknown" if decode.bytes_read is None else "" if per_token is None else f"{per_token / factor:,.1f}",
+            )
+    return table

@@ -1,0 +1,106 @@
+"""`remoe-sim reroute`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._options import note, print_json
+
+if TYPE_CHECKING:
+    from remoe_sim.reroute_report import RerouteReport
+
+
+@click.command()
+@click.argument("trace")
+@click.option("--cache", required=True, metavar="N", help="Experts per layer of the LRU cache that routing looks at.")
+@click.option(
+    "--method",
+    default="cache-aware",
+    show_default=True,
+    metavar="NAME",
+    help="cache-aware, max-rank or cumulative replace experts, drop leaves them out.",
+)
+@click.option("--bias", metavar="L", help="Of cache-aware: share of the router's range, 0 to 1; 0 changes nothing.")
+@click.option("--max-rank", metavar="M", help="Of max-rank: residents among the M most probable experts go first.")
+@click.option("--threshold", metavar="F", help="Of cumulative: a probability. Of drop: a share of 1/k.")
+@click.option("--keep", default="1", show_default=True, metavar="J", help="The J strongest experts always stay.")
+@click.option(
+    "--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if the trace has none."
+)
+@click.option("-o", "--output", metavar="FILE", help="Write the re-routed trace, to be replayed as any other.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.reroute.v1).")
+def command(as_json: bool, output: str | None, **arguments: Any) -> None:
+    """What if the router of TRACE had looked at the cache? Hits, bytes and the lost part of the router's choice.
+
+    Decode tokens only, and open loop: the tokens after a re-routed one are those of the original routing, so the gain
+    is an upper bound, and what it does to the text is not measured.
+
+    cache-aware raises the log-probability of cached experts by L times the mean range of log-probabilities, and takes
+    the k largest; max-rank and cumulative prefer cached experts among the M most probable, or among the most probable
+    that together have probability F (Skliar et al., arXiv 2412.00099). These need the whole distribution of the router
+    (probs_NN). drop leaves out an expert that is not cached and has less than F / k of its token's gate weight, and
+    needs weights_NN.
+
+    \b
+    Examples:
+      remoe-sim reroute probs.parquet --cache 8 --bias 0.15
+      remoe-sim reroute probs.parquet --cache 8 --method drop --threshold 0.75 -o dropped.parquet
+      remoe-sim reroute probs.parquet --cache 8 --method max-rank --max-rank 12 --keep 2 --json
+    """
+    import remoe_sim
+
+    report = remoe_sim.reroute(**arguments)
+    if output is not None:
+        remoe_sim.write_trace(report.rerouted, output)
+        note(f"wrote the re-routed trace to {output}")
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+    if report.before.bytes_read is None:
+        note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+
+
+def show(report: RerouteReport) -> None:
+    """A table for people, 80 columns wide."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from remoe_sim.commands.replay import size_unit
+
+    console = Console(highlight=False, markup=False)
+    rule, lost, counts = report.rule, report.lost_mass, report.to_dict()
+    taken = [
+        f"{name.replace('_', ' ')} {rule[name]:g}"
+        for name in ("bias", "threshold", "max_rank")
+        if rule[name] is not None
+    ]
+    console.print(
+        f"{report.trace['model'] or 'unnamed model'}: {rule['method']}, {taken[0]}, keep {rule['keep']}, LRU, "
+        f"{rule['experts_per_layer']} experts per layer\n"
+    )
+    unit, factor = size_unit(max(counts[one]["bytes_read_per_token"] or 0 for one in ("before", "after")))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("decode", "hit rate", "hits / lookups", "misses", f"{unit}/token"):
+        table.add_column(heading, justify="left" if heading == "decode" else "right", no_wrap=True)
+    for name in ("before", "after"):
+        one = counts[name]
+        per_token = one["bytes_read_per_token"]
+        table.add_row(
+            name,
+            "none" if one["hit_rate"] is None else f"{100 * one['hit_rate']:.2f} %",
+            f"{one['hits']} / {one['lookups']}",
+            str(one["misses"]),
+            "unknown" if per_token is None else f"{per_token / factor:,.1f}",
+        )
+    console.print(table)
+    if report.slots:
+        share = f"{100 * report.changed_slots / report.slots:.2f} %"
+        console.print(f"\nchanged slots: {share} ({report.changed_slots} / {report.slots})")
+        console.print(
+            f"lost {lost['of']} of the chosen experts: mean {100 * lost['mean']:.2f} %, p95 {100 * lost['p95']:.2f} %\n"
+            f"(of {report.decisions} decisions)"
+        )
+    console.print(f"\n{report.warning[0].upper()}{report.warning[1:]}.")

@@ -1,0 +1,213 @@
+"""What if the router had looked at the cache: experts replaced by residents, or left out, and what that would cost.
+
+Open loop: a token is re-routed, but the tokens after it stay those of the original routing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.engine import describe, replay
+from remoe_sim.errors import unknown
+from remoe_sim.kernels import rerouting as kernels
+from remoe_sim.reroute_report import RerouteReport
+from remoe_sim.settings import known_sizes
+from remoe_sim.streams import select_tokens
+from remoe_sim.threads import map_layers
+from remoe_sim.trace import DECODE, Decisions, Trace
+from remoe_sim.trace_reader import read_trace
+from remoe_sim.units import parse_count, parse_number
+
+DROP = "drop"
+METHODS = {  # what each needs to know, and what that is
+    "cache-aware": ("bias", "the share of the router's range by which residents are preferred, 0 to 1, such as 0.15"),
+    "max-rank": ("max_rank", "how many of the most probable experts residents are taken from, such as 12"),
+    "cumulative": ("threshold", "the probability of the most probable experts that residents are taken from, 0 to 1"),
+    DROP: ("threshold", "the share of 1/k below which an expert that is not resident is left out, such as 0.75"),
+}
+KERNEL_METHODS = {"cache-aware": kernels.PRIOR, "max-rank": kernels.MAX_RANK, "cumulative": kernels.CUMULATIVE}
+FAULTS = {
+    kernels.NO_DISTRIBUTION: "weights or probabilities that are negative, no numbers, or all 0; import the trace again",
+    kernels.NOT_THE_LARGEST: "an expert that was not chosen is more probable than one that was, so the router chose by "
+    "something that the trace does not have, and re-routing it means nothing; use method drop",
+}
+
+
+def reroute(
+    trace: Trace | str | os.PathLike[str],
+    cache: int | str,
+    method: str = "cache-aware",
+    bias: float | str | None = None,
+    threshold: float | str | None = None,
+    max_rank: int | str | None = None,
+    keep: int | str = 1,
+    expert_bytes: int | str | Sequence[int] | None = None,
+) -> RerouteReport:
+    """Re-route the decode tokens of a trace towards an LRU cache of `cache` experts per layer.
+
+    Residents are what a layer's cache holds before the step; prefill tokens fill it but are not re-routed.
+
+    method "cache-aware": the log-probabilities of residents are raised by bias · Δ and the k largest are taken, Δ being
+    the mean range of log-probabilities so far in the layer (the cache-prior of Skliar et al., "Mixture of
+    Cache-Conditional Experts for Efficient Mobile Device Inference", arXiv 2412.00099). "max-rank", "cumulative" (same
+    paper): residents among the `max_rank` most probable experts, or among the most probable that have `threshold` of
+    the probability, go first. All three need probs_NN. "drop": an expert that is not resident is left out if it has
+    less than threshold / k of its decision's gate weight (as BigMoeOnEdge's --drop-cold-experts); needs weights_NN, or
+    probs_NN in their place. The `keep` strongest experts of a decision always stay. bias=0 and threshold=0 change
+    nothing.
+
+    The report has the re-routed trace, which replays as any other. Raises ValueError for arguments that are not
+    possible, TraceError for a trace that lacks what the method needs.
+    """
+    rule = Rule.of(method, {"bias": bias, "threshold": threshold, "max_rank": max_rank}, keep, cache)
+    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = known_sizes(trace, expert_bytes)
+    changed = Rerouted(trace, rule)
+    layers = list(map_layers(changed.statistics, trace.moe_layers))
+    after = replace(
+        trace,
+        source=changed,
+        origin={**trace.origin, "reroute": rule.to_dict()},
+        notes="; ".join(filter(None, (trace.notes, rule.sentence()))),
+    )
+    before_result, after_result = (replay(one, cache=rule.cache, policy="lru")["lru"] for one in (trace, after))
+    return RerouteReport(
+        trace=describe(trace),
+        rule=rule.to_dict(),
+        decisions=sum(layer.lost.size for layer in layers),
+        slots=sum(layer.slots for layer in layers),
+        changed_slots=sum(layer.changed for layer in layers),
+        lost=np.concatenate([layer.lost for layer in layers]),
+        before=before_result,
+        after=after_result,
+        rerouted=after,
+    )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The arguments of `reroute`, checked; amount: the one that the method takes."""
+
+    method: str
+    amount: float
+    keep: int
+    cache: int
+
+    @classmethod
+    def of(cls, method: str, given: dict[str, Any], keep: int | str, cache: int | str) -> Rule:
+        """From what the user gave; ValueError if that is not possible."""
+        if method not in METHODS:
+            raise unknown("method", str(method), METHODS)
+        name, meaning = METHODS[method]
+        others = [other for other, value in given.items() if value is not None and other != name]
+        if others:
+            raise ValueError(f"{others[0]} is not for method {method}, which takes {name}: {meaning}")
+        if given[name] is None:
+            raise ValueError(f"method {method} needs {name}: {meaning}")
+        if name == "max_rank":
+            amount: float = parse_count(given[name], name)
+        else:
+            amount = parse_number(given[name], name, float("inf") if method == DROP else 1)
+        rule = cls(method, amount, parse_count(keep, "keep"), parse_count(cache, "cache"))
+        if method == DROP and not rule.keep:
+            raise ValueError("keep 0 is not possible with method drop; a decision keeps 1 expert or more")
+        return rule
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings in JSON; what a method does not take is null."""
+        taken = METHODS[self.method][0]
+        amounts = {name: self.amount if name == taken else None for name in ("bias", "threshold", "max_rank")}
+        return {"method": self.method, **amounts, "keep": self.keep, "experts_per_layer": self.cache}
+
+    def sentence(self) -> str:
+        """What was done, for `Trace.notes`."""
+        name = METHODS[self.method][0]
+        return (
+            f"decode tokens re-routed ({self.method}, {name} {self.amount:g}, keep {self.keep}) towards an LRU cache "
+            f"of {self.cache} experts per layer, open loop: later tokens are those of the original routing"
+        )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer, re-routed: its decisions; slots: those of decode tokens; changed: those of them that changed; lost:
+    float64[decode decisions], the share of its mass that each lost."""
+
+    decisions: Decisions
+    slots: int
+    changed: int
+    lost: npt.NDArray[np.float64]
+
+
+class Rerouted:
+    """The layers of a trace, re-routed when a layer is asked for; kept if the trace keeps its own."""
+
+    def __init__(self, trace: Trace, rule: Rule) -> None:
+        self._trace, self._rule = trace, rule
+        self._tokens = select_tokens(trace)
+        self._kept: dict[int, Decisions] = {}
+        self.resident = trace.source.resident
+
+    def decisions(self, index: int) -> Decisions:
+        return self._kept[index] if index in self._kept else self.statistics(index).decisions
+
+    def weights(self, index: int) -> npt.NDArray[np.float32] | None:
+        """Those of the router where slots were left out; unknown where experts were replaced."""
+        return self._trace.source.weights(index) if self._rule.method == DROP else None
+
+    def probs(self, index: int) -> npt.NDArray[np.float16] | None:
+        return self._trace.source.probs(index)
+
+    def statistics(self, index: int) -> Layer:
+        """Re-route MoE layer `index`."""
+        trace, rule, experts = self._trace, self._rule, self._trace.model.experts[index]
+        before = trace.decisions(index)
+        chosen = before.experts.copy()
+        valid = np.ones(chosen.shape, np.bool_) if before.valid is None else before.valid.copy()
+        decode = trace.phase == DECODE
+        slots = np.count_nonzero(valid, axis=1)
+        changed, lost = np.zeros(trace.tokens, np.int64), np.zeros(trace.tokens)
+        column, scores = self._scores(index, before)
+        common = rule.keep, rule.cache, np.empty((2, experts + 1), np.int64), np.zeros(experts, np.bool_), changed, lost
+        rows = chosen, valid, scores, decode, self._tokens.starts
+        if rule.method == DROP:
+            row, fault = kernels.drop_cold(*rows, float(rule.amount), *common)
+        else:
+            row, fault = kernels.prefer_resident(*rows, KERNEL_METHODS[rule.method], float(rule.amount), *common)
+        if fault:
+            raise trace.error(f"row {row}, column '{column}': {FAULTS[fault]}")
+        chosen[~valid] = 0
+        dropped = rule.method == DROP and changed.any()
+        decisions = Decisions(chosen, valid if dropped else before.valid, before.routed)
+        if self.resident:
+            self._kept[index] = decisions
+        return Layer(decisions, int(slots[decode].sum()), int(changed.sum()), lost[decode & (slots > 0)])
+
+    def _scores(self, index: int, before: Decisions) -> tuple[str, npt.NDArray[np.float32]]:
+        """What the method goes by, gate weights [tokens, k] or probabilities [tokens, E], and its column."""
+        trace, dropping = self._trace, self._rule.method == DROP
+        weights, column = trace.source.weights(index) if dropping else None, trace.column(index, "weights")
+        if weights is not None:
+            return column, self._shaped(column, weights, before.experts.shape[1])
+        probs = trace.source.probs(index)
+        if probs is None and dropping:
+            raise trace.error(f"column '{column}' is missing; method drop needs the gate weights of the chosen experts")
+        column = trace.column(index, "probs")
+        if probs is None:
+            raise trace.error(
+                f"column '{column}' is missing; method {self._rule.method} needs the router's whole distribution, "
+                "which few captures have; use method drop if there are weights"
+            )
+        every = self._shaped(column, probs, trace.model.experts[index])
+        return column, np.take_along_axis(every, before.experts.astype(np.int64), axis=1) if dropping else every
+
+    def _shaped(self, column: str, values: npt.NDArray[Any], width: int) -> npt.NDArray[np.float32]:
+        if values.shape != (self._trace.tokens, width):
+            raise self._trace.error(f"column '{column}' has shape {values.shape}, not {(self._trace.tokens, width)}")
+        return np.ascontiguousarray(values, np.float32)
