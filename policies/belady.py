@@ -15,6 +15,7 @@ class Belady(StackPolicy):
     summary = "needed farthest in the future goes first: the offline optimum where sizes are equal"
     source = "Belady: A study of replacement algorithms for a virtual-storage computer, 1966"
     optimal = True
+    online = False
 
     def keys(self, stream: Stream) -> npt.NDArray[np.int64]:
         return self._uses(stream, np.zeros((0, 0), np.int64))

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from remoe_sim.kernels.lists import clear, push_front, remove
+from remoe_sim.kernels.frequencies import ROWS, add_counted, clear_counts, count_use, drop_counted
+from remoe_sim.kernels.lists import oldest_outside
 from remoe_sim.policy import CompiledSlotPolicy
 
-_COUNT, _RECENCY = 1, 2  # row 1: uses since insertion; rows 2 and 3: a list from the most to the least recently used
+_USES = 1  # the first of the rows of `frequencies`
 
 
 class LfuForget(CompiledSlotPolicy):
     name = "lfu-forget"
     summary = "least often used since it entered goes first, ties by recency; eviction forgets the count"
     source = "libCacheSim LFU"
-    state_rows = 4
+    state_rows = 1 + ROWS
 
     @staticmethod
     def setup(state, limit):  # type: ignore[no-untyped-def,override]
-        clear(state, _RECENCY, state.shape[1] - 2)
+        clear_counts(state, _USES)
 
     @staticmethod
     def hit(state, entry):  # type: ignore[no-untyped-def,override]
-        state[_COUNT, entry] += 1
-        remove(state, _RECENCY, entry)
-        push_front(state, _RECENCY, state.shape[1] - 2, entry)
+        count_use(state, _USES, entry)
 
     @staticmethod
     def admit(state, entry):  # type: ignore[no-untyped-def,override]
@@ -30,18 +29,11 @@ class LfuForget(CompiledSlotPolicy):
 
     @staticmethod
     def victim(state, protected):  # type: ignore[no-untyped-def,override]
-        head = state.shape[1] - 2
-        best = -1
-        entry = state[_RECENCY + 1, head]
-        while entry != head:
-            if not protected[entry] and (best < 0 or state[_COUNT, entry] < state[_COUNT, best]):
-                best = entry
-            entry = state[_RECENCY + 1, entry]
-        if best >= 0:
-            remove(state, _RECENCY, best)
-        return best
+        entry = oldest_outside(state, _USES, state.shape[1] - 2, protected)
+        if entry >= 0:
+            drop_counted(state, _USES, entry)
+        return entry
 
     @staticmethod
     def insert(state, entry):  # type: ignore[no-untyped-def,override]
-        state[_COUNT, entry] = 1
-        push_front(state, _RECENCY, state.shape[1] - 2, entry)
+        add_counted(state, _USES, entry, 1)

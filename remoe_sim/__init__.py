@@ -21,24 +21,38 @@ _HOMES = {
     "import_trace": "importing",
     "replay": "engine",
     "curve": "curves",
+    "tiers": "tiering",
+    "prefetch": "prefetching",
     "reuse": "metrics",
     "info": "summary",
+    "batch": "scheduling",
+    "batches": "batch_reports",
+    "reroute": "rerouting",
+    "split": "splitting",
+    "verdict": "verdicts",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from remoe_sim.batch_reports import batches as batches
     from remoe_sim.curves import curve as curve
     from remoe_sim.engine import replay as replay
     from remoe_sim.errors import TraceError as TraceError
     from remoe_sim.importing import import_trace as import_trace
     from remoe_sim.metrics import reuse as reuse
+    from remoe_sim.prefetching import prefetch as prefetch
+    from remoe_sim.rerouting import reroute as reroute
+    from remoe_sim.scheduling import batch as batch
+    from remoe_sim.splitting import split as split
     from remoe_sim.summary import info as info
+    from remoe_sim.tiering import tiers as tiers
     from remoe_sim.trace import Decisions as Decisions
     from remoe_sim.trace import InMemory as InMemory
     from remoe_sim.trace import Model as Model
     from remoe_sim.trace import Trace as Trace
     from remoe_sim.trace_reader import read_trace as read_trace
     from remoe_sim.trace_writer import write_trace as write_trace
+    from remoe_sim.verdicts import verdict as verdict
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from remoe_sim.pinning import Pins
+from remoe_sim.pinning import Entries, Pins
 from remoe_sim.policy import Rules
 from remoe_sim.preload import Preload
 from remoe_sim.settings import Settings
-from remoe_sim.streams import StreamViews, Tokens, global_stream, layer_stream
+from remoe_sim.streams import Longs, StreamViews, Tokens, global_stream, layer_stream
 from remoe_sim.trace import Trace
 
 
@@ -43,9 +43,16 @@ class Caches:
     def layer_rules(self, index: int) -> Rules:
         """What holds for the cache of MoE layer `index`."""
         uses = self.training.counts[index] if self.training.counts else None
-        return Rules(self.settings.mandatory, self.preload.of_layer(index), uses)
+        return self._rules(self.preload.of_layer(index), uses, self.pins.of_layer(index))
 
     def global_rules(self) -> Rules:
         """What holds for the one cache of all layers."""
         uses = np.concatenate(self.training.counts) if self.training.counts else None
-        return Rules(self.settings.mandatory, self.preload.everywhere, uses)
+        return self._rules(self.preload.everywhere, uses, self.pins.everywhere)
+
+    def _rules(self, preload: Entries, uses: Longs | None, pinned: Entries) -> Rules:
+        """Pinned entries are there anyway, so no policy starts with them or learns that they are used."""
+        if uses is not None and pinned.size:
+            uses = uses.copy()
+            uses[pinned] = 0
+        return Rules(self.settings.mandatory, preload[~np.isin(preload, pinned)], uses)

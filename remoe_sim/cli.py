@@ -56,7 +56,7 @@ def main() -> None:
 def run() -> None:
     """Entry point: errors are one sentence on stderr, exit code 2 for bad usage or input, 130 when interrupted."""
     try:
-        sys.exit(main.main(standalone_mode=False))
+        sys.exit(main.main(prog_name="remoe-sim", standalone_mode=False))
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.Abort:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -94,16 +95,18 @@ class _Announcement(event.Listener):
 event.register("numba:compile", _Announcement())
 
 
-def kernel(function: Callable[..., Any] | None = None, *, signature: Any = None) -> Any:
+def kernel(function: Callable[..., Any] | None = None, *, signature: Any = None, inline: bool = False) -> Any:
     """Compile `function` without the interpreter lock and keep the machine code on disk.
 
-    With `signature` it is compiled at once for those types, which a verb passed to another kernel needs.
+    With `signature` it is compiled at once for those types, which a verb passed to another kernel needs; with `inline`
+    it becomes part of every kernel that calls it, however large it is.
     """
     if function is None:
-        return lambda f: kernel(f, signature=signature)
+        return lambda f: kernel(f, signature=signature, inline=inline)
     folder = cache_directory()
     arguments = () if signature is None else (signature,)
     options: dict[str, Any] = {"nogil": True, "cache": folder is not None, "error_model": "numpy"}
+    options |= {"forceinline": True} if inline else {}
     with _LOCK:
         before = config.CACHE_DIR
         try:
@@ -112,3 +115,14 @@ def kernel(function: Callable[..., Any] | None = None, *, signature: Any = None)
             return numba.njit(*arguments, **options)(function)
         finally:
             config.CACHE_DIR = before
+
+
+def bound(function: FunctionType, verbs: dict[str, Any], name: str) -> Any:
+    """`function` with its global names `verbs` meaning these functions; neither is compiled here.
+
+    A kernel made of it calls functions that are known when it is compiled, so they are inlined; calls of functions that
+    it is given as arguments make a loop half as fast. `name` tells it apart from others where machine code is kept.
+    """
+    made = FunctionType(function.__code__, {**function.__globals__, **verbs}, name)
+    made.__module__, made.__qualname__ = function.__module__, name
+    return made

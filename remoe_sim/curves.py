@@ -107,8 +107,11 @@ def _frame(rows: list[dict[str, Any]], unit: str) -> pd.DataFrame:
     return frame
 
 
-def layer_curve(policy: Policy, stream: Stream, rules: Rules) -> Longs:
-    """int64[3, E + 1]: hits of each kind of lookup in one layer's cache at capacities 0 to E."""
+def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | None = None) -> Longs:
+    """int64[3, E + 1]: hits of each kind of lookup in one layer's cache at capacities 0 to E.
+
+    What takes a pass per capacity is done for those in `wanted` alone, and the rest is zero.
+    """
     hits = np.zeros((3, stream.n_entries + 1), np.int64)
     if isinstance(policy, StackPolicy):
         depths = policy.depths(stream, rules)
@@ -116,7 +119,8 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules) -> Longs:
         tallies.depth_histogram(depths.before, stream.kinds, counts)
         np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
         return hits
-    for capacity in range(1, stream.n_entries + 1):
+    most = stream.n_entries
+    for capacity in range(1, most + 1) if wanted is None else np.unique(np.minimum(wanted, most)).tolist():
         hits[:, capacity] = replay_stream(policy, stream, capacity, rules)[2].table[:, HITS]
     return hits
 
@@ -124,13 +128,14 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules) -> Longs:
 def _layer_rows(caches: Caches, policies: list[Policy], cache: Sequence[int] | None) -> list[dict[str, Any]]:
     trace = caches.trace
     largest = max(trace.model.experts)
-    capacities = np.arange(1, largest + 1) if cache is None else np.array(sorted(set(cache)), np.int64)
+    wanted = None if cache is None else np.array(sorted(set(cache)), np.int64)
+    capacities = np.arange(1, largest + 1) if wanted is None else wanted
 
     def one_layer(index: int) -> list[tuple[Longs, Longs]]:
         views, rules = caches.layer_views(index), caches.layer_rules(index)
         streams = [views.get(policy.by_last) for policy in policies]
         return [
-            (np.bincount(stream.kinds, minlength=3), layer_curve(policy, stream, rules))
+            (np.bincount(stream.kinds, minlength=3), layer_curve(policy, stream, rules, wanted))
             for policy, stream in zip(policies, streams, strict=True)
         ]
 
@@ -163,9 +168,7 @@ def _row(policy: Policy, layer: int | str, capacities: Longs, lookups: Longs, hi
     }
 
 
-def _global_rows(
-    caches: Caches, policies: list[Policy], in_bytes: bool, limits: Limits | None
-) -> list[dict[str, Any]]:
+def _global_rows(caches: Caches, policies: list[Policy], in_bytes: bool, limits: Limits | None) -> list[dict[str, Any]]:
     views, rules = caches.global_views(in_bytes), caches.global_rules()
     rows = []
     for policy in policies:

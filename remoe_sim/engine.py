@@ -80,6 +80,8 @@ def describe(trace: Trace) -> dict[str, object]:
         "top_k": top_k[0] if len(set(top_k)) == 1 else list(top_k),
         "tokens": trace.tokens,
         "requests": trace.requests,
+        "schedule": trace.origin.get("schedule"),
+        "reroute": trace.origin.get("reroute"),
     }
 
 
@@ -121,7 +123,7 @@ def replay_stream(
     tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
     if pinned.size:
         outcome = with_pinned(stream, pinned, outcome)
-    return stream, outcome, Tally(table, outcome.evictions, int(outcome.running.max(initial=0)))
+    return stream, outcome, Tally(table, int(outcome.evictions), int(outcome.running.max(initial=0)))
 
 
 def _replay_global(caches: Caches, limit: Limit, policies: list[Policy]) -> list[Tally]:
@@ -133,7 +135,7 @@ def _replay_layers(caches: Caches, limit: Limit, policies: list[Policy]) -> list
     trace, tokens = caches.trace, caches.tokens
 
     def one_layer(index: int) -> tuple[list[tuple[Stream, Outcome, Tally]], int]:
-        most = min(limit.for_layer(trace, index), trace.model.experts[index])
+        most = limit.for_layer(trace, index)
         views, rules, pinned = caches.layer_views(index), caches.layer_rules(index), caches.pins.of_layer(index)
         streams = [views.get(policy.by_last) for policy in policies]
         done = [

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.answers import checked_keys, checked_victim
+from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop
 from remoe_sim.streams import Longs as Longs
 from remoe_sim.streams import Stream as Stream
 
@@ -73,6 +74,7 @@ class Policy:
     optimal: ClassVar[bool] = False  # fewest misses where all entries take the same of the limit
     by_last: ClassVar[bool] = True  # members of a group in order of last appearance, else of first
     admissions: ClassVar[tuple[str, ...]] = ("mandatory", "bypass")  # those it can work under
+    online: ClassVar[bool] = True  # decides without knowing what comes
     needs_training: ClassVar[bool] = False  # whether `Rules.popularity` must be there
     label: str = ""  # the name as the user typed it, options included
 
@@ -96,7 +98,7 @@ class StackPolicy(Policy):
         return keys
 
     def _keys(self, stream: Stream, rules: Rules) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        keys = self.keys(stream)
+        keys = checked_keys(self.label or self.name, self.keys(stream), stream.entries.size)
         if rules.preload.size:
             return keys, self.preload_keys(stream, rules.preload, keys.dtype)
         return keys, np.zeros((1, stream.n_entries), keys.dtype)
@@ -150,8 +152,8 @@ class StackPolicy(Policy):
         hit, resting, running = _empty(stream)
         capacity = min(limit, stream.n_entries)
         evictions = stack_replay(
-            stream.offsets, depths.before, depths.after_group(stream), stream.epochs, capacity, depths.absent, rules.preload.size,
-            rules.mandatory, hit, resting, running,
+            stream.offsets, depths.before, depths.after_group(stream), stream.epochs, capacity, depths.absent,
+            rules.preload.size, rules.mandatory, hit, resting, running,
         )  # fmt: skip
         weight = stream.weights[0]
         return Outcome(hit, evictions, resting * weight, running * weight)
@@ -183,29 +185,46 @@ class SlotPolicy(Policy):
     def insert(self, entry: int) -> None:
         """The entry is resident from now on."""
 
+    def surplus(self, protected: npt.NDArray[np.uint8]) -> int:
+        """Choose, forget and return a resident entry e with protected[e] == 0 that leaves because of the hit before,
+        though nobody needs its room, or -1. For the few policies that define it, asked after each hit until it is -1.
+        """
+        return -1
+
     def _verbs(self, stream: Stream) -> tuple[Any, ...]:
         """The loop and the functions it calls, all of them plain Python here."""
-        from remoe_sim.kernels.slots import slot_replay
-
-        own = copy(self)  # layers are replayed side by side, each with an object of its own
         return (
-            getattr(slot_replay, "py_func", slot_replay),
-            lambda state, limit: own.setup(int(limit), stream.sizes),
-            lambda state, entry: own.hit(int(entry)),
-            lambda state, entry: own.admit(int(entry)),
-            lambda state, protected: own.victim(protected),
-            lambda state, entry: own.insert(int(entry)),
+            loop_for(stream),
+            lambda state, limit: self.setup(int(limit), stream.sizes),
+            lambda state, entry: self.hit(int(entry)),
+            lambda state, entry: self.admit(int(entry)),
+            lambda state, protected: checked_victim(self.label or self.name, self.victim(protected)),
+            lambda state, entry: self.insert(int(entry)),
         )
+
+    def _surplus(self) -> Any:
+        return lambda state, protected: checked_victim(self.label or self.name, self.surplus(protected))
+
+    @property
+    def _trims(self) -> bool:
+        """Whether `surplus` is to be asked."""
+        own: Any = type(self)
+        return own.surplus is not SlotPolicy.surplus
+
+    def _bound(self, stream: Stream) -> Any:
+        """The loop with its verbs bound to this policy's functions."""
+        loop, *verbs = self._verbs(stream)
+        return plain_loop(loop, (*verbs, self._surplus()), self._trims)
 
     def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
         return np.zeros((1, 1), np.int64)
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        loop, *verbs = self._verbs(stream)
+        own = copy(self)  # layers are replayed side by side, each with an object of its own
         hit, resting, running = _empty(stream)
-        evictions = loop(
+        evictions = own._bound(stream)(
             stream.offsets, stream.entries.astype(np.int32, copy=False), stream.steps, stream.epochs, rules.preload,
-            stream.sizes, stream.weights, limit, rules.mandatory, self._state(stream), *verbs, hit, resting, running,
+            stream.sizes, stream.weights, limit, rules.mandatory, own._state(stream), hit, resting, running,
         )  # fmt: skip
         if evictions < 0:
             raise ValueError(
@@ -219,7 +238,7 @@ class CompiledSlotPolicy(SlotPolicy):
 
     state: int64[state_rows, n_entries + 2], zero at first but for row 0, which holds the sizes, `parameter` and the
     number of the running step. In the other rows the two extra columns serve as list heads or scalars.
-    setup(state, limit), hit/admit/insert(state, entry), victim(state, protected).
+    setup(state, limit), hit/admit/insert(state, entry), victim/surplus(state, protected).
     """
 
     state_rows: ClassVar[int] = 1
@@ -230,24 +249,22 @@ class CompiledSlotPolicy(SlotPolicy):
         return 0
 
     def _verbs(self, stream: Stream) -> tuple[Any, ...]:
-        from remoe_sim.kernels.slots import slot_replay
+        own: Any = type(self)
+        return (loop_for(stream), *(compiled_verb(own, verb) for verb in VERBS[:-1]))
 
-        policy: Any = type(self)
-        return (slot_replay, *_compiled(policy))
+    def _surplus(self) -> Any:
+        own: Any = type(self)
+        return compiled_verb(own, VERBS[-1])
+
+    def _bound(self, stream: Stream) -> Any:
+        own: Any = type(self)
+        return compiled_loop(loop_for(stream), own, self._trims)
 
     def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
         state = np.zeros((self.state_rows, stream.n_entries + 2), np.int64)
         state[0, : stream.n_entries] = stream.sizes
         state[0, stream.n_entries] = self.parameter
         return state
-
-
-@cache
-def _compiled(policy: Any) -> tuple[Any, ...]:
-    from remoe_sim.compile import ENTRY, SETUP, VICTIM, kernel
-
-    signatures = {"setup": SETUP, "hit": ENTRY, "admit": ENTRY, "victim": VICTIM, "insert": ENTRY}
-    return tuple(kernel(getattr(policy, verb), signature=signature) for verb, signature in signatures.items())
 
 
 def _empty(stream: Stream) -> tuple[Flags, Longs, Longs]:

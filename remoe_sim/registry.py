@@ -36,7 +36,13 @@ def plugins(package: str, base: Any) -> dict[str, Any]:
         if plugin is not None:
             found[_name(plugin)] = plugin
     for entry in entry_points(group=package):
-        plugin = entry.load()
+        try:
+            plugin = entry.load()
+        except Exception as error:
+            raise ValueError(
+                f"plug-in '{entry.name}' ({entry.value}) cannot be loaded: {type(error).__name__}: {error}; mend or "
+                "uninstall the package that brings it"
+            ) from error
         found[_name(plugin)] = plugin
     return dict(sorted(found.items()))
 
@@ -106,11 +112,15 @@ def _from_file(path: str, base: type) -> Any:
     return plugin
 
 
+_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 def _options(plugin: Any, name: str, given: list[str]) -> dict[str, Any]:
     """Keyword arguments from `key=value` texts, converted to the type of each default."""
-    known = {
-        key: one.default for key, one in inspect.signature(plugin).parameters.items() if one.default is not one.empty
-    }
+    parameters = inspect.signature(plugin).parameters.values()
+    known = {one.name: one.default for one in parameters if one.default is not one.empty}
+    if missing := [one.name for one in parameters if one.name not in known and one.kind not in _ANY_NUMBER]:
+        raise ValueError(f"policy '{name}' cannot be made: option '{missing[0]}' of its __init__ needs a default")
     values: dict[str, Any] = {}
     for option in given:
         key, _, value = option.partition("=")

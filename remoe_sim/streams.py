@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -99,7 +99,8 @@ class Stream:
 
     offsets: int64[groups + 1]; entries: uint16 or int32[N], distinct within a group; kinds: uint8[N], what each lookup
     counts as; steps: int32[groups]; epochs: int64[n + 1], group bounds between which the cache lives; weights:
-    int64[n_entries], bytes of each entry (1 each when sizes are unknown); limits count entries unless `in_bytes`.
+    int64[n_entries], bytes of each entry (1 each when sizes are unknown); limits count entries unless `in_bytes`;
+    layer_starts: the first entry of each layer that shares the cache.
     """
 
     offsets: Longs
@@ -110,6 +111,7 @@ class Stream:
     weights: Longs
     in_bytes: bool = False
     per_layer: bool = True
+    layer_starts: Longs = field(default_factory=lambda: np.zeros(1, np.int64))
 
     @property
     def n_entries(self) -> int:
@@ -222,7 +224,8 @@ def global_stream(trace: Trace, tokens: Tokens, order: str, in_bytes: bool, by_l
         np.ones(bases[-1], np.int64) if sizes_known is None else np.repeat(np.array(sizes_known, np.int64), experts)
     )
     merged = Blocks(offsets, entries, kinds, steps)
-    return _stream(merged, entries, tokens, order, weights, in_bytes, False)
+    stream = _stream(merged, entries, tokens, order, weights, in_bytes, False)
+    return replace(stream, layer_starts=bases[:-1])
 
 
 class StreamViews:

@@ -131,7 +131,7 @@ class SlotPolicy:
         self.limit, self.size = limit, size
         self.queue = {}  # resident -> what the policy notes of it; the next to leave first
 
-    def hit(self, entry): ...
+    def hit(self, entry): ...  # returns residents outside `self.protected` that leave because of it, if any
 
     def admit(self, entry): ...  # a miss, before any victim is chosen
 
@@ -167,7 +167,7 @@ SLOT = {"fifo": Fifo, "lfu-forget": LfuForget}
 
 def touch_each(policy, resident, event, limit, size, admission):
     """A slot policy: the members of the group are touched or inserted once each, by first appearance."""
-    resident = set(resident)
+    resident, policy.protected = set(resident), set(event.entries if admission == "mandatory" else ())
 
     def evict(down_to, protected):
         while sum(map(size, resident)) > down_to:
@@ -176,11 +176,11 @@ def touch_each(policy, resident, event, limit, size, admission):
 
     for entry in event.first:
         if entry in resident:
-            policy.hit(entry)
+            resident.difference_update(policy.hit(entry) or ())
         elif size(entry) <= limit:
             policy.admit(entry)
             if admission == "mandatory":
-                evict(limit - size(entry), set(event.entries))
+                evict(limit - size(entry), policy.protected)
             policy.insert(entry)
             resident.add(entry)
             evict(limit, set())  # bypass only: mandatory has made room

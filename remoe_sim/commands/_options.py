@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from remoe_sim.trace import Trace
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-_REPLAY = (
-    click.option("--policy", default="lru,lfu,belady", show_default=True, help="Policies, separated by commas."),
+_LIMIT = (
+    click.option("--cache", metavar="N", help="Experts per layer (scope layer) or in all (scope global); 0: no cache."),
     click.option(
-        "--scope", default="layer", show_default=True, metavar="layer|global", help="A cache per layer, or one for all."
+        "--budget", metavar="SIZE", help="Bytes instead, such as 4000MiB; shared equally by layers under scope layer."
     ),
+    click.option(
+        "--memory", metavar="SIZE", help="Memory of a device instead, of which --reserve is not for the cache."
+    ),
+    click.option(
+        "--reserve", default="", metavar="SIZE,…", help="What others take: sizes, or 'dense' for the dense layers."
+    ),
+)
+_POLICY = click.option("--policy", default="lru,lfu,belady", show_default=True, help="Policies, separated by commas.")
+_SCOPE = click.option(
+    "--scope", default="layer", show_default=True, metavar="layer|global", help="A cache per layer, or one for all."
+)
+_SETTINGS = (
     click.option(
         "--admission",
         default="mandatory",
@@ -47,10 +62,81 @@ _REPLAY = (
     ),
 )
 
+_BATCH = (
+    click.option("--batch", "size", metavar="B", help="Run B requests at once: steps are scheduled anew."),
+    click.option("--prefill-chunk", metavar="N", help="Split prompts into chunks of N tokens that share decode steps."),
+    click.option("--draft", metavar="N", help="Verify N drafts per decode step, all accepted: an upper bound."),
+    click.option("--accept", metavar="P", help="Accept each draft with this probability until the first rejection."),
+    click.option("--arrival", metavar="trace|random", help="In which order requests arrive; trace if not given."),
+    click.option("--seed", metavar="N", help="Of --arrival random and --accept; 0 if not given."),
+)
+
+
+def limit_options(function: F) -> F:
+    """The options that limit a cache."""
+    return _with(function, *_LIMIT)
+
+
+def scope_option(function: F) -> F:
+    """Whether layers share a cache."""
+    return _with(function, _SCOPE)
+
+
+def setting_options(function: F) -> F:
+    """The options that say how a trace is replayed, but for policies and scope."""
+    return _with(function, *_SETTINGS)
+
 
 def replay_options(function: F) -> F:
     """The options that say how a trace is replayed, in the order of --help."""
-    for option in reversed(_REPLAY):
+    return _with(function, _POLICY, _SCOPE, *_SETTINGS)
+
+
+def batch_options(function: F) -> F:
+    """The options that schedule the steps of a trace anew; `scheduled` carries them out."""
+    return _with(function, *_BATCH)
+
+
+def schedule_options(function: F) -> F:
+    """`batch_options` without the number of requests, for a command that has several."""
+    return _with(function, *_BATCH[1:])
+
+
+def schedule_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Takes what `batch_options` gave out of `arguments`; options that were not given are left out."""
+    names = ("size", "prefill_chunk", "draft", "accept", "arrival", "seed")
+    values = {name: arguments.pop(name, None) for name in names}
+    given = {name: value for name, value in values.items() if value is not None}
+    if "seed" in given and "accept" not in given and given.get("arrival") != "random":
+        raise ValueError("a seed without chance changes nothing; give it with --arrival random or --accept")
+    return given
+
+
+def scheduled(arguments: dict[str, Any]) -> Trace:
+    """Takes the trace and what `batch_options` gave out of `arguments`; the trace, scheduled anew if any was given."""
+    import remoe_sim
+
+    trace = remoe_sim.read_trace(arguments.pop("trace"))
+    given = schedule_arguments(arguments)
+    return remoe_sim.batch(trace, **given) if given else trace
+
+
+def schedule_in_words(schedule: dict[str, Any]) -> str:
+    """One line about the `schedule` of a trace that was scheduled anew."""
+    parts = [f"batch {schedule['batch']}"]
+    if schedule["prefill_chunk"] is not None:
+        parts.append(f"prompts in chunks of {schedule['prefill_chunk']}")
+    if schedule["draft"]:
+        share = (
+            "all accepted" if schedule["accept"] is None else f"each accepted with probability {schedule['accept']:g}"
+        )
+        parts.append(f"draft {schedule['draft']}, {share} (upper bound)")
+    parts.append(f"arrival {schedule['arrival']}")
+    return "steps scheduled anew: " + ", ".join(parts)
+
+
+def _with(function: F, *options: Callable[[F], F]) -> F:
+    for option in reversed(options):
         function = option(function)
     return function
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import note, print_json, replay_options
+from remoe_sim.commands._options import batch_options, note, print_json, replay_options, schedule_in_words, scheduled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 )
 @click.option("--budget", metavar="SIZES", help="Budgets under scope global, such as 1GiB,2GiB, or all.")
 @replay_options
+@batch_options
 @click.option("-o", "--output", metavar="FILE", help="Write the rows to a .csv, .parquet or .json file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.curve.v1).")
 def command(as_json: bool, output: str | None, **arguments: Any) -> None:
@@ -32,13 +33,14 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
       remoe-sim curve sample:demo --policy lru,belady -o curve.csv
       remoe-sim curve sample:demo --phase decode --cache 2:16:2
       remoe-sim curve sample:demo --scope global --policy lru --budget 4MiB,8MiB
+      remoe-sim curve sample:demo --policy lru --batch 4 --draft 3 --accept 0.7
     """
     import remoe_sim
     from remoe_sim.engine import describe
 
     if output is not None and Path(output).suffix not in (".csv", ".parquet", ".json"):
         raise ValueError(f"'{output}' has no known suffix; write a curve to a .csv, .parquet or .json file")
-    trace = remoe_sim.read_trace(arguments.pop("trace"))
+    trace = scheduled(arguments)
     frame = remoe_sim.curve(trace, **arguments)
     names = ("scope", "admission", "order", "reset", "phase")
     answer = {
@@ -54,6 +56,8 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
         print_json({**answer, "rows": records(frame)})
     elif output is None:
         show(frame)
+        if answer["trace"]["schedule"]:
+            note(schedule_in_words(answer["trace"]["schedule"]))
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

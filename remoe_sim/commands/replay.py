@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import note, print_json, replay_options
+from remoe_sim.commands._options import (
+    batch_options,
+    note,
+    print_json,
+    replay_options,
+    schedule_in_words,
+    scheduled,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay.")
 @replay_options
+@batch_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.replay.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
     """Replay TRACE through a cache: hit rates, misses and bytes of each policy beside the offline optimum.
@@ -37,10 +45,11 @@ def command(as_json: bool, **arguments: Any) -> None:
       remoe-sim replay sample:demo --cache 8
       remoe-sim replay sample:demo --cache 8 --phase decode --reset request --policy lru,fifo,belady
       remoe-sim replay sample:demo --budget 16MiB --scope global --policy lru --json
+      remoe-sim replay sample:demo --cache 8 --batch 4 --prefill-chunk 16
     """
     import remoe_sim
 
-    report = remoe_sim.replay(**arguments)
+    report = remoe_sim.replay(scheduled(arguments), **arguments)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -53,18 +62,21 @@ def show(report: ReplayReport) -> None:
     """Tables for people, 80 columns wide: decode and prefill lookups, then what happened to the misses."""
     from rich.console import Console
 
-    from remoe_sim.units import format_bytes
-
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report.results[0]
-    unit, limit = next(iter(first.capacity.items()))
-    held = format_bytes(limit) if unit == "bytes" else f"{limit} experts{' per layer' if 'per' in unit else ''}"
     console.print(
         f"{trace['model'] or 'unnamed model'}: {trace['tokens']} tokens, {trace['requests']} requests, "
         f"{trace['moe_layers']} MoE layers"
     )
-    console.print(f"cache: {held}, scope {first.scope}, admission {first.admission}, order {first.order}, ", end="")
+    console.print(
+        f"cache: {held(first.capacity)}, scope {first.scope}, admission {first.admission}, order {first.order}, ",
+        end="",
+    )
     console.print(f"reset {first.reset}")
+    if trace["schedule"]:
+        console.print(schedule_in_words(trace["schedule"]), soft_wrap=True)
+    if trace["reroute"]:
+        console.print(f"decode tokens re-routed ({trace['reroute']['method']}), open loop: an upper bound")
     for phase in ("decode", "prefill"):
         if getattr(first, phase).lookups:
             console.print()
@@ -81,6 +93,14 @@ def show(report: ReplayReport) -> None:
         )
     if first.reuse_rate is not None:
         console.print(f"Adjacent decode tokens share {100 * first.reuse_rate:.2f} % of their experts.")
+
+
+def held(capacity: dict[str, int]) -> str:
+    """What a cache of this `capacity` holds."""
+    from remoe_sim.units import format_bytes
+
+    unit, limit = next(iter(capacity.items()))
+    return format_bytes(limit) if unit == "bytes" else f"{limit} experts{' per layer' if 'per' in unit else ''}"
 
 
 def _table(*headings: str) -> Table:

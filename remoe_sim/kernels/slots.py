@@ -1,7 +1,8 @@
 """The one loop of all policies that have no order independent of the capacity: it asks the policy for victims.
 
-Arguments as in `limits`; the verbs are described in `remoe_sim.policy`. Entries are touched or inserted once each, in
-the order they have in the group, after hits were decided for the whole group.
+Arguments as in `limits`; the verbs are described in `remoe_sim.policy`, and each policy's own take the place of those
+imported here before the loop is compiled for it. Entries are touched or inserted once each, in the order they have in
+the group, after hits were decided for the whole group.
 """
 
 from __future__ import annotations
@@ -9,22 +10,22 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from remoe_sim.compile import ENTRY, SETUP, STATE, VICTIM, kernel
+from remoe_sim.compile import STATE
+from remoe_sim.kernels.lists import at
+from remoe_sim.kernels.slot_verbs import TRIMS, admit, insert, setup, surplus, touch, victim
 
 NO_VICTIM = -1
 
 _LONGS = types.Array(types.int64, 1, "C")
 _INTS = types.Array(types.int32, 1, "C")
 _FLAGS = types.Array(types.boolean, 1, "C")
-_VERBS = (types.FunctionType(SETUP), *(types.FunctionType(ENTRY),) * 2, types.FunctionType(VICTIM))
-_ARGUMENTS = (_LONGS, _INTS, _INTS, _LONGS, _INTS, _LONGS, _LONGS, types.int64, types.boolean, STATE, *_VERBS)
+_INPUT = (_LONGS, _INTS, _INTS, _LONGS, _INTS, _LONGS, _LONGS, types.int64, types.boolean, STATE)
+LOOP = types.int64(*_INPUT, _FLAGS, _LONGS, _LONGS)
 
 
-@kernel(signature=types.int64(*_ARGUMENTS, types.FunctionType(ENTRY), _FLAGS, _LONGS, _LONGS))
 def slot_replay(
-    offsets, entries, steps, epochs, preload, sizes, weights, limit, mandatory, state, setup, touch, admit, victim, insert,
-    hit, resting, running,
-):  # fmt: skip
+    offsets, entries, steps, epochs, preload, sizes, weights, limit, mandatory, state, hit, resting, running
+):
     """Returns the evictions, or NO_VICTIM when the policy named no resident entry as a victim.
 
     steps int32[groups]; the last cell of the state's first row says which step is being replayed.
@@ -56,51 +57,60 @@ def slot_replay(
             state[0, state.shape[1] - 1] = steps[group]
             for i in range(begin, end):
                 entry = np.int64(entries[i])
-                hit[i] = resident[entry]
+                hit[i] = resident[at(entry)]
                 if mandatory:
-                    protected[entry] = 1
-                if not resident[entry]:
-                    together += weights[entry]
+                    protected[at(entry)] = 1
+                if not resident[at(entry)]:
+                    together += weights[at(entry)]
             for i in range(begin, end):
                 entry = np.int64(entries[i])
-                if resident[entry]:
+                if resident[at(entry)]:
                     touch(state, entry)
+                    leaving = surplus(state, protected) if TRIMS else np.int64(NO_VICTIM)
+                    while leaving >= 0:
+                        if leaving >= n or not resident[at(leaving)]:
+                            return np.int64(NO_VICTIM)
+                        resident[at(leaving)] = False
+                        used -= sizes[at(leaving)]
+                        held -= weights[at(leaving)]
+                        count -= 1
+                        leaving = surplus(state, protected)
                     continue
-                size = sizes[entry]
+                size = sizes[at(entry)]
                 if size > limit:
                     continue
                 admit(state, entry)
                 need = limit - size
                 if not mandatory:
                     insert(state, entry)
-                    resident[entry] = True
+                    resident[at(entry)] = True
                     used += size
-                    held += weights[entry]
+                    held += weights[at(entry)]
                     count += 1
                     need = limit
                 while used > need:
                     leaving = victim(state, protected)
                     if leaving < 0:
                         leaving = victim(state, nobody)
-                    if leaving < 0 or leaving >= n or not resident[leaving]:
+                    if leaving < 0 or leaving >= n or not resident[at(leaving)]:
                         return np.int64(NO_VICTIM)
-                    resident[leaving] = False
-                    used -= sizes[leaving]
-                    held -= weights[leaving]
+                    resident[at(leaving)] = False
+                    used -= sizes[at(leaving)]
+                    held -= weights[at(leaving)]
                     count -= 1
                 if mandatory:
                     insert(state, entry)
-                    resident[entry] = True
+                    resident[at(entry)] = True
                     used += size
-                    held += weights[entry]
+                    held += weights[at(entry)]
                     count += 1
             outside = np.int64(0)  # bytes of the members that are not kept
             admitted = 0
             for i in range(begin, end):
                 entry = np.int64(entries[i])
-                protected[entry] = 0
-                if not resident[entry]:
-                    outside += weights[entry]
+                protected[at(entry)] = 0
+                if not resident[at(entry)]:
+                    outside += weights[at(entry)]
                 elif not hit[i]:
                     admitted += 1
             evictions += before + admitted - count
