@@ -1,0 +1,176 @@
+"""`remoe-sim prefetch`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._driven import driven_options, percent, sized
+from remoe_sim.commands._options import (
+    batch_options,
+    limit_options,
+    note,
+    print_json,
+    schedule_in_words,
+    scheduled,
+    scope_option,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from remoe_sim.prefetch_results import PrefetchReport, PrefetchResult
+
+
+@click.command()
+@click.argument("trace")
+@limit_options
+@click.option(
+    "--predictor",
+    default="previous,frequent,oracle",
+    show_default=True,
+    metavar="NAME,…",
+    help="Also transition, which needs --train or --train-share, and noisy, which needs --recall and --precision.",
+)
+@click.option("--depth", default="1", show_default=True, metavar="LAYERS", help="How many layers ahead.")
+@click.option("--cap", metavar="SIZE", help="Most bytes that may be prefetched in a step; any number if not given.")
+@click.option("--guesses", metavar="N", help="Experts named for a layer at once (default: its top-k).")
+@click.option("--recall", metavar="SHARE", help="Of noisy: the share of what is wanted that it names.")
+@click.option("--precision", metavar="SHARE", help="Of noisy: the share of what it names that is wanted.")
+@click.option("--noise-seed", "noise_seed", default="0", show_default=True, metavar="N", help="Of noisy.")
+@click.option("--train", metavar="TRACE", help="What transition and frequent learn from.")
+@click.option("--train-share", metavar="SHARE", help="Learn from this first share of the steps, and count the rest.")
+@click.option("--policy", default="lru", show_default=True, metavar="NAME,…", help="Policies, separated by commas.")
+@scope_option
+@driven_options
+@batch_options
+@click.option("--layers", "by_layer", is_flag=True, help="Show the layers, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.prefetch.v1).")
+def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) -> None:
+    """Replay TRACE through a cache into which a predictor loads experts ahead of their layer.
+
+    previous names the experts of the token before, frequent those most often wanted so far, transition those that
+    followed the experts DEPTH layers earlier, oracle the right ones, noisy the right ones with errors. All loads are
+    taken to arrive in time.
+
+    Of what is loaded, useful is used before it leaves, wasted is not, and wrong is not wanted by the step and layer it
+    was loaded for. Capped is what the byte cap refused, there what needed no load.
+
+    \b
+    Examples:
+      remoe-sim prefetch sample:demo --cache 8
+      remoe-sim prefetch sample:demo --cache 8 --predictor transition,noisy \\
+          --train-share 0.5 --recall 0.8 --precision 0.6 --cap 64MiB
+      remoe-sim prefetch sample:demo --budget 300MiB --scope global --depth 2 --json
+    """
+    import remoe_sim
+
+    report = remoe_sim.prefetch(scheduled(arguments), seed=noise_seed, **arguments)  # type: ignore[arg-type]
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report, by_layer)
+    if report[0].total.demand_bytes is None:
+        note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+
+
+def show(report: PrefetchReport, by_layer: bool = False) -> None:
+    """Tables for people, 80 columns wide: hits of each phase, then what became of the guesses."""
+    from rich.console import Console
+
+    from remoe_sim.commands.replay import held
+    from remoe_sim.units import format_bytes
+
+    console = Console(highlight=False, markup=False)
+    trace, first = report.trace, report[0]
+    said = first.settings
+    console.print(
+        f"{trace['model'] or 'unnamed model'}: {first.total.tokens} of {trace['tokens']} tokens counted, "
+        f"{trace['moe_layers']} MoE layers"
+    )
+    console.print(f"cache: {held(said['capacity'])}, scope {said['scope']}, admission {said['admission']}, ", end="")
+    console.print(f"reset {said['reset']}")
+    cap = "no byte cap" if said["cap_bytes"] is None else f"at most {format_bytes(said['cap_bytes'])} per step"
+    console.print(f"prefetch: {said['depth']} layer{'s' * (said['depth'] != 1)} ahead, {cap}")
+    if trace.get("schedule"):
+        console.print(schedule_in_words(trace["schedule"]))
+    for phase in ("decode", "prefill"):
+        if getattr(first, phase).lookups:
+            console.print()
+            console.print(_hits_table(report, phase))
+    for table in (_guesses_table(report), *_bytes_tables(report)):
+        console.print()
+        console.print(table)
+    for result in report if by_layer else ():
+        console.print()
+        console.print(f"{result.predictor}, {result.policy}:")
+        console.print(_layers_table(result.layers))
+
+
+def _table(*headings: str, left: int = 2) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number >= left else "left", no_wrap=True)
+    return table
+
+
+def _hits_table(report: PrefetchReport, phase: str) -> Table:
+    table = _table(phase, "policy", "hit rate", "without", "resident", "by prefetch", "misses")
+    for result in report:
+        one, bare = getattr(result, phase), getattr(result.without, phase)
+        table.add_row(
+            result.predictor,
+            result.policy,
+            percent(one.hits, one.lookups),
+            percent(bare.hits, bare.lookups),
+            str(one.hits_resident),
+            str(one.hits_by_prefetch),
+            str(one.misses),
+        )
+    return table
+
+
+def _guesses_table(report: PrefetchReport) -> Table:
+    """What became of the experts that were named, in both phases."""
+    table = _table("guesses", "policy", "named", "right", "there", "capped", "no room", "loaded")
+    for result in report:
+        one = result.total
+        counts = (one.resident, one.cap_refused, one.room_refused, one.prefetched)
+        right = percent(one.right, one.named)
+        table.add_row(result.predictor, result.policy, str(one.named), right, *map(str, counts))
+    return table
+
+
+def _bytes_tables(report: PrefetchReport) -> Iterator[Table]:
+    """Bytes per token of both phases: of the demand beside those prefetched, then what became of these."""
+    from remoe_sim.commands.replay import size_unit
+
+    tokens = max(report[0].total.tokens, 1)
+    unit, factor = size_unit(max((result.total.total_bytes or 0) / tokens for result in report))
+
+    def row(result: PrefetchResult, *amounts: int | None) -> tuple[str, ...]:
+        shown = (sized(None if amount is None else amount / tokens, factor) for amount in amounts)
+        return result.predictor, result.policy, *shown
+
+    read = _table(f"{unit}/token", "policy", "without", "demand", "prefetch", "in all")
+    loaded = _table(f"{unit}/token", "policy", "useful", "wasted", "wrong", "capped")
+    for result in report:
+        one = result.total
+        assert result.without is not None
+        before = result.without.total.demand_bytes
+        read.add_row(*row(result, before, one.demand_bytes, one.prefetch_bytes, one.total_bytes))
+        loaded.add_row(*row(result, one.useful_bytes, one.wasted_bytes, one.wrong_bytes, one.cap_refused_bytes))
+    yield read
+    yield loaded
+
+
+def _layers_table(layers: dict[int, Any]) -> Table:
+    table = _table("layer", "lookups", "hits", "by prefetch", "misses", "named", "loaded", "useful", "wasted", left=0)
+    for number, one in layers.items():
+        counts = (one.lookups, one.hits, one.hits_by_prefetch, one.misses, one.named, one.prefetched, one.useful)
+        table.add_row(str(number), *map(str, (*counts, one.wasted)))
+    return table

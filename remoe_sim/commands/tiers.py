@@ -1,0 +1,134 @@
+"""`remoe-sim tiers`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._driven import driven_options, percent, sized
+from remoe_sim.commands._options import batch_options, note, print_json, schedule_in_words, scheduled
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from remoe_sim.tier_results import TierReport
+
+
+@click.command()
+@click.argument("trace")
+@click.option("--device-cache", metavar="N", help="Experts per layer (scope layer) or in all (global), or 'all'.")
+@click.option("--device-budget", metavar="SIZE", help="Bytes instead; shared equally by layers under scope layer.")
+@click.option("--host-cache", metavar="N", help="The same of the host, by --host-scope.")
+@click.option("--host-budget", metavar="SIZE", help="Bytes instead.")
+@click.option("--device-policy", default="lru", show_default=True, metavar="NAME,…", help="Policies of the device.")
+@click.option("--host-policy", default="lru", show_default=True, metavar="NAME,…", help="Policies of the host.")
+@click.option(
+    "--relation",
+    default="inclusive",
+    show_default=True,
+    metavar="NAME,…",
+    help="inclusive: the host holds what the device does; exclusive: a hit moves up, victims come down; "
+    "independent: each evicts as it likes.",
+)
+@click.option("--scope", default="layer", show_default=True, metavar="layer|global", help="Of the device.")
+@click.option("--host-scope", default="global", show_default=True, metavar="layer|global", help="Of the host.")
+@click.option(
+    "--order",
+    default="set",
+    show_default=True,
+    metavar="set|sequential",
+    help="All distinct experts of a step at once, or every slot as an access of its own.",
+)
+@driven_options
+@batch_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.tiers.v1).")
+def command(as_json: bool, **arguments: Any) -> None:
+    """Replay TRACE through a device cache above a host cache above storage: hits per tier, bytes per link.
+
+    What misses the device is looked up in the host, and what misses there is read from storage. Several policies or
+    relations, separated by commas, are replayed in all combinations.
+
+    \b
+    Examples:
+      remoe-sim tiers sample:demo --device-cache 8 --host-cache 20 --host-scope layer
+      remoe-sim tiers sample:demo --device-budget 300MiB --host-budget 700MiB \\
+          --host-policy lru,lfu-forget --relation inclusive,exclusive
+      remoe-sim tiers sample:demo --device-cache 8 --host-cache all --json
+    """
+    import remoe_sim
+
+    report = remoe_sim.tiers(scheduled(arguments), **arguments)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+    if report[0].counts.host_to_device_bytes is None:
+        note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+
+
+def show(report: TierReport) -> None:
+    """Tables for people, 80 columns wide: hits of each tier by phase, then what crossed the links."""
+    from rich.console import Console
+
+    from remoe_sim.commands.replay import held
+
+    console = Console(highlight=False, markup=False)
+    trace, first = report.trace, report[0]
+    console.print(
+        f"{trace['model'] or 'unnamed model'}: {trace['tokens']} tokens, {trace['requests']} requests, "
+        f"{trace['moe_layers']} MoE layers"
+    )
+    for name in ("device", "host"):
+        tier = getattr(first, name)
+        console.print(f"{name}: {held(tier.capacity)}, scope {tier.scope}")
+    console.print(", ".join(f"{name} {first.settings[name]}" for name in ("admission", "order", "reset")))
+    if trace.get("schedule"):
+        console.print(schedule_in_words(trace["schedule"]))
+    for phase in ("decode", "prefill"):
+        if any(getattr(result, phase).device_lookups for result in report):
+            console.print()
+            console.print(_hits_table(report, phase))
+            console.print()
+            console.print(_links_table(report, phase))
+
+
+def _table(*headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number > 2 else "left", no_wrap=True)
+    return table
+
+
+def _hits_table(report: TierReport, phase: str) -> Table:
+    """Shares of all lookups of the phase."""
+    lookups = getattr(report[0], phase).device_lookups
+    table = _table(f"{lookups} {phase} lookups", "device", "host", "on device", "in host", "storage")
+    for result in report:
+        one = getattr(result, phase)
+        table.add_row(
+            result.relation,
+            result.device.policy,
+            result.host.policy,
+            percent(one.device_hits, lookups),
+            percent(one.host_hits, lookups),
+            percent(one.storage_reads, lookups),
+        )
+    return table
+
+
+def _links_table(report: TierReport, phase: str) -> Table:
+    """Bytes per link and token of the phase."""
+    from remoe_sim.commands.replay import size_unit
+
+    names = ("storage_to_host_bytes", "host_to_device_bytes", "device_to_host_bytes")
+    tokens = max(getattr(report[0], phase).tokens, 1)
+    rows = [[getattr(getattr(result, phase), name) for name in names] for result in report]
+    unit, factor = size_unit(max((amount or 0) / tokens for row in rows for amount in row))
+    table = _table(f"{unit}/token", "device", "host", "storage→host", "host→device", "device→host")
+    for result, row in zip(report, rows, strict=True):
+        shown = [sized(None if amount is None else amount / tokens, factor) for amount in row]
+        table.add_row(result.relation, result.device.policy, result.host.policy, *shown)
+    return table

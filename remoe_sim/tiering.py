@@ -1,0 +1,228 @@
+"""Device ← host ← storage: each tier with its own policy and limit, replayed one after the other.
+
+A step's group is looked up in the device as in `replay`: hits are decided for the whole group at once, and what the
+device then keeps depends on nothing below it. Its misses are the group that the same step looks up in the host, in the
+same way; what is missing there is read from storage, into the host and on to the device. The relation says how:
+
+* **inclusive**: a miss is loaded into the host and copied to the device. What the device holds after the group is
+  pinned in the host, so its victims are chosen among the rest: device ⊆ host at rest. The host sees only the device's
+  misses, so to its policy an expert that keeps hitting the device is last used when it was loaded.
+* **exclusive**: what the host holds moves up on a hit and leaves the host; what is read from storage goes to the device
+  alone; what leaves the device (in that order, and members of the group that it does not keep) comes down into the
+  host, which admits it as a group of its own. Device and host hold nothing in common at rest. A stack
+  policy of the host sees lookups and arrivals, both as uses; a slot policy sees arrivals, and what moves up it is asked
+  for as its victim, with all others protected.
+* **independent**: a miss is loaded into the host and copied to the device, and each tier then evicts as it likes, as
+  with an operating system's page cache below the engine's own cache.
+
+Since the host is replayed after the device, a policy that knows the future (belady) is well-defined there too: it knows
+what the device will miss. It is the optimum of its tier alone, given the device above it, and only if independent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.caches import Caches
+from remoe_sim.engine import describe
+from remoe_sim.errors import unknown
+from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.policy import Flags, Policy
+from remoe_sim.settings import ALLOWED, Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.streams import Longs, Stream, StreamViews, Tokens, select_tokens
+from remoe_sim.tier_passes import Course, Items, Memory, Passed, pass_tier
+from remoe_sim.tier_results import Tier, TierCounts, TierReport, TierResult
+from remoe_sim.trace import Trace
+from remoe_sim.trace_reader import read_trace
+from remoe_sim.units import parse_bytes, parse_count
+from remoe_sim.verbs import check_drivable
+
+RELATIONS = ("inclusive", "exclusive", "independent")
+
+
+def tiers(
+    trace: Trace | str | os.PathLike[str],
+    device_cache: int | str | None = None,
+    device_budget: int | str | None = None,
+    host_cache: int | str | None = None,
+    host_budget: int | str | None = None,
+    device_policy: str | Sequence[str] = "lru",
+    host_policy: str | Sequence[str] = "lru",
+    relation: str | Sequence[str] = "inclusive",
+    scope: str = "layer",
+    host_scope: str = "global",
+    admission: str = "mandatory",
+    order: str = "set",
+    reset: str = "never",
+    phase: str = "all",
+    warmup: int = 0,
+    expert_bytes: int | str | Sequence[int] | None = None,
+) -> TierReport:
+    """Replay a trace through a device cache above a host cache above storage, and count per tier and link.
+
+    device_cache, host_cache: experts per layer (scope `layer`) or in all (`global`), or "all"; device_budget,
+    host_budget: bytes instead; one of each pair must be given, 0 is a tier that holds nothing. relation: see
+    `remoe_sim.tiering`; under `inclusive` the host must hold at least what the device can. scope is the device's.
+    admission, order, reset (of both tiers), phase, warmup and expert_bytes as in `replay`. device_policy, host_policy
+    and relation may each be several, separated by commas: all combinations are replayed.
+
+    Bytes of a link are the misses above it times their sizes; storage is read through host memory even if the host
+    keeps nothing. `device_to_host_bytes` (exclusive) are those of entries that the device had, gave up, and the host
+    kept; they count as decode when the group that pushed them out has a decode lookup.
+
+    Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
+    """
+    settings = Settings(scope, admission, order, reset, phase, warmup)
+    below = replace(settings, scope=_host_scope(host_scope))
+    relations = [one.strip() for one in relation.split(",")] if isinstance(relation, str) else list(relation)
+    for one in relations:
+        if one not in RELATIONS:
+            raise unknown("relation", one, RELATIONS)
+    policies = find_policies(device_policy), find_policies(host_policy)
+    for policy in (*policies[0], *policies[1]):
+        check_drivable(policy, "a tier")
+        check_policies([policy], settings, trained=False)
+    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = known_sizes(trace, expert_bytes, "a byte budget" if (device_budget, host_budget) != (None, None) else "")
+    limits = (
+        _limit("device", device_cache, device_budget, trace, settings.per_layer),
+        _limit("host", host_cache, host_budget, trace, below.per_layer),
+    )
+    memories = Memory.of(trace, settings, limits[0]), Memory.of(trace, below, limits[1])
+    if "inclusive" in relations:
+        _check_inclusion(*memories)
+    run = _Run(trace, settings, memories, select_tokens(trace, phase, reset, settings.warmup))
+    scopes = (settings.scope, below.scope)
+    results = []
+    for one, above, beneath in product(relations, *policies):
+        evictions, counts = run.result(one, above, beneath)
+        device, host = (
+            Tier(policy.label, scope, limit.to_dict(scope == "layer"), lost)
+            for policy, scope, limit, lost in zip((above, beneath), scopes, limits, evictions, strict=True)
+        )
+        said = {name: value for name, value in asdict(settings).items() if name != "scope"}
+        results.append(TierResult(one, said, device, host, counts[PREFILL], counts[DECODE]))
+    return TierReport(describe(trace), tuple(results))
+
+
+def _host_scope(scope: str) -> str:
+    if scope not in ALLOWED["scope"]:
+        raise unknown("host scope", scope, ALLOWED["scope"])
+    return scope
+
+
+def _limit(tier: str, cache: int | str | None, budget: int | str | None, trace: Trace, per_layer: bool) -> Limit:
+    """The limit of a tier, from the one of two arguments that was given."""
+    if (cache is None) == (budget is None):
+        raise ValueError(
+            f"limit the {tier} by one of --{tier}-cache EXPERTS and --{tier}-budget BYTES; --{tier}-cache all holds "
+            "everything"
+        )
+    if cache == "all":
+        return Limit((max if per_layer else sum)(trace.model.experts))
+    if cache is not None:
+        return Limit(parse_count(cache, f"{tier} cache"))
+    return Limit(None, parse_bytes(budget or 0))
+
+
+def _check_inclusion(device: Memory, host: Memory) -> None:
+    """ValueError unless each host cache can hold everything of its layers that the device can hold."""
+    for first, past, limit in host.caches:
+        most = 0
+        for other_first, other_past, other_limit in device.caches:
+            low, high = max(first, other_first), min(past, other_past)
+            if low < high:
+                most += _most_held(device.sizes[low:high], other_limit, device.in_bytes, host.sizes[low:high],
+                                   host.in_bytes)  # fmt: skip
+        if most > limit:
+            unit = "bytes" if host.in_bytes else "experts"
+            raise ValueError(
+                f"an inclusive host needs room for {most} {unit} that the device may hold of its layers, and has "
+                f"{limit}; raise the host's limit or take --relation exclusive"
+            )
+
+
+def _most_held(sizes: Longs, limit: int, in_bytes: bool, others: Longs, others_in_bytes: bool) -> int:
+    """The most that residents can take in the unit of `others` if they take at most `limit` in that of `sizes`."""
+    if in_bytes == others_in_bytes:
+        return min(limit, int(others.sum()))
+    order = np.argsort(sizes if in_bytes else -others, kind="stable")  # the small ones, or the large ones, first
+    fitting = int(np.searchsorted(np.cumsum(sizes[order]), limit, side="right"))
+    return int(others[order[:fitting]].sum())
+
+
+@dataclass
+class _Run:
+    """All that the combinations of one call have in common; the device is replayed once per policy."""
+
+    trace: Trace
+    settings: Settings
+    memories: tuple[Memory, Memory]
+    tokens: Tokens
+
+    def __post_init__(self) -> None:
+        self.views: StreamViews = Caches(self.trace, self.settings, self.tokens).global_views(False)
+        stream = self.views.get(True)
+        self.course = Course.of(stream)
+        self._devices: dict[str, Passed] = {}
+
+    def result(self, relation: str, above: Policy, below: Policy) -> tuple[tuple[int, int], dict[int, TierCounts]]:
+        """Evictions of the device and of the host, and the counts of each phase."""
+        mandatory, stream = self.settings.mandatory, self.views.get(above.by_last)
+        if above.label not in self._devices:
+            self._devices[above.label] = pass_tier(
+                above, self.memories[0], self.course, Items.of_stream(stream), mandatory
+            )
+        device = self._devices[above.label]
+        view = self.views.get(below.by_last)
+        order = _same_members(stream, view)
+        missed = ~device.hit[order]
+        lookups = Items.of_stream(view).take(np.flatnonzero(missed))
+        exclusive = relation == "exclusive"
+        host = pass_tier(
+            below, self.memories[1], self.course, lookups, mandatory,
+            coming=device.gone if exclusive else None,
+            above=(device.gone, device.kept[order][missed]) if relation == "inclusive" else None,
+        )  # fmt: skip
+        down = np.flatnonzero(device.had & host.kept) if exclusive else np.zeros(0, np.int64)
+        counts = self._counts(stream, device.hit, lookups, host.hit, device.gone.take(down))
+        return (int(np.count_nonzero(device.had)), int(np.count_nonzero(host.had))), counts
+
+    def _counts(
+        self, stream: Stream, hit: Flags, lookups: Items, host_hit: Flags, down: Items
+    ) -> dict[int, TierCounts]:
+        sized = self.trace.model.expert_bytes is not None
+        everything = Items.of_stream(stream)
+
+        def moved(items: Items, which: npt.NDArray[np.bool_]) -> int | None:
+            return int(self.course.weights[items.entries[which]].sum()) if sized else None
+
+        counts = {}
+        for kind in (PREFILL, DECODE):
+            mine, below, lower = (items.kinds == kind for items in (everything, lookups, down))
+            counts[kind] = TierCounts(
+                tokens=self.tokens.count(kind),
+                device_lookups=int(np.count_nonzero(mine)),
+                device_hits=int(np.count_nonzero(mine & hit)),
+                host_hits=int(np.count_nonzero(below & host_hit)),
+                storage_to_host_bytes=moved(lookups, below & ~host_hit),
+                host_to_device_bytes=moved(lookups, below),
+                device_to_host_bytes=moved(down, lower),
+            )
+        return counts
+
+
+def _same_members(stream: Stream, other: Stream) -> Longs:
+    """int64[N]: where in `stream` each lookup of `other` is; both have the same groups, in an order of their own."""
+    if stream is other:
+        return np.arange(stream.entries.size)
+    groups = np.repeat(np.arange(stream.steps.size), np.diff(stream.offsets))
+    places = np.empty(groups.size, np.int64)
+    places[np.lexsort((other.entries, groups))] = np.lexsort((stream.entries, groups))
+    return places

@@ -1,0 +1,95 @@
+"""Any policy in a loop that decides itself what is loaded: slot policies by their verbs, stack policies by keys.
+
+The loops of `kernels.tiers` and `kernels.prefetch` take verbs over a state array. A stack policy gets those of
+`kernels.keyed`, and the loop writes the key of each entry before it is touched or inserted.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.answers import checked_keys
+from remoe_sim.kernels.tallies import DECODE
+from remoe_sim.policy import CompiledSlotPolicy, Longs, Policy, SlotPolicy, StackPolicy, Stream
+
+_VICTIM = 3  # which of the verbs
+
+
+def check_drivable(policy: Policy, what: str) -> None:
+    """ValueError unless the policy can be driven by verbs; `what` would drive it, such as "prefetch"."""
+    own: Any = type(policy)
+    by_verbs = isinstance(policy, SlotPolicy) and own.replay is SlotPolicy.replay
+    by_keys = isinstance(policy, StackPolicy) and own.replay is StackPolicy.replay and own.keys is not StackPolicy.keys
+    if policy.needs_training or not (by_verbs or by_keys):
+        raise ValueError(
+            f"policy '{policy.label}' has a replay of its own, which {what} cannot drive; take a policy that ranks by "
+            "keys or names victims, such as lru or lfu-forget"
+        )
+
+
+def keys_of(policy: Policy, stream: Stream) -> npt.NDArray[Any]:
+    """int64 or float64[N]: keys of a stack policy after each lookup, smaller is kept better; int64[0] for others."""
+    if not isinstance(policy, StackPolicy):
+        return np.zeros(0, np.int64)
+    return checked_keys(policy.label or policy.name, policy.keys(stream), stream.entries.size)
+
+
+def sortable(keys: npt.NDArray[Any]) -> Longs:
+    """int64 in the same order: fractions by their bits, of which those of negative ones are turned around."""
+    if not np.issubdtype(keys.dtype, np.floating):
+        return np.ascontiguousarray(keys, np.int64)
+    bits: Longs = (np.ascontiguousarray(keys, np.float64) + 0.0).view(np.int64)  # -0.0 becomes 0.0
+    return np.where(bits < 0, bits ^ np.iinfo(np.int64).max, bits)
+
+
+def recency_of(policy: Policy) -> int:
+    """1 if a stack policy orders by recency alone and keeps the later, -1 if it keeps the earlier, else 0.
+
+    Found out by a short stream in which experts return after different times and unequally often.
+    """
+    if not isinstance(policy, StackPolicy):
+        return 0
+    entries = np.array([0, 1, 0, 2, 2, 1, 3, 0, 0, 3, 1, 4, 0, 2, 4, 4, 1, 0, 3, 2], np.int32)
+    groups = entries.size
+    stream = Stream(
+        np.arange(groups + 1), entries, np.full(groups, DECODE, np.uint8), np.arange(groups, dtype=np.int32),
+        np.array([0, groups]), np.ones(5, np.int64),
+    )  # fmt: skip
+    rises = np.diff(sortable(keys_of(policy, stream)))
+    return 1 if (rises < 0).all() else -1 if (rises > 0).all() else 0
+
+
+def state_of(policy: Policy, stream: Stream, number: int = 0) -> npt.NDArray[np.int64]:
+    """The state array of a cache; the loop writes the running step into the last cell of its first row. Of a policy in
+    plain Python it holds just the number of the cache."""
+    if isinstance(policy, CompiledSlotPolicy):
+        return policy._state(stream)
+    if isinstance(policy, SlotPolicy):
+        return np.array([[number, 0]], np.int64)
+    from remoe_sim.kernels.keyed import ROWS
+
+    return np.zeros((ROWS, stream.n_entries + 2), np.int64)
+
+
+def drive(loop: Any, policy: Policy, streams: list[Stream]) -> tuple[Any, tuple[Any, ...]]:
+    """The loop as it can call the policy's verbs, and these: setup, touch, admit, victim, insert, surplus, and whether
+    the last is to be asked. The states of the caches are of `state_of`."""
+    if not isinstance(policy, SlotPolicy):
+        from remoe_sim.kernels import keyed
+
+        return loop, (keyed.setup, keyed.touch, keyed.admit, keyed.victim, keyed.insert, keyed.victim, False)
+    trims = type(policy).surplus is not SlotPolicy.surplus
+    if isinstance(policy, CompiledSlotPolicy):
+        verbs = policy._verbs(streams[0])[1:]
+        return loop, (*verbs, policy._surplus() if trims else verbs[_VICTIM], trims)
+    own = [deepcopy(policy) for _ in streams]  # an object for each cache
+    each = [(*one._verbs(stream)[1:], one._surplus()) for one, stream in zip(own, streams, strict=True)]
+
+    def of_its_cache(verb: int) -> Any:
+        return lambda state, what: each[int(state[0, 0])][verb](state, what)
+
+    return getattr(loop, "py_func", loop), (*(of_its_cache(verb) for verb in range(len(each[0]))), trims)
