@@ -1,0 +1,21 @@
+"""What all tests share: how hard hypothesis tries, and what an interpreted or bounds-checked run leaves out."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]  # the first example compiles kernels
+INTERPRETED, CHECKED = (os.environ.get(name, "0") != "0" for name in ("NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"))
+
+settings.register_profile("compiled", deadline=None, derandomize=True, max_examples=100, suppress_health_check=SLOW)
+settings.register_profile("interpreted", settings.get_profile("compiled"), max_examples=20)
+settings.load_profile("interpreted" if INTERPRETED else "compiled")
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out tests whose processes inherit no setting of Numba: they would only do the same again."""
+    if INTERPRETED or CHECKED:
+        for item in items:
+            if item.get_closest_marker("own_processes"):
+                item.add_marker(pytest.mark.skip(reason="its processes inherit no setting of Numba"))

@@ -1,0 +1,275 @@
+"""Tiers against a slow twin, and the laws that hold between tiers, relations and a plain replay."""
+
+import json
+
+import hypothesis.strategies as st
+import naive_tiers
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from naive import DECODE, PREFILL, Row
+from oracle import POLICIES
+from strategies import Shape, cases, choices, examples, trace_of
+
+import remoe_sim
+from remoe_sim import cli
+from remoe_sim.policy import Policy, SlotPolicy
+from remoe_sim.registry import plugins
+from remoe_sim.tiering import RELATIONS
+from remoe_sim.verbs import check_drivable
+
+BOTH_SCOPES = ("layer", "global")
+
+
+@st.composite
+def hierarchies(draw):
+    """A case, the twin's tiers and the library's arguments; limits in the same unit let the host be a little larger."""
+    case = draw(cases(preload=False, layers=2, large=False, most=20))
+    arguments = draw(choices("scope", "admission", "order", "phase", "warmup"))
+    arguments |= {"reset": draw(st.sampled_from(("never", "never", "request")))}
+    arguments |= {"host_scope": draw(st.sampled_from(BOTH_SCOPES)), "relation": draw(st.sampled_from(RELATIONS))}
+    shape, layers, specs = case.shape, len(case.shape.top_k), []
+    per_layer = arguments["scope"] == "layer", arguments["host_scope"] == "layer"
+    in_bytes = [shape.sizes is not None and draw(st.booleans()) for _ in per_layer]
+    device = draw(st.integers(0, 24 if in_bytes[0] else 5))
+    host = draw(st.integers(0, 40 if in_bytes[1] else 9))
+    if draw(st.booleans()):
+        host += device * (1 if per_layer[0] == per_layer[1] or in_bytes[0] else layers)
+    for number, limit in enumerate((device, draw(st.sampled_from((host,) * 5 + ("all",))))):
+        tier, unit = ("device", "host")[number], "budget" if in_bytes[number] and limit != "all" else "cache"
+        most = 99 if limit == "all" else limit // layers if unit == "budget" and per_layer[number] else limit
+        spec = naive_tiers.Spec(
+            draw(st.sampled_from(POLICIES)), [most] * (layers if per_layer[number] else 1),
+            shape.sizes if unit == "budget" else None, per_layer[number],
+        )  # fmt: skip
+        specs.append(spec)
+        arguments |= {f"{tier}_{unit}": limit, f"{tier}_policy": spec.policy}
+    return case, specs, arguments
+
+
+def counts_of(result):
+    """A result in the twin's words."""
+    answer = {"evictions": (result.device.evictions, result.host.evictions)}
+    for phase in (PREFILL, DECODE):
+        one = getattr(result, phase)
+        answer[phase] = {
+            "lookups": one.device_lookups, "device_hits": one.device_hits, "host_hits": one.host_hits,
+            "to_host": one.storage_to_host_bytes or 0, "to_device": one.host_to_device_bytes or 0,
+            "down": one.device_to_host_bytes or 0,
+        }  # fmt: skip
+    return answer
+
+
+def run(case, arguments):
+    """The library's result, or None where it says that this is not possible."""
+    try:
+        return remoe_sim.tiers(case.trace, **arguments)[0]
+    except ValueError as error:
+        if not any(why in str(error) for why in ("cannot be emptied at each request", "an inclusive host needs room")):
+            raise
+        return None
+
+
+@examples(300)
+@given(hierarchies())
+def test_every_count_equals_the_twin(drawn):
+    case, specs, arguments = drawn
+    result = run(case, arguments)
+    if result is not None:
+        grouping = {name: arguments[name] for name in ("order", "reset", "phase", "warmup", "admission")}
+        relation = arguments["relation"]
+        theirs = naive_tiers.tiers(case.rows, *specs, relation, sizes=case.shape.sizes, **grouping)
+        assert counts_of(result) == theirs
+
+
+@st.composite
+def settings_of_replay(draw):
+    """A case and arguments that tiers and replay share."""
+    case = draw(cases(preload=False, layers=3, large=False, most=20))
+    return case, draw(choices("scope", "admission", "order", "phase"))
+
+
+@examples(60)
+@given(settings_of_replay(), st.integers(0, 6), st.integers(0, 8))
+def test_exclusive_lru_over_lru_is_one_lru_of_both_sizes(drawn, device, host):
+    case, arguments = drawn
+    both = remoe_sim.replay(case.trace, cache=device + host, policy="lru", **arguments)["lru"]
+    rest = {"host_scope": arguments["scope"], "relation": "exclusive"}
+    result = remoe_sim.tiers(case.trace, device_cache=device, host_cache=host, **rest, **arguments)[0]
+    assert result.counts.device_hits + result.counts.host_hits == both.hits
+    assert result.counts.storage_to_host_bytes == both.bytes_read
+
+
+@examples(60)
+@given(settings_of_replay(), st.integers(0, 6), st.sampled_from(POLICIES), st.sampled_from(POLICIES))
+def test_a_host_no_larger_than_the_device_adds_nothing_unless_exclusive(drawn, size, above, below):
+    case, arguments = drawn
+    limits = {"device_cache": size, "host_cache": size, "host_scope": arguments["scope"]}
+    result = remoe_sim.tiers(case.trace, **limits, device_policy=above, host_policy=below, **arguments)[0]
+    assert result.counts.host_hits == 0
+
+
+@examples(60)
+@given(settings_of_replay(), st.integers(0, 9), st.sampled_from(POLICIES), st.sampled_from(RELATIONS))
+def test_without_a_device_the_host_is_the_cache(drawn, size, policy, relation):
+    case, arguments = drawn
+    policy = "lru" if relation == "exclusive" else policy  # there, who is used enters anew
+    alone = remoe_sim.replay(case.trace, cache=size, policy=policy, **arguments)[policy]
+    rest = {"host_scope": arguments["scope"], "host_policy": policy, "relation": relation}
+    result = remoe_sim.tiers(case.trace, device_cache=0, host_cache=size, **rest, **arguments)[0]
+    assert (result.counts.device_hits, result.counts.host_hits) == (0, alone.hits)
+    assert (result.device.evictions, result.host.evictions) == (0, alone.evictions)
+    assert not result.counts.device_to_host_bytes
+
+
+class Oldest(SlotPolicy):
+    """LRU in plain Python."""
+
+    name = label = "oldest"
+
+    def setup(self, limit, sizes):
+        self.order = []
+
+    def hit(self, entry):
+        self.order.remove(entry)
+        self.order.append(entry)
+
+    def victim(self, protected):
+        for entry in self.order:
+            if not protected[entry]:
+                self.order.remove(entry)
+                return entry
+        return -1
+
+    def insert(self, entry):
+        self.order.append(entry)
+
+
+def random_trace(layers=3, tokens=60, seed=5):
+    chance = np.random.default_rng(seed)
+    rows = [
+        Row(0, i, i, DECODE if i else PREFILL, [list(map(int, chance.permutation(9)[:2])) for _ in range(layers)])
+        for i in range(tokens)
+    ]
+    return trace_of(rows, Shape((9,) * layers, (2,) * layers, tuple(range(3, 3 + layers))))
+
+
+@pytest.mark.parametrize("scope", BOTH_SCOPES)
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_a_policy_in_plain_python_is_driven_like_any_other(monkeypatch, scope, relation):
+    trace = random_trace()
+    limits = {"device_cache": 3, "host_cache": 14, "scope": scope, "relation": relation}
+    known = remoe_sim.tiers(trace, **limits)[0]
+    monkeypatch.setattr("remoe_sim.registry.find_policy", lambda name: Oldest())
+    mine = remoe_sim.tiers(trace, **limits)[0]
+    assert mine.counts == known.counts
+    assert mine.host.evictions == known.host.evictions
+
+
+def drivable():
+    """Names and admissions of all policies but those with a replay of their own."""
+    for name, policy in plugins("remoe_sim.policies", Policy).items():
+        try:
+            check_drivable(policy(), "a test")
+        except ValueError:
+            continue
+        yield from ((name, admission) for admission in policy.admissions)
+
+
+@pytest.mark.parametrize("scope", BOTH_SCOPES)
+def test_every_policy_does_on_the_device_what_it_does_alone(scope):
+    trace, limit = random_trace(), 4 if scope == "layer" else 11
+    pairs = list(drivable())
+    assert {("lru", "mandatory"), ("belady", "bypass"), ("fifo", "mandatory")} <= set(pairs)
+    for policy, admission in pairs:
+        rest = {"scope": scope, "admission": admission}
+        result = remoe_sim.tiers(trace, limit, host_cache="all", device_policy=policy, **rest)[0]
+        alone = remoe_sim.replay(trace, limit, policy=policy, **rest)[policy]
+        assert (result.counts.device_hits, result.device.evictions) == (alone.hits, alone.evictions), policy
+        assert result.counts.host_to_device_bytes == alone.bytes_read, policy
+        assert (result.counts.storage_reads, result.host.evictions) == (alone.cold_misses, 0), policy
+        for relation in RELATIONS:  # and in the host it can be asked for what has to leave
+            lower = remoe_sim.tiers(trace, 2, host_cache=9, host_policy=policy, relation=relation, **rest)[0]
+            assert 0 <= lower.counts.host_hits <= lower.counts.host_lookups
+
+
+def test_by_hand():
+    """A B C A B A through one place on the device and one in the host, one expert per step."""
+    rows = [Row(0, i, i, DECODE, [[expert]]) for i, expert in enumerate((0, 1, 2, 0, 1, 1, 2))]
+    trace = trace_of(rows, Shape((3,), (1,), (10,)))
+    report = remoe_sim.tiers(trace, 1, host_cache=2, relation=RELATIONS)
+    hits = {one.relation: (one.counts.device_hits, one.counts.host_hits) for one in report}
+    # inclusive: the host holds the device's one and one more; exclusive: all three; independent: the last two misses
+    assert hits == {"inclusive": (1, 0), "exclusive": (1, 3), "independent": (1, 0)}
+    moved = {one.relation: one.decode for one in report}
+    assert [moved[name].storage_to_host_bytes for name in RELATIONS] == [60, 30, 60]
+    assert [moved[name].host_to_device_bytes for name in RELATIONS] == [60, 60, 60]
+    assert [moved[name].device_to_host_bytes for name in RELATIONS] == [0, 50, 0]
+    assert [one.host.evictions for one in report] == [4, 0, 4]
+
+
+@pytest.mark.parametrize("scope", BOTH_SCOPES)
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_nothing_to_look_up(scope, tokens):
+    trace = trace_of([Row(0, i, i, DECODE, [None, [None]]) for i in range(tokens)], Shape((4, 3), (2, 1), (5, 7)))
+    report = remoe_sim.tiers(trace, 2, host_cache=9, relation=RELATIONS, scope=scope, host_policy=POLICIES)
+    for result in report:
+        assert result.counts.device_hit_rate is result.counts.host_hit_rate is None
+        assert (result.counts.device_lookups, result.counts.storage_to_host_bytes, result.host.evictions) == (0, 0, 0)
+
+
+def test_what_is_named_in_the_result():
+    report = remoe_sim.tiers("sample:demo", 8, host_budget="700MiB", host_policy="lru,fifo", relation="exclusive")
+    assert [result.host.policy for result in report] == ["lru", "fifo"]
+    answer = json.loads(json.dumps(report.to_dict()))
+    assert answer["schema"] == "remoe-sim.tiers.v1"
+    one = answer["results"][0]
+    evictions = remoe_sim.replay("sample:demo", 8, policy="lru")["lru"].evictions
+    device = {"policy": "lru", "scope": "layer", "capacity": {"experts_per_layer": 8}, "evictions": evictions}
+    assert one["device"] == device
+    assert one["host"]["capacity"] == {"bytes": 700 * 2**20}
+    for name in ("device_lookups", "host_hits", "storage_reads", "host_to_device_bytes"):
+        assert one[name] == one["prefill"][name] + one["decode"][name]
+    frame = report.to_frame()
+    assert frame["host_policy"].tolist() == ["lru", "fifo"]
+    assert frame["decode_host_hits"].tolist() == [result.decode.host_hits for result in report]
+    assert "<td>fifo</td>" in report._repr_html_()
+
+
+def test_bytes_are_unknown_without_sizes():
+    trace = trace_of([Row(0, 0, 0, DECODE, [[1]])], Shape((4,), (1,), None))
+    assert remoe_sim.tiers(trace, 1, host_cache=1)[0].counts.storage_to_host_bytes is None
+    assert remoe_sim.tiers(trace, 1, host_cache=1, expert_bytes=7)[0].counts.storage_to_host_bytes == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"device_cache": 2}, "limit the host by one of --host-cache EXPERTS and --host-budget BYTES"),
+        ({"device_cache": 2, "device_budget": 9, "host_cache": 2}, "limit the device by one of"),
+        ({"device_cache": 2, "host_cache": 5}, "needs room for 6 experts .* has 5; raise the host's limit"),
+        ({"device_cache": 2, "host_budget": 23}, "needs room for 24 bytes .* has 23"),
+        ({"device_budget": 36, "host_cache": 5}, "needs room for 9 experts"),
+        ({"device_budget": 24, "scope": "global", "host_cache": 2, "host_scope": "layer"}, "needs room for 8 experts"),
+        ({"device_cache": 2, "host_cache": "x"}, "host cache 'x' is not possible"),
+        ({"device_cache": 2, "host_cache": 9, "relation": "inclusiv"}, "did you mean 'inclusive'"),
+        ({"device_cache": 2, "host_cache": 9, "host_scope": "step"}, "unknown host scope 'step'"),
+        ({"device_cache": 2, "host_cache": 9, "host_policy": "static"}, "policy 'static' has a replay of its own"),
+    ],
+)
+def test_bad_arguments(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        remoe_sim.tiers(random_trace(), **arguments)
+
+
+def test_the_command(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = ["tiers", "sample:demo", "--device-cache", "8", "--host-budget", "700MiB"]
+    done = CliRunner().invoke(cli.main, [*arguments, "--relation", "inclusive,exclusive"])
+    assert done.exit_code == 0, done.output
+    assert "device: 8 experts per layer, scope layer\nhost: 700.0 MiB, scope global" in done.output
+    assert max(map(len, done.output.splitlines())) <= 80
+    assert "…" not in done.output
+    answer = json.loads(CliRunner().invoke(cli.main, [*arguments, "--json"]).stdout)
+    assert answer == remoe_sim.tiers("sample:demo", 8, host_budget="700MiB").to_dict()
