@@ -1,0 +1,61 @@
+# make demo    set up .venv, replay the bundled trace
+# make test    set up .venv with what tests need, run all tests
+# make check   lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
+# make clean   remove everything that these made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+COVERAGE := $(BIN)/python -m coverage
+LEAST_COVERAGE := 95
+
+.PHONY: demo test check lint types covered bounds clean
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/remoe-sim demo
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest
+
+check: lint types covered bounds
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/test.stamp
+	$(BIN)/mypy
+
+# The compiled run covers everything but the bodies of kernels, the interpreted run covers those.
+covered: $(VENV)/test.stamp
+	$(COVERAGE) erase
+	$(COVERAGE) run --parallel-mode -m pytest
+	NUMBA_DISABLE_JIT=1 $(COVERAGE) run --parallel-mode -m pytest
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report --skip-covered --show-missing --fail-under=$(LEAST_COVERAGE)
+
+# Numba ignores the flag where a cached build exists, hence a cache of its own.
+bounds: $(VENV)/test.stamp
+	rm -rf $(VENV)/kernels-with-bounds
+	NUMBA_BOUNDSCHECK=1 REMOE_SIM_CACHE_DIR=$(CURDIR)/$(VENV)/kernels-with-bounds $(BIN)/python -m pytest
+
+# Installed anew only when pyproject.toml changed: the package itself is used where it lies.
+$(VENV)/demo.stamp: pyproject.toml | $(BIN)/pip
+	@echo "Installing remoe-sim into $(VENV) ..."
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/test.stamp: pyproject.toml | $(BIN)/pip
+	@echo "Installing remoe-sim and what its tests need into $(VENV) ..."
+	@$(PIP) install --editable '.[test,bench]'
+	@touch $@ $(VENV)/demo.stamp
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "remoe-sim needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + "; name a later one: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV) || \
+		($(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -qq pip)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

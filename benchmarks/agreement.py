@@ -1,0 +1,160 @@
+"""Misses of the same accesses here and in libCacheSim: policy × trace × scope × size, and the difference.
+
+    python benchmarks/agreement.py [--traces ../shared/traces] [--output agreement.json]
+
+Every slot of every decision is an access of its own (`--order sequential`) to entries of one size, mandatory admission,
+which is what a general cache simulator replays; our LFU is the variant that forgets evicted entries. In scope layer
+both sides have a cache per layer, and misses are summed. Without the folder of traces only the synthetic one is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import libcachesim
+import numpy as np
+import numpy.typing as npt
+
+import remoe_sim
+from remoe_sim import Decisions, InMemory, Model, Trace
+
+TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
+TWINS = {"lru": "LRU", "fifo": "FIFO", "belady": "Belady", "lfu-forget": "LFU"}
+ACCESS = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
+TABLE = 8  # logarithm of the first size of libCacheSim's hash table; its default takes 50 ms per cache to fill
+
+
+def accesses(trace: Trace) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(MoE layer, expert) of every slot in execution order: by step, layer, token, slot."""
+    layers, experts, places = [], [], []
+    for index in range(trace.moe_layers):
+        decisions = trace.decisions(index)
+        valid = np.ones(decisions.experts.shape, bool) if decisions.valid is None else decisions.valid
+        rows, slots = np.nonzero(valid)
+        experts.append(decisions.experts[valid].astype(np.int64))
+        layers.append(np.full(rows.size, index))
+        places.append(np.stack([trace.step[rows], layers[-1], rows, slots]))
+    step, layer, row, slot = np.concatenate(places, axis=1)
+    order = np.lexsort((slot, row, layer, step))
+    return np.concatenate(layers)[order], np.concatenate(experts)[order]
+
+
+def misses(ids: npt.NDArray[np.int64], policies: list[str], sizes: list[int], folder: Path) -> dict[str, list[int]]:
+    """libCacheSim's misses of each policy at each size, for one cache."""
+    records = np.zeros(ids.size, ACCESS)
+    records["time"], records["id"], records["size"] = np.arange(ids.size), ids, 1
+    records["next"] = next_uses(ids)
+    path = folder / "trace.oracleGeneral"
+    records.tofile(path)
+    found: dict[str, list[int]] = {policy: [] for policy in policies}
+    for policy in policies:
+        for size in sizes:
+            options = libcachesim.ReaderInitParam(ignore_obj_size=True)
+            reader = libcachesim.TraceReader(str(path), libcachesim.TraceType.ORACLE_GENERAL_TRACE, options)
+            ratio, _ = getattr(libcachesim, TWINS[policy])(size, hashpower=TABLE).process_trace(reader)
+            found[policy].append(round(ratio * ids.size))
+    return found
+
+
+def next_uses(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where each id comes again, -1 if it does not."""
+    order = np.argsort(ids, kind="stable")
+    following = np.full(ids.size, -1)
+    again = ids[order][1:] == ids[order][:-1]
+    following[order[:-1][again]] = order[1:][again]
+    return following
+
+
+def compare(trace: Trace, scope: str, sizes: list[int], policies: list[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """A row per policy and size."""
+    layer, expert = accesses(trace)
+    if scope == "global":
+        theirs = misses(np.append(0, np.cumsum(trace.model.experts))[layer] + expert, policies, sizes, folder)
+    else:
+        each = [misses(expert[layer == index], policies, sizes, folder) for index in range(trace.moe_layers)]
+        theirs = {policy: [sum(at) for at in zip(*(one[policy] for one in each), strict=True)] for policy in policies}
+    frame = remoe_sim.curve(trace, policies, cache=sizes, scope=scope, order="sequential")
+    for policy in policies:
+        rows = frame[(frame["layer"] == "all") & (frame["policy"] == policy)]
+        for (_, row), other in zip(rows.iterrows(), theirs[policy], strict=True):
+            ours = int(row["lookups"] - row["hits"])
+            yield {
+                "policy": policy, "scope": scope, "size": int(row["capacity"]), "accesses": int(row["lookups"]),
+                "misses": ours, "misses_libcachesim": other, "difference": ours - other,
+            }  # fmt: skip
+
+
+def synthetic(tokens: int = 400, layers: int = 4, experts: int = 64, k: int = 6, seed: int = 7) -> Trace:
+    """A seeded trace: popular experts are chosen more often, and some stay from one token to the next."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for _ in range(layers):
+        popularity = np.log(1 / np.arange(1, experts + 1))[rng.permutation(experts)]
+        scores = popularity + rng.gumbel(size=(tokens, experts))
+        scores[1:] += 0.5 * scores[:-1]
+        chosen.append(Decisions(np.argsort(-scores, axis=1)[:, :k].astype(np.uint16)))
+    column = np.arange(tokens, dtype=np.int32)
+    request, phase = column * 0, np.ones(tokens, np.uint8)
+    model = Model((experts,) * layers, (k,) * layers, f"synthetic, seed {seed}")
+    return Trace(request, column, column, phase, tuple(range(layers)), model, InMemory(chosen))
+
+
+def first_tokens(trace: Trace, tokens: int) -> Trace:
+    """The beginning of a trace, in memory."""
+    rows = np.arange(min(tokens, trace.tokens))
+    layers = [trace.decisions(index).take(rows) for index in range(trace.moe_layers)]
+    columns = (trace.request[rows], trace.position[rows], trace.step[rows], trace.phase[rows])
+    return Trace(*columns, trace.layer_numbers, trace.model, InMemory(layers))
+
+
+def traces(folder: Path) -> Iterator[tuple[str, Trace]]:
+    """Names and traces: a synthetic one, and those of the folder that are there."""
+    yield "synthetic", synthetic()
+    for name in ("qwen", "gptoss"):
+        if (path := folder / "bigmoe" / f"{name}.route.csv").is_file():
+            yield name, remoe_sim.import_trace(path)
+    if (path := folder / "gpt-oss-20b" / "gptoss20b_decode_subset.npz").is_file():
+        yield "gpt-oss-20b, first 5000 tokens", first_tokens(remoe_sim.import_trace(path), 5000)
+
+
+def sizes_of(trace: Trace, scope: str) -> list[int]:
+    """From one entry to all but one, closer together where a cache is small."""
+    entries = sum(trace.model.experts) if scope == "global" else max(trace.model.experts)
+    return sorted({1, 2, 3, *np.geomspace(4, entries - 1, 9).astype(int).tolist()})
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, trace in traces(folder):
+            for scope in ("layer", "global"):
+                compared = compare(trace, scope, sizes_of(trace, scope), list(TWINS), Path(scratch))
+                rows += [{"trace": name, **row} for row in compared]
+    return {
+        "libcachesim": version("libcachesim"),
+        "cases": len(rows),
+        "cases_that_differ": sum(row["difference"] != 0 for row in rows),
+        "rows": rows,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--traces", type=Path, default=TRACES, metavar="FOLDER")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
+    given = parser.parse_args()
+    text = json.dumps(measure(given.traces), indent=2)
+    print(text)
+    if given.output:
+        given.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Whole-process times of the command line, beside what its libraries take to load alone.
+
+    python benchmarks/startup.py [--runs 7] [--traces ../shared/traces] [--output startup.json]
+
+All commands take turns, so that a busy machine slows them alike; times are medians over the runs, in seconds: `wall_s`
+as a clock shows it, `cpu_s` of the process in user and system mode. The replay is of BigMoeOnEdge's qwen trace if it is
+there, else of the bundled sample. The cold run compiles into an empty REMOE_SIM_CACHE_DIR. Where SciPy is installed,
+Numba loads it with the first kernel though nothing here needs it; `versions` says whether it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import remoe_sim
+
+TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
+TARGETS = {"replay": 1.2, "cold replay": 8.0}  # seconds of wall time
+LIBRARIES = ("numba", "numpy", "pyarrow", "click", "scipy")
+
+
+def timed(command: list[str], cache: str) -> tuple[float, float]:
+    """Wall and processor seconds of a process that must succeed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    subprocess.run(command, env=os.environ | {"REMOE_SIM_CACHE_DIR": cache}, check=True, capture_output=True)
+    wall = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def prepare(traces: Path, folder: Path) -> tuple[str, list[str]]:
+    """What is replayed: its name, and the arguments."""
+    capture = traces / "bigmoe" / "qwen.route.csv"
+    if not capture.exists():
+        return "bundled sample", ["sample:demo", "--cache", "8"]
+    remoe_sim.write_trace(remoe_sim.import_trace(capture), folder / "qwen.parquet")
+    return "qwen.route.csv of BigMoeOnEdge", [str(folder / "qwen.parquet"), "--cache", "8"]
+
+
+def measure(traces: Path, runs: int) -> dict[str, object]:
+    """Medians of all commands, with what they ran on."""
+    command, python = [str(Path(sys.executable).with_name("remoe-sim"))], [sys.executable, "-c"]
+    with tempfile.TemporaryDirectory() as folder:
+        name, arguments = prepare(traces, Path(folder))
+        warm, cold = str(Path(folder, "warm")), str(Path(folder, "cold"))
+        commands = {
+            "replay": [*command, "replay", *arguments],
+            "replay --json": [*command, "replay", *arguments, "--json"],
+            "import numba": [*python, "import numba"],
+            "import numba, pyarrow.parquet": [*python, "import numba, pyarrow.parquet"],
+            "--help": [*command, "--help"],
+            "import click": [*python, "import click"],
+        }
+        cold_runs = []
+        for _ in range(3):
+            shutil.rmtree(cold, ignore_errors=True)
+            cold_runs.append(timed(commands["replay"], cold))
+        for one in commands.values():
+            timed(one, warm)  # compiled, and in the page cache
+        times = {name: [] for name in commands}
+        for _ in range(runs):
+            for key, one in commands.items():
+                times[key].append(timed(one, warm))
+    medians = {key: _median(found) for key, found in {**times, "cold replay": cold_runs}.items()}
+    return {
+        "trace": name,
+        "runs": runs,
+        "machine": {"processors": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
+        "versions": {library: version_of(library) for library in LIBRARIES},
+        "seconds": medians,
+        "targets_wall_s": TARGETS,
+        "met": {key: medians[key]["wall_s"] <= target for key, target in TARGETS.items()},
+    }
+
+
+def version_of(library: str) -> str | None:
+    """The installed version, None where there is none."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _median(found: list[tuple[float, float]]) -> dict[str, float]:
+    walls, cpus = zip(*found, strict=True)
+    return {
+        "wall_s": round(statistics.median(walls), 3),
+        "least_wall_s": round(min(walls), 3),
+        "cpu_s": round(statistics.median(cpus), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--traces", type=Path, default=TRACES)
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    given = parser.parse_args()
+    text = json.dumps(measure(given.traces, given.runs), indent=2)
+    print(text)
+    if given.output:
+        given.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
