@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 COVERAGE := $(BIN)/python -m coverage
+PYTEST := $(BIN)/python -m pytest -n auto
 LEAST_COVERAGE := 95
 
 .PHONY: demo test check lint types covered bounds clean
@@ -16,7 +17,7 @@ demo: $(VENV)/demo.stamp
 	@$(BIN)/remoe-sim demo
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: lint types covered bounds
 
@@ -30,15 +31,15 @@ types: $(VENV)/test.stamp
 # The compiled run covers everything but the bodies of kernels, the interpreted run covers those.
 covered: $(VENV)/test.stamp
 	$(COVERAGE) erase
-	$(COVERAGE) run --parallel-mode -m pytest
-	NUMBA_DISABLE_JIT=1 $(COVERAGE) run --parallel-mode -m pytest
-	$(COVERAGE) combine --quiet
+	COVERAGE_FILE=.coverage.compiled $(PYTEST) --cov --cov-report=
+	NUMBA_DISABLE_JIT=1 COVERAGE_FILE=.coverage.interpreted $(PYTEST) --cov --cov-report=
+	$(COVERAGE) combine --quiet .coverage.compiled .coverage.interpreted
 	$(COVERAGE) report --skip-covered --show-missing --fail-under=$(LEAST_COVERAGE)
 
 # Numba ignores the flag where a cached build exists, hence a cache of its own.
 bounds: $(VENV)/test.stamp
 	rm -rf $(VENV)/kernels-with-bounds
-	NUMBA_BOUNDSCHECK=1 REMOE_SIM_CACHE_DIR=$(CURDIR)/$(VENV)/kernels-with-bounds $(BIN)/python -m pytest
+	NUMBA_BOUNDSCHECK=1 REMOE_SIM_CACHE_DIR=$(CURDIR)/$(VENV)/kernels-with-bounds $(PYTEST)
 
 # Installed anew only when pyproject.toml changed: the package itself is used where it lies.
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/pip

@@ -228,7 +228,8 @@ class SlotPolicy(Policy):
         )  # fmt: skip
         if evictions < 0:
             raise ValueError(
-                f"policy '{self.label or self.name}' chose a victim that is not resident; correct its victim()"
+                f"policy '{self.label or self.name}' chose a victim that is not resident, or is protected; "
+                "correct its victim()"
             )
         return Outcome(hit, int(evictions), resting, running)
 

@@ -249,8 +249,34 @@ def test_evictions_below_zero_are_noticed(policy):
 def test_a_victim_that_is_not_resident_is_refused(victim, order, admission, policy):
     policy(choosing(victim))
     pairs = trace_of([replace(row, decisions=row.decisions[:1]) for row in ROWS], Shape((4,), (2,), None))
-    with pytest.raises(ValueError, match=r"^policy 'stubborn' chose a victim that is not resident; correct its victim"):
+    with pytest.raises(
+        ValueError, match=r"^policy 'stubborn' chose a victim that is not resident, or is protected; correct its victim"
+    ):
         remoe_sim.replay(pairs, 1, policy="stubborn", admission=admission, order=order)
+
+
+class Ruthless(SlotPolicy):
+    """Evicts the latest resident, whether the running step needs it or not."""
+
+    name = label = "ruthless"
+
+    def setup(self, limit, sizes):
+        self.residents = []
+
+    def insert(self, entry):
+        self.residents.append(entry)
+
+    def victim(self, protected):
+        return self.residents.pop() if self.residents else -1
+
+
+def test_a_victim_that_the_running_step_needs_is_refused_while_there_are_others(policy):
+    policy(Ruthless)
+    rows = [replace(ROWS[0], step=0, decisions=[[0, 1]]), replace(ROWS[0], position=1, step=1, decisions=[[2, 3]])]
+    pairs = trace_of(rows, Shape((4,), (2,), None))
+    assert remoe_sim.replay(pairs, 2, policy="ruthless", admission="bypass")["ruthless"].misses == 4
+    with pytest.raises(ValueError, match=r"^policy 'ruthless' chose a victim that is not resident, or is protected"):
+        remoe_sim.replay(pairs, 2, policy="ruthless")
 
 
 @pytest.mark.parametrize("key", [np.inf, -np.inf, np.nan, 2**63 - 1, np.uint64(2**63)])

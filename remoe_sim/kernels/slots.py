@@ -92,6 +92,8 @@ def slot_replay(
                     leaving = victim(state, protected)
                     if leaving < 0:
                         leaving = victim(state, nobody)
+                    elif leaving < n and protected[at(leaving)]:
+                        return np.int64(NO_VICTIM)
                     if leaving < 0 or leaving >= n or not resident[at(leaving)]:
                         return np.int64(NO_VICTIM)
                     resident[at(leaving)] = False
