@@ -143,17 +143,23 @@ class LeastStale(naive.SlotPolicy):
 
     def __init__(self, limit, size):
         super().__init__(limit, size)
-        self.clock = count()
+        self.clock, self.running = count(), 0
+
+    def hit(self, entry):
+        self.admit(entry)
+        self.insert(entry)
+
+    def admit(self, entry):
+        self.running = entry[0]
 
     def insert(self, entry):
         self.queue[entry] = self.now, next(self.clock)
 
-    hit = insert
-
     def victim(self, protected):
         def order(entry):
             (layer, _), (used, moment) = entry, self.queue[entry]
-            return used == self.now, layer, moment
+            to_come = layer > self.running
+            return used == self.now, to_come, -layer if to_come else layer, moment
 
         worst = min((entry for entry in self.queue if entry not in protected), key=order, default=None)
         self.queue.pop(worst, None)

@@ -211,6 +211,14 @@ def test_least_stale_evicts_the_layers_behind_first():
     assert [hits(trace, name, cache=3, scope="global") for name in ("lru", "least-stale")] == [1, 2]
 
 
+def test_least_stale_keeps_the_layer_that_comes_next():
+    """Three layers with an expert each in a cache of two: LRU always evicts what is needed next; here one stays."""
+    rows = [Row(0, i, i, DECODE, [[0], [0], [0]]) for i in range(6)]
+    trace = trace_of(rows, Shape((1, 1, 1), (1, 1, 1), None))
+    names = ("lru", "least-stale", "belady")
+    assert [hits(trace, name, cache=2, scope="global") for name in names] == [0, 5, 8]
+
+
 def test_what_a_cache_starts_with_is_stale():
     """Under bypass expert 0 of the first layer, used in this pass, stays although its layer runs first."""
     rows = [Row(0, i, i, DECODE, [[0], None]) for i in range(2)]
