@@ -34,8 +34,8 @@ class LeCar(CompiledSlotPolicy):
     state_rows = _FREQUENCY + ROWS
 
     # Rows: two of a list by recency (second extra column: the limit, and N); two of the histories of LRU and LFU, whose
-    # heads are the extra columns; which of them an entry is in, 1 or 2 (extra: what they hold); when it was evicted (the
-    # clock, and the random sequence); how often it was used by then (uses of the newcomer so far); the odds of LRU.
+    # heads are the extra columns; which of them an entry is in, 1 or 2 (extra: what they hold); when it was evicted
+    # (extra: the clock, the random sequence); how often it was used by then (extra: the newcomer so far); odds of LRU.
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

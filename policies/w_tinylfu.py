@@ -21,6 +21,7 @@ from remoe_sim.kernels.segments import (
     enter_segments,
     leave_segments,
     lowest_outside,
+    not_raised,
     overflow,
     overflowed,
     raise_entry,
@@ -41,7 +42,8 @@ class WTinyLfu(CompiledSlotPolicy):
     source = "Einziger, Friedman, Manes: TinyLFU, ACM ToS 13(4), 2017, section 4.2; libCacheSim WTinyLFU"
     state_rows = _SKETCH + sketches.ROWS
 
-    # Extra columns: of _PLACE what the segments hold and may hold; of _SEEN uses since counts were halved, how many may.
+    # Extra columns: of _PLACE what the segments hold and may hold; of _SEEN uses since counts were halved, and how many
+    # there may be.
 
     def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
         state = super()._state(stream)
@@ -74,6 +76,7 @@ class WTinyLfu(CompiledSlotPolicy):
         if state[_PLACE, entry] == 1:
             remove(state, _WINDOW, entry)
             push_front(state, _WINDOW, n, entry)
+            not_raised(state, _MAIN)
             return
         raise_entry(state, _MAIN, entry)
         count_sketched(state, _SKETCH, entry)
@@ -128,7 +131,7 @@ class WTinyLfu(CompiledSlotPolicy):
 
 
 @kernel
-def _move(state, entry):
+def _move(state, entry):  # type: ignore[no-untyped-def]
     """From the window to the segments."""
     remove(state, _WINDOW, entry)
     enter_segments(state, _MAIN, entry)

@@ -112,9 +112,9 @@ def prefetch(
     )  # fmt: skip
     run = PrefetchRun(caches, limit, known, -1 if cap is None else parse_bytes(cap))
     chosen = {name: guess(name, known) for name in predictors}
-    bare = {one.label: run.result("none", one, Guesses.none()) for one in policies}
+    bare = {one: run.result("none", one, Guesses.none()) for one in policies}
     results = [
-        replace(run.result(name, one, chosen[name]), without=bare[one.label]) for name in predictors for one in policies
+        replace(run.result(name, one, chosen[name]), without=bare[one]) for name in predictors for one in policies
     ]
     return PrefetchReport(describe(trace), tuple(results))
 

@@ -35,14 +35,15 @@ def plain_loop(loop: Any, functions: Sequence[Any], trims: bool) -> Any:
 def compiled_loop(loop: Any, policy: Any, trims: bool) -> Any:
     """The loop compiled for a class of policies whose verbs are static functions over a state array.
 
-    Its machine code is kept under a name that changes with the files of the policy, which may be a user's own.
+    Its machine code is kept under a name that changes with the policy's module and files, which may be a user's own.
     """
     from remoe_sim.compile import bound, kernel
     from remoe_sim.kernels.slots import LOOP
 
     functions = [getattr(policy, verb) for verb in VERBS]
     files = sorted({function.__code__.co_filename for function in functions})
-    digest = sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
+    known_by = [policy.__module__.encode(), *(Path(file).read_bytes() for file in files)]
+    digest = sha256(b"\0".join(known_by)).hexdigest()[:16]
     own = _named([kernel(function, inline=True) for function in functions], trims)
     return kernel(bound(loop, own, f"{loop.__name__}_{policy.__name__}_{digest}"), signature=LOOP)
 

@@ -170,16 +170,14 @@ class _Run:
         self.views: StreamViews = Caches(self.trace, self.settings, self.tokens).global_views(False)
         stream = self.views.get(True)
         self.course = Course.of(stream)
-        self._devices: dict[str, Passed] = {}
+        self._devices: dict[Policy, Passed] = {}
 
     def result(self, relation: str, above: Policy, below: Policy) -> tuple[tuple[int, int], dict[int, TierCounts]]:
         """Evictions of the device and of the host, and the counts of each phase."""
         mandatory, stream = self.settings.mandatory, self.views.get(above.by_last)
-        if above.label not in self._devices:
-            self._devices[above.label] = pass_tier(
-                above, self.memories[0], self.course, Items.of_stream(stream), mandatory
-            )
-        device = self._devices[above.label]
+        if above not in self._devices:
+            self._devices[above] = pass_tier(above, self.memories[0], self.course, Items.of_stream(stream), mandatory)
+        device = self._devices[above]
         view = self.views.get(below.by_last)
         order = _same_members(stream, view)
         missed = ~device.hit[order]

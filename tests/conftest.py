@@ -14,8 +14,9 @@ settings.load_profile("interpreted" if INTERPRETED else "compiled")
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out tests whose processes inherit no setting of Numba: they would only do the same again."""
+    """Leave out tests that would only do the same again: their processes inherit no setting of Numba, or they run
+    whole commands, which takes minutes where kernels are interpreted."""
     if INTERPRETED or CHECKED:
         for item in items:
-            if item.get_closest_marker("own_processes"):
-                item.add_marker(pytest.mark.skip(reason="its processes inherit no setting of Numba"))
+            if item.get_closest_marker("once"):
+                item.add_marker(pytest.mark.skip(reason="marked 'once': the compiled run has it"))

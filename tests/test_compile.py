@@ -76,7 +76,7 @@ def test_a_user_without_a_home_is_no_obstacle(fresh, monkeypatch, tmp_path):
 KERNEL = "from remoe_sim.compile import cache_directory, kernel\n"
 
 
-@pytest.mark.own_processes
+@pytest.mark.once
 def test_without_a_writable_place_kernels_work_all_the_same(tmp_path):
     code = (
         "from remoe_sim.compile import cache_directory\nfrom remoe_sim.kernels.lists import clear\nimport numpy as np\n"
@@ -115,7 +115,7 @@ INNER = f"{KERNEL}\n@kernel\ndef inner(x):\n    return x + 1\n"
 OUTER = f"{KERNEL}from inner import inner\n\n@kernel\ndef outer(x):\n    return inner(x)\n"
 
 
-@pytest.mark.own_processes
+@pytest.mark.once
 def test_an_edited_helper_of_another_file_is_compiled_anew(tmp_path):
     (tmp_path / "inner.py").write_text(INNER)
     (tmp_path / "outer.py").write_text(OUTER)
@@ -145,12 +145,12 @@ def loaded(code):
     return printed.rpartition("loaded:")[2].strip()
 
 
-@pytest.mark.own_processes
+@pytest.mark.once
 def test_importing_the_package_loads_nothing_heavy():
     assert loaded("import remoe_sim; dir(remoe_sim)") == ""
 
 
-@pytest.mark.own_processes
+@pytest.mark.once
 def test_help_loads_nothing_heavy():
     names = cli.main.list_commands(None)
     assert {"replay", "curve", "info", "demo"} <= set(names)

@@ -87,7 +87,7 @@ class Reader:
             (about / "entry_points.txt").write_text("\n".join(lines))
 
 
-@pytest.mark.own_processes
+@pytest.mark.once
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_everything_in_a_document_runs_and_prints_what_it_shows(document, tmp_path, kernels):
     reader, printed = Reader(tmp_path, kernels), None
@@ -183,6 +183,7 @@ def examples():
     return found
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("name", "example"), examples())
 def test_examples_of_help_run(name, example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -55,7 +55,7 @@ def installed(wheel, tmp_path_factory):
     return place
 
 
-@pytest.mark.own_processes
+@pytest.mark.once
 def test_the_wheel_holds_all_plugins_and_data_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for inside, outside in (("remoe_sim/policies", "policies"), ("remoe_sim/traces", "traces")):
@@ -69,7 +69,7 @@ def test_the_wheel_holds_all_plugins_and_data_and_nothing_else(wheel):
     assert {name.split("/")[0] for name in names} == {"remoe_sim", f"remoe_sim-{remoe_sim.__version__}.dist-info"}
 
 
-@pytest.mark.own_processes
+@pytest.mark.once
 def test_the_wheel_depends_on_no_test_tool(wheel):
     metadata = zipfile.ZipFile(wheel).read(f"remoe_sim-{remoe_sim.__version__}.dist-info/METADATA").decode()
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
@@ -78,7 +78,7 @@ def test_the_wheel_depends_on_no_test_tool(wheel):
     assert "Requires-Python: >=3.11" in metadata
 
 
-@pytest.mark.own_processes
+@pytest.mark.once
 def test_an_installed_package_works_anywhere_and_when_read_only(installed, tmp_path):
     """As root no permission keeps anybody from writing, so a file lies where the kernels would go."""
     package = Path(
@@ -102,7 +102,7 @@ def test_an_installed_package_works_anywhere_and_when_read_only(installed, tmp_p
     )
 
 
-@pytest.mark.own_processes
+@pytest.mark.once
 def test_the_version_is_told_once(installed, tmp_path):
     assert call(installed / "bin" / "remoe-sim", "--version", cwd=tmp_path).split()[-1] == remoe_sim.__version__
     assert PROJECT["project"]["dynamic"] == ["version"]

@@ -1,13 +1,11 @@
-"""Prefetching against a slow twin, the laws between predictors and a plain replay, and cases worked out by hand."""
+"""Prefetching against a slow twin, and the laws between predictors, policies and a plain replay."""
 
-import json
 from unittest.mock import patch
 
 import hypothesis.strategies as st
 import naive_prefetch
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from naive import DECODE, PREFILL, Row
 from naive_tiers import Spec
@@ -16,7 +14,7 @@ from strategies import Shape, cases, choices, examples, token_rows, trace_of
 from test_tiers import BOTH_SCOPES, Oldest, drivable, random_trace
 
 import remoe_sim
-from remoe_sim import cli, prefetching
+from remoe_sim import prefetching
 from remoe_sim.predictors import PREDICTORS
 from remoe_sim.registry import find_policy
 from remoe_sim.verbs import recency_of, sortable
@@ -107,7 +105,7 @@ def entry_of(known, entry):
     return layer, int(entry - starts[layer])
 
 
-@examples(300)
+@examples(250)
 @given(situations())
 def test_every_count_equals_the_twin(drawn):
     case, spec, training, arguments = drawn
@@ -174,15 +172,15 @@ def test_more_of_a_perfect_thing_is_bounded_by_the_cap():
 
 
 def test_noise_is_what_was_asked_for():
-    """Over 4000 groups of 4 among 64: the shares are met up to chance, and the same seed makes the same guesses."""
+    """Over 1500 groups of 4 among 64: the shares are met up to chance, and the same seed makes the same guesses."""
     chance = np.random.default_rng(1)
-    rows = [Row(0, i, i, DECODE, [list(map(int, chance.permutation(64)[:4]))]) for i in range(4000)]
+    rows = [Row(0, i, i, DECODE, [list(map(int, chance.permutation(64)[:4]))]) for i in range(1500)]
     trace = trace_of(rows, Shape((64,), (4,), (1,)))
     for recall, precision in ((1, 1), (0.8, 1), (1, 0.5), (0.3, 0.25), (0, 0.5)):
         noise = {"predictor": "noisy", "recall": recall, "precision": precision}
         one, other, again = (remoe_sim.prefetch(trace, 40, seed=seed, **noise)[0].total for seed in (0, 1, 0))
-        assert one.recall == pytest.approx(recall, abs=0.02)
-        assert one.precision is None if recall == 0 else one.precision == pytest.approx(precision, abs=0.02)
+        assert one.recall == pytest.approx(recall, abs=0.03)
+        assert one.precision is None if recall == 0 else one.precision == pytest.approx(precision, abs=0.03)
         assert one == again
         assert (one == other) == (recall == 0 or recall == precision == 1)
     perfect = remoe_sim.prefetch(trace, 40, predictor="oracle")[0].total
@@ -211,140 +209,3 @@ def test_fractions_keep_their_order_as_whole_numbers():
     assert sortable(keys)[4] == sortable(keys)[5]
     assert (np.diff(sortable(keys)) >= 0).all()
     assert (np.diff(sortable(np.delete(keys, 4))) > 0).all()
-
-
-def single(experts, **arguments):
-    """One layer, one expert per step, no top-k but what `guesses` says."""
-    rows = [Row(0, i, i, DECODE, [[expert]]) for i, expert in enumerate(experts)]
-    return remoe_sim.prefetch(trace_of(rows, Shape((4,), (1,), (10,))), **arguments)[0]
-
-
-def test_a_wrong_guess_is_charged_by_hand():
-    """0 is most frequent, so it is loaded once more after 2 has taken its place, and pushes out 1, which is next."""
-    result = single((0, 0, 1, 2, 1), cache=2, predictor="frequent")
-    assert (result.total.misses, result.without.total.misses) == (4, 3)
-    total = result.total
-    assert (total.named, total.right, total.resident, total.prefetched) == (4, 1, 3, 1)
-    assert (total.useful, total.wrong, total.wasted) == (0, 1, 1)
-    assert (total.demand_bytes, total.prefetch_bytes, total.total_bytes, total.wasted_bytes) == (40, 10, 50, 10)
-    assert (result.evictions, result.evictions_by_prefetch) == (3, 1)
-
-
-def test_a_guess_needs_room_beside_the_running_group_by_hand():
-    assert single((0, 1, 0, 1), cache=1, predictor="oracle").total.room_refused == 3
-    result = single((0, 1, 0, 1), cache=2, predictor="oracle")
-    assert (result.total.misses, result.total.useful, result.total.resident) == (1, 1, 2)
-
-
-def test_a_guess_may_be_used_later_than_meant_by_hand():
-    """0 is loaded once more while 2 runs, for a step that wants 2 again, and is used in the next one."""
-    result = single((0, 0, 1, 2, 2, 0), cache=2, predictor="frequent")
-    total = result.total
-    assert (total.misses, result.without.total.misses) == (3, 4)
-    assert (total.named, total.right, total.resident, total.prefetched) == (5, 2, 4, 1)
-    assert (total.useful, total.wrong, total.wasted) == (1, 1, 0)
-    assert (total.hits_resident, total.hits_by_prefetch) == (2, 1)
-    assert (result.evictions, result.evictions_by_prefetch) == (2, 1)
-
-
-def test_guesses_for_the_first_layer_are_issued_in_the_step_before_by_hand():
-    """Two layers share a cache of 3 in LRU order; the cap of one expert per step goes to what is issued first."""
-    rows = [Row(0, i, i, DECODE, [[first], [second]]) for i, (first, second) in enumerate(((0, 0), (1, 1), (2, 2)))]
-    trace = trace_of(rows, Shape((4, 4), (1, 1), (10, 10)))
-    result = remoe_sim.prefetch(trace, 3, predictor="oracle", scope="global", cap=10)[0]
-    # step 0: (0, 0) misses, (1, 0) is loaded and hits; (0, 1) for the next step is beyond the cap, misses, and so on
-    assert [one.misses for one in result.layers.values()] == [3, 0]
-    assert [one.prefetched for one in result.layers.values()] == [0, 3]
-    assert [one.cap_refused for one in result.layers.values()] == [2, 0]
-    deeper = remoe_sim.prefetch(trace, 4, predictor="oracle", scope="global", cap=10, depth=2)[0]
-    # two layers ahead is the same layer of the next step: (0, 1) is loaded in step 0, (0, 2) in step 1
-    assert [one.misses for one in deeper.layers.values()] == [1, 3]
-    assert [one.cap_refused for one in deeper.layers.values()] == [0, 2]
-
-
-@pytest.mark.parametrize("scope", BOTH_SCOPES)
-@pytest.mark.parametrize("tokens", [0, 3])
-def test_nothing_to_look_up(scope, tokens):
-    shape = Shape((4, 3), (2, 1), (5, 7))
-    trace = trace_of([Row(0, i, i, DECODE, [None, [None]]) for i in range(tokens)], shape)
-    arguments = {"recall": 1, "precision": 0.5, "train_share": 0.5, "scope": scope}
-    for result in remoe_sim.prefetch(trace, 2, predictor=tuple(PREDICTORS), policy=POLICIES, **arguments):
-        assert (result.total.lookups, result.total.named, result.total.total_bytes, result.evictions) == (0, 0, 0, 0)
-        assert result.total.hit_rate is result.total.recall is result.total.precision is None
-
-
-def test_what_is_named_in_the_result():
-    report = remoe_sim.prefetch("sample:demo", 8, predictor="previous,oracle", policy="lru,fifo", cap="64MiB")
-    assert [(one.predictor, one.policy) for one in report] == [
-        ("previous", "lru"), ("previous", "fifo"), ("oracle", "lru"), ("oracle", "fifo"),
-    ]  # fmt: skip
-    answer = json.loads(json.dumps(report.to_dict()))
-    assert answer["schema"] == "remoe-sim.prefetch.v1"
-    one = answer["results"][2]
-    assert (one["depth"], one["cap_bytes"], one["capacity"]) == (1, 64 * 2**20, {"experts_per_layer": 8})
-    for name in ("lookups", "hits", "named", "useful", "wrong", "cap_refused", "wasted_bytes", "total_bytes"):
-        assert one[name] == one["prefill"][name] + one["decode"][name] == sum(layer[name] for layer in one["layers"])
-    alone = remoe_sim.replay("sample:demo", 8, policy="lru")["lru"]
-    assert one["without_prefetch"]["misses"] == alone.misses
-    assert one["without_prefetch"]["decode"]["demand_bytes"] == alone.decode.bytes_read
-    frame, layers = report.to_frame(), report.layer_frame()
-    assert frame["decode_hits"].tolist() == [result.decode.hits for result in report]
-    assert layers.groupby(["predictor", "policy"])["hits"].sum()["oracle", "lru"] == one["hits"]
-    assert "<td>fifo</td>" in report._repr_html_()
-
-
-def test_the_first_share_is_only_learned_from():
-    trace = random_trace(tokens=40)
-    whole, half = (remoe_sim.prefetch(trace, 4, predictor="frequent", train_share=share)[0] for share in (None, 0.5))
-    assert (whole.total.tokens, half.total.tokens) == (40, 20)
-    assert half.total.named == 2 * 3 * 20
-    nothing = remoe_sim.prefetch(trace, 4, predictor="transition", train_share=1)[0]
-    assert (nothing.total.lookups, nothing.total.named) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ({"predictor": "oracel"}, "unknown predictor 'oracel'; did you mean 'oracle'"),
-        ({"predictor": "oracle,oracle"}, "names one twice"),
-        ({"predictor": "transition"}, "give --train other.parquet, or --train-share 0.5"),
-        ({"predictor": "noisy"}, "takes --recall and --precision"),
-        ({"predictor": "noisy", "recall": 1}, "takes --recall and --precision"),
-        ({"recall": 1, "precision": 1}, "takes --recall and --precision"),
-        ({"predictor": "noisy", "recall": 1.1, "precision": 1}, "recall '1.1' is not possible"),
-        ({"predictor": "noisy", "recall": 1, "precision": 0}, "precision 0 is not possible"),
-        ({"depth": 0}, "depth 0 is not possible; give 1 to 3"),
-        ({"depth": 4}, "depth 4 is not possible"),
-        ({"guesses": -1}, "guesses '-1' is not possible"),
-        ({"train_share": 2}, "train share '2' is not possible"),
-        ({"train_share": 0.5, "train": random_trace()}, "give one of them"),
-        ({"train": random_trace(2)}, "preload a trace of the same model"),
-        ({"policy": "static-oracle", "admission": "bypass"}, "policy 'static-oracle' has a replay of its own"),
-    ],
-)
-def test_bad_arguments(arguments, says):
-    with pytest.raises(ValueError, match=says):
-        remoe_sim.prefetch(random_trace(), 2, **arguments)
-
-
-def test_sizes_are_needed_for_a_cap_only():
-    trace = trace_of([Row(0, i, i, DECODE, [[i]]) for i in range(3)], Shape((4,), (1,), None))
-    assert remoe_sim.prefetch(trace, 2)[0].total.total_bytes is None
-    with pytest.raises(remoe_sim.TraceError, match="a byte cap needs them"):
-        remoe_sim.prefetch(trace, 2, cap=1)
-    assert remoe_sim.prefetch(trace, 2, cap=1, expert_bytes=1, predictor="oracle")[0].total.prefetch_bytes == 2
-
-
-def test_the_command(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    arguments = ["prefetch", "sample:demo", "--cache", "8", "--predictor", "transition,noisy", "--train-share", "0.5"]
-    arguments += ["--recall", "0.8", "--precision", "0.6", "--cap", "64MiB", "--policy", "lru,lfu-forget"]
-    done = CliRunner().invoke(cli.main, [*arguments, "--layers"])
-    assert done.exit_code == 0, done.output
-    assert "prefetch: 1 layer ahead, at most 64.0 MiB per step" in done.output
-    assert max(map(len, done.output.splitlines())) <= 80
-    assert "…" not in done.output
-    answer = json.loads(CliRunner().invoke(cli.main, [*arguments, "--json"]).stdout)
-    noise = {"recall": 0.8, "precision": 0.6, "train_share": 0.5, "cap": "64MiB"}
-    report = remoe_sim.prefetch("sample:demo", 8, predictor="transition,noisy", policy="lru,lfu-forget", **noise)
-    assert answer == report.to_dict()

@@ -71,7 +71,7 @@ def run(case, arguments):
         return None
 
 
-@examples(300)
+@examples(250)
 @given(hierarchies())
 def test_every_count_equals_the_twin(drawn):
     case, specs, arguments = drawn
@@ -220,15 +220,16 @@ def test_nothing_to_look_up(scope, tokens):
 
 
 def test_what_is_named_in_the_result():
-    report = remoe_sim.tiers("sample:demo", 8, host_budget="700MiB", host_policy="lru,fifo", relation="exclusive")
+    trace = random_trace()
+    report = remoe_sim.tiers(trace, 3, host_budget="50B", host_policy="lru,fifo", relation="exclusive")
     assert [result.host.policy for result in report] == ["lru", "fifo"]
     answer = json.loads(json.dumps(report.to_dict()))
     assert answer["schema"] == "remoe-sim.tiers.v1"
     one = answer["results"][0]
-    evictions = remoe_sim.replay("sample:demo", 8, policy="lru")["lru"].evictions
-    device = {"policy": "lru", "scope": "layer", "capacity": {"experts_per_layer": 8}, "evictions": evictions}
+    evictions = remoe_sim.replay(trace, 3, policy="lru")["lru"].evictions
+    device = {"policy": "lru", "scope": "layer", "capacity": {"experts_per_layer": 3}, "evictions": evictions}
     assert one["device"] == device
-    assert one["host"]["capacity"] == {"bytes": 700 * 2**20}
+    assert one["host"]["capacity"] == {"bytes": 50}
     for name in ("device_lookups", "host_hits", "storage_reads", "host_to_device_bytes"):
         assert one[name] == one["prefill"][name] + one["decode"][name]
     frame = report.to_frame()
@@ -263,13 +264,20 @@ def test_bad_arguments(arguments, says):
         remoe_sim.tiers(random_trace(), **arguments)
 
 
-def test_the_command(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    arguments = ["tiers", "sample:demo", "--device-cache", "8", "--host-budget", "700MiB"]
-    done = CliRunner().invoke(cli.main, [*arguments, "--relation", "inclusive,exclusive"])
+def printed(*arguments):
+    """What a command writes to stdout, 80 columns wide."""
+    done = CliRunner().invoke(cli.main, list(map(str, arguments)), env={"COLUMNS": "80"})
     assert done.exit_code == 0, done.output
-    assert "device: 8 experts per layer, scope layer\nhost: 700.0 MiB, scope global" in done.output
-    assert max(map(len, done.output.splitlines())) <= 80
-    assert "…" not in done.output
-    answer = json.loads(CliRunner().invoke(cli.main, [*arguments, "--json"]).stdout)
-    assert answer == remoe_sim.tiers("sample:demo", 8, host_budget="700MiB").to_dict()
+    return done.stdout
+
+
+def test_the_command(tmp_path):
+    trace = tmp_path / "trace.parquet"
+    remoe_sim.write_trace(random_trace(), trace)
+    arguments = ("tiers", trace, "--device-cache", "3", "--host-budget", "50B")
+    shown = printed(*arguments, "--relation", "inclusive,exclusive")
+    assert "device: 3 experts per layer, scope layer\nhost: 50 B, scope global" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    report = remoe_sim.tiers(trace, 3, host_budget="50B")
+    assert json.loads(printed(*arguments, "--json")) == report.to_dict()

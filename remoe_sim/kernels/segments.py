@@ -100,6 +100,12 @@ def overflowed(state, row):
 
 
 @kernel
+def not_raised(state, row):
+    """A hit of something that is in no segment."""
+    state[row + _LEVEL, state.shape[1] - 1] = 0
+
+
+@kernel
 def overflow(state, row, protected):
     """Who must leave the lowest segment after it overflowed, removed, or -1."""
     n = state.shape[1] - 2
