@@ -7,9 +7,8 @@ by the size of the expert that returned times the ratio of the ghost lists.
 
 from __future__ import annotations
 
-import numpy as np
-
 from remoe_sim.kernels.lists import clear, oldest, oldest_outside, push_front, remove
+from remoe_sim.kernels.reals import real, set_real
 from remoe_sim.policy import CompiledSlotPolicy
 
 _CACHE, _GHOSTS, _PLACE, _HELD, _REAL = 1, 3, 5, 6, 8  # two rows of lists each; where; what the lists hold; reals
@@ -35,7 +34,7 @@ class Arc(CompiledSlotPolicy):
             state[_HELD, head] = 0
             state[_HELD + 1, head] = 0
         state[_PLACE] = 0
-        state[_REAL].view(np.float64)[n] = 0.0
+        set_real(state, _REAL, n, 0.0)
         state[_REAL, n + 1] = limit
 
     @staticmethod
@@ -57,12 +56,12 @@ class Arc(CompiledSlotPolicy):
         state[_PLACE, n + 1] = size
         if ghost == 0:
             return
-        real = state[_REAL].view(np.float64)
+        p, limit = real(state, _REAL, n), float(state[_REAL, n + 1])
         b1, b2 = float(state[_HELD + 1, n]), float(state[_HELD + 1, n + 1])
         if ghost == _B1:
-            real[n] = min(real[n] + max(b2 / b1, 1.0) * size, float(state[_REAL, n + 1]))
+            set_real(state, _REAL, n, min(p + max(b2 / b1, 1.0) * size, limit))
         else:
-            real[n] = max(real[n] - max(b1 / b2, 1.0) * size, 0.0)
+            set_real(state, _REAL, n, max(p - max(b1 / b2, 1.0) * size, 0.0))
         state[_HELD + 1, n + ghost - _B1] -= size
         remove(state, _GHOSTS, entry)
 
@@ -71,7 +70,7 @@ class Arc(CompiledSlotPolicy):
         n = state.shape[1] - 2
         limit, ghost = state[_REAL, n + 1], state[_PLACE, n]
         t1, t2 = state[_HELD, n], state[_HELD, n + 1]
-        p = state[_REAL].view(np.float64)[n]
+        p = real(state, _REAL, n)
         recent = t1 + state[_PLACE, n + 1]
         side = 0 if t2 == 0 or (t1 > 0 and (t1 > p or (t1 == p and ghost == _B2))) else 1
         leaves_ghost = True

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from remoe_sim.kernels.draws import RANGE, draw, first_state
 from remoe_sim.kernels.frequencies import ROWS, add_counted, clear_counts, count_of, count_use, drop_counted
 from remoe_sim.kernels.lists import clear, has_several, oldest, oldest_outside, push_front, remove
+from remoe_sim.kernels.reals import real, set_real
 from remoe_sim.policy import CompiledSlotPolicy
 
 _RECENCY, _HISTORY, _PLACE, _WHEN, _USES, _REAL = 1, 3, 5, 6, 7, 8
@@ -57,7 +56,7 @@ class LeCar(CompiledSlotPolicy):
         state[_WHEN, n] = 0
         state[_WHEN, n + 1] = state[0, n]
         state[_USES, n] = 0
-        state[_REAL].view(np.float64)[n] = 0.5
+        set_real(state, _REAL, n, 0.5)
 
     @staticmethod
     def hit(state, entry):  # type: ignore[no-untyped-def,override]
@@ -81,10 +80,10 @@ class LeCar(CompiledSlotPolicy):
         state[_USES, n] = state[_USES, entry]
         regret = _DISCOUNT ** ((state[_WHEN, n] - state[_WHEN, entry]) / state[_RECENCY + 1, n + 1])
         gain = math.exp(_RATE * regret)
-        odds = state[_REAL].view(np.float64)
-        lru = odds[n] * gain if place == 2 else odds[n]
-        lfu = (1 - odds[n]) * gain if place == 1 else 1 - odds[n]
-        odds[n] = min(max(lru / (lru + lfu), _LEAST), 1 - _LEAST)
+        odds = real(state, _REAL, n)
+        lru = odds * gain if place == 2 else odds
+        lfu = (1 - odds) * gain if place == 1 else 1 - odds
+        set_real(state, _REAL, n, min(max(lru / (lru + lfu), _LEAST), 1 - _LEAST))
 
     @staticmethod
     def victim(state, protected):  # type: ignore[no-untyped-def,override]
@@ -93,7 +92,7 @@ class LeCar(CompiledSlotPolicy):
         if lru < 0:
             return -1
         lfu = oldest_outside(state, _FREQUENCY, n, protected)
-        by_lru = draw(state, _WHEN, n + 1) < state[_REAL].view(np.float64)[n] * RANGE
+        by_lru = draw(state, _WHEN, n + 1) < real(state, _REAL, n) * RANGE
         entry = lru if by_lru else lfu
         if lru != lfu:
             history = 0 if by_lru else 1

@@ -9,9 +9,9 @@ same way; what is missing there is read from storage, into the host and on to th
   misses, so to its policy an expert that keeps hitting the device is last used when it was loaded.
 * **exclusive**: what the host holds moves up on a hit and leaves the host; what is read from storage goes to the device
   alone; what leaves the device (in that order, and members of the group that it does not keep) comes down into the
-  host, which admits it as a group of its own. Device and host hold nothing in common at rest. A stack
-  policy of the host sees lookups and arrivals, both as uses; a slot policy sees arrivals, and what moves up it is asked
-  for as its victim, with all others protected.
+  host, which admits it as a group of its own. Device and host hold nothing in common at rest, so the two limits add up.
+  A stack policy of the host sees lookups and arrivals, both as uses; a slot policy sees arrivals, and what moves up it
+  is asked for as its victim, with all others protected (one with a hand or ghosts takes that for an eviction).
 * **independent**: a miss is loaded into the host and copied to the device, and each tier then evicts as it likes, as
   with an operating system's page cache below the engine's own cache.
 
