@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import pkgutil
 import sys
@@ -55,6 +56,7 @@ def main() -> None:
 
 def run() -> None:
     """Entry point: errors are one sentence on stderr, exit code 2 for bad usage or input, 130 when interrupted."""
+    gc.set_threshold(200_000)  # importing the compiler makes many objects and frees none
     try:
         sys.exit(main.main(prog_name="remoe-sim", standalone_mode=False))
     except click.exceptions.Exit as done:
