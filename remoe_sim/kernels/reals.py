@@ -31,10 +31,10 @@ def _as_bits(context, number):
 
 if config.DISABLE_JIT:  # the same in plain Python
 
-    def _as_real(bits):
+    def _as_real(bits):  # type: ignore[misc]
         return struct.unpack("d", struct.pack("q", bits))[0]
 
-    def _as_bits(number):
+    def _as_bits(number):  # type: ignore[misc]
         return struct.unpack("q", struct.pack("d", number))[0]
 
 
