@@ -1,0 +1,130 @@
+"""Cards: what is known of a model or a device, one TOML file each, with a source for every number.
+
+A number with its provenance is written `memory_bytes = { value = 24e9, status = "verified", source = "data sheet" }`.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remoe_sim.errors import unknown
+
+STATUSES = ("verified", "verified-secondary", "derived", "measured", "fitted", "assumed", "unverified")
+DOUBTFUL = ("assumed", "unverified")  # what uses such a number says so
+KINDS = ("model", "device")
+_FACT_KEYS = {"value", "status", "source"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A value of a card. status: one of STATUSES; source: where it is written, or how it was found."""
+
+    value: Any
+    status: str
+    source: str
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether an output that uses the value must say that nobody has checked it."""
+        return self.status in DOUBTFUL
+
+
+def card_names(kind: str) -> list[str]:
+    """Names of the cards that come with the package, sorted; kind is `model` or `device`."""
+    return sorted(path.stem for path in _folder(kind).glob("*.toml"))
+
+
+def is_path(name_or_path: str | Path) -> bool:
+    """Whether a user means a file of their own rather than the name of a card."""
+    text = str(name_or_path)
+    return isinstance(name_or_path, Path) or "/" in text or "\\" in text or text.endswith(".toml")
+
+
+def read_card(kind: str, name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
+    """The name and the content of a card; the name is that of its file without `.toml`.
+
+    kind is `model` or `device`; anything with a slash or that ends in `.toml` is a user's own file. Raises ValueError,
+    in one sentence, for an unknown name (with all valid ones) and for a file that is missing or no TOML.
+    """
+    path = Path(name_or_path)
+    if not is_path(name_or_path):
+        names = card_names(kind)
+        if str(name_or_path) not in names:
+            raise unknown(kind, str(name_or_path), names, f"remoe-sim list {kind}s")
+        path = _folder(kind) / f"{name_or_path}.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"{kind} card '{path}' cannot be read ({error.strerror or error}); give a name that 'remoe-sim list "
+            f"{kind}s' shows or the path of a TOML file"
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{kind} card '{path}' is no UTF-8 text; give the path of a TOML file") from None
+    try:
+        return path.name.removesuffix(".toml"), tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{kind} card '{path}' is no valid TOML: {error}; correct the file") from None
+
+
+def facts(
+    table: Mapping[str, Any],
+    required: Iterable[str],
+    optional: Iterable[str] = (),
+    *,
+    where: str = "card",
+    plain: tuple[str, str] | None = None,
+) -> dict[str, Fact]:
+    """The facts of one table of a card by name; names carry their units, so an unknown one is refused with the nearest.
+
+    where: what messages call the table; plain: status and source of values that are written without them, otherwise
+    each value has to bring its own. Optional names that are not there are left out. Raises ValueError for a missing or
+    unknown name, an unknown status, an empty source and numbers that are negative or not finite.
+    """
+    required = list(required)
+    valid = [*required, *optional]
+    for name in table:
+        if name not in valid:
+            raise ValueError(f"{where}: {unknown('entry', name, valid)}")
+    for name in required:
+        if name not in table:
+            raise ValueError(f"{where}: '{name}' is missing; give it as {_form(name, plain)}")
+    return {name: _fact(name, table[name], where, plain) for name in valid if name in table}
+
+
+def _fact(name: str, entry: Any, where: str, plain: tuple[str, str] | None) -> Fact:
+    if not isinstance(entry, dict):
+        if plain is None:
+            raise ValueError(f"{where}: '{name}' says nothing of where it comes from; write {_form(name, plain)}")
+        entry = {"value": entry, "status": plain[0], "source": plain[1]}
+    if set(entry) != _FACT_KEYS:
+        raise ValueError(f"{where}: '{name}' has {', '.join(sorted(entry)) or 'nothing'}; write {_form(name, None)}")
+    if entry["status"] not in STATUSES:
+        raise ValueError(f"{where}: '{name}': {unknown('status', str(entry['status']), STATUSES)}")
+    if not isinstance(entry["source"], str) or not entry["source"].strip():
+        raise ValueError(f"{where}: '{name}' has an empty source; say where the number is written or how it was found")
+    _check_numbers(name, entry["value"], where)
+    return Fact(entry["value"], entry["status"], entry["source"])
+
+
+def _check_numbers(name: str, value: Any, where: str) -> None:
+    if isinstance(value, list):
+        for one in value:
+            _check_numbers(name, one, where)
+    elif isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{where}: '{name}' is {value}; give a number that is 0 or more")
+
+
+def _form(name: str, plain: tuple[str, str] | None) -> str:
+    return f"{name} = …" if plain else f'{name} = {{ value = …, status = "{STATUSES[0]}", source = "…" }}'
+
+
+def _folder(kind: str) -> Path:
+    if kind not in KINDS:
+        raise unknown("kind of card", kind, KINDS)
+    return Path(__file__).parent / f"{kind}s"
