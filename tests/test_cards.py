@@ -58,8 +58,8 @@ def test_a_number_without_provenance_is_refused(entry, message):
 
 
 def test_names_carry_units():
-    with pytest.raises(ValueError, match="card x: unknown entry 'size_GB'; did you mean 'size_bytes'"):
-        facts({"size_GB": GOOD}, ["size_bytes"], where="card x")
+    with pytest.raises(ValueError, match="card x: unknown entry 'memory_GB'; did you mean 'memory_bytes'"):
+        facts({"memory_GB": GOOD}, ["memory_bytes"], where="card x")
     with pytest.raises(ValueError, match="'size_bytes' is missing"):
         facts({}, ["size_bytes"], where="card x")
     assert facts({}, [], ["size_bytes"]) == {}
