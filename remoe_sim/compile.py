@@ -95,18 +95,22 @@ class _Announcement(event.Listener):
 event.register("numba:compile", _Announcement())
 
 
-def kernel(function: Callable[..., Any] | None = None, *, signature: Any = None, inline: bool = False) -> Any:
+def kernel(
+    function: Callable[..., Any] | None = None, *, signature: Any = None, inline: bool = False, unfold: bool = False
+) -> Any:
     """Compile `function` without the interpreter lock and keep the machine code on disk.
 
     With `signature` it is compiled at once for those types, which a verb passed to another kernel needs; with `inline`
-    it becomes part of every kernel that calls it, however large it is.
+    it becomes part of every kernel that calls it, however large it is; with `unfold` already before types are known,
+    which also spares the counting of references to its arrays (and costs compile time at every call).
     """
     if function is None:
-        return lambda f: kernel(f, signature=signature, inline=inline)
+        return lambda f: kernel(f, signature=signature, inline=inline, unfold=unfold)
     folder = cache_directory()
     arguments = () if signature is None else (signature,)
     options: dict[str, Any] = {"nogil": True, "cache": folder is not None, "error_model": "numpy"}
     options |= {"forceinline": True} if inline else {}
+    options |= {"inline": "always"} if unfold else {}
     with _LOCK:
         before = config.CACHE_DIR
         try:

@@ -1,0 +1,118 @@
+"""The timeline of one step after the other, told slowly: every read is an object, every rule a sentence of the docs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Link:
+    """Lanes take turns; transfers follow each other."""
+
+    latency: float
+    overhead: float
+    per_byte: float
+    lane_per_byte: float
+    lanes: int
+    ends: list[float] = field(default_factory=list)  # of all reads so far, in the order of issue
+    busy_until: float = 0.0
+
+    def read(self, size: float, asked: float) -> float:
+        lane_free = self.ends[-self.lanes] if len(self.ends) >= self.lanes else 0.0
+        ready = max(asked, lane_free) + self.latency
+        self.busy_until = max(ready, self.busy_until) + self.overhead + size * self.per_byte
+        self.ends.append(max(self.busy_until, ready + size * self.lane_per_byte))
+        return self.ends[-1]
+
+
+def fetch(storage, host, far_sizes, near_sizes, asked):
+    """(gone from storage, there) of an expert whose tensors are read one after the other."""
+    gone, there = [asked], [asked]
+    for far, near in zip(far_sizes, near_sizes, strict=True):
+        end = asked
+        if storage is not None:
+            end = storage.read(far, end)
+            gone.append(end)
+        if host is not None:
+            end = host.read(near, end)
+        there.append(end)
+    return max(gone), max(there)
+
+
+def timeline(
+    tokens, kv_tokens, needed, far, near, early, depth, overlap, on_cpu, moe_of, layer_costs, head_costs, expert_costs,
+    far_sizes, near_sizes, link, lanes,
+):  # fmt: skip
+    """(seconds, {cause: seconds}, experts read ahead that came late) of every step."""
+    storage = Link(*link[0], int(lanes[0])) if lanes[0] else None
+    host = Link(*link[1], int(lanes[1])) if lanes[1] else None
+    columns = needed.shape[1]
+    pairs = [(step, j) for step in range(len(tokens)) for j in range(columns)]
+    arrived = {}  # of what was read ahead
+    now, answers = 0.0, []
+    for step in range(len(tokens)):
+        now, start = 0.0 if step == 0 else now, now
+        causes = dict.fromkeys(("dense", "experts", "storage", "pcie", "fixed"), 0.0)
+        late = 0
+
+        def wait(gone, there):
+            nonlocal now
+            if there > now:
+                for_storage = max(gone - now, 0.0)
+                causes["storage"] += for_storage
+                causes["pcie"] += there - now - for_storage
+                now = there
+
+        def work(cause, seconds, fixed):
+            nonlocal now
+            causes[cause] += seconds
+            causes["fixed"] += fixed
+            now += seconds + fixed
+
+        for layer, j in enumerate(moe_of):
+            if j >= 0 and overlap == 2:
+                for number, (at, to) in enumerate(pairs):
+                    if number <= step * columns + j + depth and (at, to) not in arrived:
+                        arrived[at, to] = [
+                            fetch(storage, host, far_sizes[to], near_sizes[to], now) for _ in range(int(early[at, to]))
+                        ]
+            base, per_cached, per_token, fixed = layer_costs[layer]
+            work("dense", base + per_cached * kv_tokens[step] + per_token * tokens[step], fixed)
+            if j < 0:
+                continue
+            one, per_token, handling, cpu, fixed = expert_costs[j]
+            wanted, misses = int(needed[step, j]), int(far[step, j]) + int(near[step, j])
+            if wanted:
+                one += per_token * tokens[step] / wanted
+            if on_cpu:
+                done = now + misses * cpu
+                work("experts", (wanted - misses) * one, (wanted - misses) * fixed)
+                work("experts", max(done - now, 0.0), 0.0)
+                continue
+            reads = [
+                fetch(storage if i < far[step, j] else None, host, far_sizes[j], near_sizes[j], now)
+                for i in range(misses)
+            ]
+            if overlap == 0:
+                for read in reads:
+                    wait(*read)
+                work("experts", wanted * one + misses * handling, wanted * fixed)
+                continue
+            came = int(early[step, j]) if overlap == 2 else 0
+            useful = min(came, wanted - misses)
+            resident = wanted - misses - useful
+            work("experts", resident * one, resident * fixed)
+            for read in arrived[step, j][: came - useful] if came else []:
+                wait(*read)
+                work("experts", handling, 0.0)
+            for read in arrived[step, j][came - useful :] if came else []:
+                late += read[1] > now
+                wait(*read)
+                work("experts", one + handling, fixed)
+            for read in reads:
+                wait(*read)
+                work("experts", one + handling, fixed)
+        base, per_token, fixed = head_costs
+        work("dense", base + per_token * tokens[step], fixed)
+        answers.append((now - start, causes, late))
+    return answers
