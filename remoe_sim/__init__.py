@@ -30,15 +30,21 @@ _HOMES = {
     "reroute": "rerouting",
     "split": "splitting",
     "verdict": "verdicts",
+    "Device": "device_cards",
+    "Link": "links",
+    "device": "device_cards",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from remoe_sim.batch_reports import batches as batches
     from remoe_sim.curves import curve as curve
+    from remoe_sim.device_cards import Device as Device
+    from remoe_sim.device_cards import device as device
     from remoe_sim.engine import replay as replay
     from remoe_sim.errors import TraceError as TraceError
     from remoe_sim.importing import import_trace as import_trace
+    from remoe_sim.links import Link as Link
     from remoe_sim.metrics import reuse as reuse
     from remoe_sim.prefetching import prefetch as prefetch
     from remoe_sim.rerouting import reroute as reroute

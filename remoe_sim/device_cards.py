@@ -1,0 +1,157 @@
+"""Devices: what a card says of a machine's memory, of its links and of the times that every step takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from remoe_sim.cards import Fact, facts, read_card
+from remoe_sim.links import Link
+
+NUMBERS = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "layer_s", "expert_s", "step_s")
+MORE_NUMBERS = ("flops_per_s", "host_bandwidth_bytes_per_s", "contention")
+LINKS = ("host", "storage")
+LINK_NUMBERS = ("latency_s", "bandwidth_bytes_per_s", "lanes", "block_bytes")
+_POSITIVE = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "flops_per_s", "host_bandwidth_bytes_per_s")
+_TEXTS = ("note", "fitted_from")
+SHOWN = {"assumed": "assumed, not measured", "unverified": "published, but not verified"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A machine that computes experts, in SI units.
+
+    unified: CPU and device share one memory, so there is no host link; memory_bytes: all of it, engine and system
+    included. efficiency: share of bandwidth_bytes_per_s that decode reaches. flops_per_s: peak dense 16-bit arithmetic,
+    None if unknown. layer_s, expert_s, step_s: fixed times per layer, per distinct expert of a layer and per step.
+    host: host memory → device; storage: storage → host memory, or → the one memory; None if there is none or nothing
+    is known of it. host_bandwidth_bytes_per_s: the CPU reading host memory. contention: extra seconds of computing per
+    second that links are busy meanwhile. unverified: sentences that every output which uses the device has to print.
+    fitted_from: the measurements behind fitted numbers. facts: status and source of every number, by its name, those
+    of links as `storage.latency_s`.
+    """
+
+    name: str
+    title: str
+    unified: bool
+    memory_bytes: int
+    bandwidth_bytes_per_s: float
+    efficiency: float
+    flops_per_s: float | None
+    layer_s: float
+    expert_s: float
+    step_s: float
+    host: Link | None
+    storage: Link | None
+    host_bandwidth_bytes_per_s: float | None
+    contention: float
+    unverified: tuple[str, ...]
+    fitted_from: str | None
+    note: str | None
+    facts: dict[str, Fact]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "unverified": list(self.unverified)}
+
+    def changed(self, facts: Mapping[str, Fact], **texts: str) -> Device:
+        """A device with other facts (`{"storage.latency_s": Fact(…)}`) and other texts: name, title, note, fitted_from.
+
+        Raises ValueError for names that a card cannot have.
+        """
+        content = self._content()
+        for name, fact in facts.items():
+            table, _, number = name.rpartition(".")
+            (content.setdefault(table, {}) if table else content)[number] = asdict(fact)
+        name = texts.pop("name", self.name)
+        return make_device(name, {**content, **texts})
+
+    def to_toml(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The card as text; written to `path` if given, where it appears whole or not at all."""
+        from remoe_sim.card_writing import card_text, write_text
+
+        text = card_text(self._content())
+        if path is not None:
+            write_text(text, path)
+        return text
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = {"title": self.title, "unified": self.unified}
+        content |= {name: getattr(self, name) for name in _TEXTS if getattr(self, name) is not None}
+        for name, fact in self.facts.items():
+            table, _, number = name.rpartition(".")
+            (content.setdefault(table, {}) if table else content)[number] = asdict(fact)
+        return content
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        rows = [{"number": name, **asdict(fact)} for name, fact in self.facts.items()]
+        return str(pd.DataFrame(rows).to_html(index=False))
+
+
+def device(name_or_path: str | Path) -> Device:
+    """The device of a card: a name that `remoe-sim list devices` shows, or the path of a TOML file.
+
+    Raises ValueError, in one sentence, for unknown names and for a card with something missing, unknown or impossible.
+    """
+    return make_device(*read_card("device", name_or_path))
+
+
+def make_device(name: str, card: Mapping[str, Any]) -> Device:
+    """The device of what stands in a card. Raises ValueError as `device` does."""
+    where = f"device card '{name}'"
+    texts = {key: card[key] for key in ("title", *_TEXTS) if key in card}
+    if not isinstance(card.get("unified"), bool) or not texts.get("title"):
+        raise ValueError(f'{where}: give title = "…" and unified = true or false')
+    if any(not isinstance(text, str) for text in texts.values()):
+        raise ValueError(f"{where}: {', '.join(texts)} have to be texts")
+    numbers = {key: value for key, value in card.items() if key not in (*texts, *LINKS, "unified")}
+    found = _numbers(numbers, NUMBERS, MORE_NUMBERS, where)
+    for key in _POSITIVE:
+        if key in found and not found[key].value > 0:
+            raise ValueError(f"{where}: '{key}' is {found[key].value}; give a number above 0")
+    if found["efficiency"].value > 1:
+        raise ValueError(f"{where}: 'efficiency' is {found['efficiency'].value}; give a share of at most 1")
+    if card["unified"] and "host" in card:
+        raise ValueError(f"{where}: a device with unified memory has no link from host memory; leave out [host]")
+    values: dict[str, Any] = dict.fromkeys((*MORE_NUMBERS, *LINKS)) | {"contention": 0.0}
+    for kind in LINKS:
+        if kind in card:
+            of_link = _numbers(card[kind], LINK_NUMBERS, ("lane_bandwidth_bytes_per_s",), f"{where}, [{kind}]")
+            values[kind] = Link(kind, **{key: fact.value for key, fact in of_link.items()})
+            found |= {f"{kind}.{key}": fact for key, fact in of_link.items()}
+    values |= {key: fact.value for key, fact in found.items() if "." not in key}
+    return Device(
+        name=name,
+        title=texts["title"],
+        unified=card["unified"],
+        note=texts.get("note"),
+        fitted_from=texts.get("fitted_from"),
+        unverified=tuple(_doubts(name, found)),
+        facts=found,
+        **values,
+    )
+
+
+def _numbers(table: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> dict[str, Fact]:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{where} is no table; give its numbers as {', '.join(required)}")
+    found = facts(table, required, optional, where=where)
+    for key, fact in found.items():
+        if isinstance(fact.value, bool) or not isinstance(fact.value, (int, float)):
+            raise ValueError(f"{where}: '{key}' is {fact.value!r}; give a number")
+    return found
+
+
+def _doubts(name: str, found: Mapping[str, Fact]) -> list[str]:
+    """A sentence for each kind of number that nobody has checked."""
+    sentences = []
+    for status, words in SHOWN.items():
+        given = [f"{key} {fact.value:g}" for key, fact in found.items() if fact.status == status]
+        if given:
+            sentences.append(f"device {name}: {words}: {', '.join(given)}")
+    return sentences
