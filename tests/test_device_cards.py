@@ -1,15 +1,17 @@
 """Devices and their links: every card loads, every number has a source, and links obey their laws."""
 
+import json
 import tomllib
 from dataclasses import replace
 
 import naive_link
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import remoe_sim
-from remoe_sim import Link
+from remoe_sim import Link, cli
 from remoe_sim.cards import STATUSES, Fact, card_names
 
 MIB = 2**20
@@ -210,3 +212,19 @@ def test_a_device_with_other_facts(tmp_path):
     assert device.layer_s == 1e-5
     with pytest.raises(ValueError, match="did you mean 'layer_s'"):
         device.changed({"layers_s": Fact(1, "fitted", "x")})
+
+
+# --- remoe-sim list devices
+
+
+def test_list_devices():
+    text = CliRunner().invoke(cli.main, ["list", "devices"]).stdout
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
+    assert set(NAMES) < set(lines)
+    assert max(map(len, text.splitlines())) <= 80
+    assert lines["rtx-4090"].split() == ["rtx-4090", "24.0", "1,008.0", "25.6", "7.2?", "7", "of", "16"]
+    assert lines["apple-m3-max"].split()[2:4] == ["400.0?", "unified"]
+    answer = json.loads(CliRunner().invoke(cli.main, ["list", "devices", "--json"]).stdout)
+    assert answer["schema"] == "remoe-sim.list.v1"
+    assert [item["name"] for item in answer["items"]] == NAMES
+    assert answer["items"] == [json.loads(json.dumps(remoe_sim.device(name).to_dict())) for name in NAMES]

@@ -99,7 +99,9 @@ def test_never_faster_with_a_slower_link_or_one_miss_more(case, overlap, factor)
         slower[:, column] *= factor
         assert total(case, overlap=overlap, link=slower) * (1 + 1e-9) >= before
     name = "far" if case["lanes"][0] else "near"
-    hits = np.argwhere(case["needed"].astype(int) - case["far"] - case["near"] - (case["early"] if overlap == 2 else 0) > 0)
+    hits = np.argwhere(
+        case["needed"].astype(int) - case["far"] - case["near"] - (case["early"] if overlap == 2 else 0) > 0
+    )
     if hits.size:
         more = case[name].copy()
         more[tuple(hits[0])] += 1

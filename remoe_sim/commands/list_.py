@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from remoe_sim.commands import _devices
 from remoe_sim.commands._options import print_json
 
 Row = dict[str, Any]
@@ -43,18 +44,19 @@ def _policies() -> list[Row]:
     return rows
 
 
-KINDS: dict[str, Callable[[], list[Row]]] = {"policies": _policies, "formats": _formats}
+KINDS: dict[str, Callable[[], list[Row]]] = {"policies": _policies, "formats": _formats, "devices": _devices.rows}
 
 
 @click.command("list")
 @click.argument("kind", metavar="|".join(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (schema remoe-sim.list.v1).")
 def command(kind: str, as_json: bool) -> None:
-    """Show what can be named on the command line: policies, or trace formats.
+    """Show what can be named on the command line: policies, trace formats, or devices.
 
     \b
     Examples:
       remoe-sim list policies
+      remoe-sim list devices
       remoe-sim list formats --json
     """
     if kind not in KINDS:
@@ -65,7 +67,7 @@ def command(kind: str, as_json: bool) -> None:
     if as_json:
         print_json({"schema": "remoe-sim.list.v1", "kind": kind, "items": rows})
         return
-    show(rows)
+    SHOW.get(kind, show)(rows)
 
 
 def show(rows: list[Row]) -> None:
@@ -90,3 +92,6 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={default}" for name, default in value.items())
     return " ".join(value) if isinstance(value, list) else str(value)
+
+
+SHOW: dict[str, Callable[[list[Row]], None]] = {"devices": _devices.show}

@@ -59,7 +59,9 @@ def _fetch(
             )
             left = max(left, end)
         if lanes[HOST] > 0:
-            end = _read(link, HOST, lane_free, link_free, turn, lanes, near_sizes[j, part], end, log, spans, step, layer)
+            end = _read(
+                link, HOST, lane_free, link_free, turn, lanes, near_sizes[j, part], end, log, spans, step, layer
+            )
         there = max(there, end)
     return left, there
 
@@ -128,7 +130,9 @@ def run_timeline(
                         clock[NOW], log, spans, at, to,
                     )  # fmt: skip
                 ahead += 1
-            takes = layer_costs[layer, 0] + kv_tokens[step] * layer_costs[layer, 1] + tokens[step] * layer_costs[layer, 2]
+            takes = (
+                layer_costs[layer, 0] + kv_tokens[step] * layer_costs[layer, 1] + tokens[step] * layer_costs[layer, 2]
+            )
             _work(clock, DENSE, takes, layer_costs[layer, 3], DENSE_EVENT, log, spans, step, layer)
             if j < 0:
                 continue
