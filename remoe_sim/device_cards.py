@@ -15,6 +15,7 @@ NUMBERS = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "layer_s", "ex
 MORE_NUMBERS = ("flops_per_s", "host_bandwidth_bytes_per_s", "contention")
 LINKS = ("host", "storage")
 LINK_NUMBERS = ("latency_s", "bandwidth_bytes_per_s", "lanes", "block_bytes")
+MORE_LINK_NUMBERS = ("overhead_s", "lane_bandwidth_bytes_per_s")
 _POSITIVE = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "flops_per_s", "host_bandwidth_bytes_per_s")
 _TEXTS = ("note", "fitted_from")
 SHOWN = {"assumed": "assumed, not measured", "unverified": "published, but not verified"}
@@ -121,7 +122,7 @@ def make_device(name: str, card: Mapping[str, Any]) -> Device:
     values: dict[str, Any] = dict.fromkeys((*MORE_NUMBERS, *LINKS)) | {"contention": 0.0}
     for kind in LINKS:
         if kind in card:
-            of_link = _numbers(card[kind], LINK_NUMBERS, ("lane_bandwidth_bytes_per_s",), f"{where}, [{kind}]")
+            of_link = _numbers(card[kind], LINK_NUMBERS, MORE_LINK_NUMBERS, f"{where}, [{kind}]")
             values[kind] = Link(kind, **{key: fact.value for key, fact in of_link.items()})
             found |= {f"{kind}.{key}": fact for key, fact in of_link.items()}
     values |= {key: fact.value for key, fact in found.items() if "." not in key}

@@ -2,13 +2,11 @@
 
 
 def finish(link, sizes):
-    """When the data of the last of these reads are there; all are issued at time 0, to the lane that is free first."""
-    shared = link.bandwidth_bytes_per_s
-    own = shared if link.lane_bandwidth_bytes_per_s is None else min(shared, link.lane_bandwidth_bytes_per_s)
-    lanes, free = [0.0] * link.lanes, 0.0
+    """When the data of the last of these reads are there; all are asked for at time 0."""
+    ends, busy_until = [], 0.0
     for size in sizes:
-        lane = lanes.index(min(lanes))
-        begins = max(lanes[lane] + link.latency_s, free)
-        free = begins + size / shared
-        lanes[lane] = begins + size / own
-    return max(lanes)
+        ready = link.latency_s + (ends[-link.lanes] if len(ends) >= link.lanes else 0.0)
+        busy_until = max(ready, busy_until) + link.overhead_s + size / link.bandwidth_bytes_per_s
+        alone = 0.0 if link.lane_bandwidth_bytes_per_s is None else size / link.lane_bandwidth_bytes_per_s
+        ends.append(max(busy_until, ready + alone))
+    return max(ends)
