@@ -33,6 +33,8 @@ _HOMES = {
     "Device": "device_cards",
     "Link": "links",
     "device": "device_cards",
+    "model": "model_cards",
+    "SizedModel": "model_sizes",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from remoe_sim.importing import import_trace as import_trace
     from remoe_sim.links import Link as Link
     from remoe_sim.metrics import reuse as reuse
+    from remoe_sim.model_cards import model as model
+    from remoe_sim.model_sizes import SizedModel as SizedModel
     from remoe_sim.prefetching import prefetch as prefetch
     from remoe_sim.rerouting import reroute as reroute
     from remoe_sim.scheduling import batch as batch

@@ -1,0 +1,165 @@
+"""Which type llama.cpp gives a tensor when it quantises to a scheme such as Q4_K_M: larger ones where it helps most.
+
+The rules are those of its `llama-quant.cpp`: attention values and down projections get more bits in some layers, the
+output head always does, and what does not divide into blocks falls back to a type with smaller ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from remoe_sim.tensor_types import EMBEDDING, EXPERT_BIAS, HEAD, ROUTED, ROUTER, TYPES, VECTOR, Tensor, TensorType
+
+EIGHT = 8  # experts: models like Mixtral get more bits in their small attention tensors
+_FALLBACK = {
+    "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0",
+    "iq2_xxs": "iq4_nl", "iq2_xs": "iq4_nl", "iq2_s": "iq4_nl", "iq3_xxs": "iq4_nl", "iq3_s": "iq4_nl",
+    "iq4_xs": "iq4_nl",
+}  # fmt: skip
+VALUES = ("attn_v", "attn_qkv")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands: the index-th of `count` such layers, with so many query heads per key head."""
+
+    index: int
+    count: int
+    queries_per_key: int
+    experts: int
+
+    @property
+    def favoured(self) -> bool:
+        """The first and last eighth of the layers, and every third between."""
+        first = self.count // 8
+        return self.index < first or self.index >= 7 * self.count // 8 or (self.index - first) % 3 == 2
+
+    @property
+    def early(self) -> bool:
+        """The first eighth of the layers."""
+        return self.index < self.count // 8
+
+
+Choice = Callable[[Place], str | None]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """base: the type of everything without a rule; a rule names a type, or returns None for the base."""
+
+    base: str
+    value: Choice | None = None
+    down: Choice | None = None
+    attention: str | None = None  # type of the attention's output projection
+    queries: str | None = None  # type of queries and keys
+    embedding: str | None = None
+    head: str = "q6_k"
+    two_bits: bool = False  # Mixtral's small tensors then get 4 bits, not 8
+
+
+def _favoured(kind: str) -> Choice:
+    return lambda place: kind if place.favoured else None
+
+
+def _early(kind: str) -> Choice:
+    return lambda place: kind if place.early else None
+
+
+def _shared_keys(kind: str, otherwise: str | None = None) -> Choice:
+    return lambda place: kind if place.queries_per_key >= 4 else otherwise
+
+
+def _always(kind: str) -> Choice:
+    return lambda place: kind
+
+
+MIXTURES = {
+    **{name: Mixture(name) for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q6_k")},
+    "q8_0": Mixture("q8_0", head="q8_0"),
+    "q2_k": Mixture("q2_k", _shared_keys("q4_k", "q3_k"), _always("q3_k"), "q3_k"),
+    "q3_k_s": Mixture("q3_k"),
+    "q3_k_m": Mixture(
+        "q3_k",
+        lambda place: "q5_k" if place.index < 2 else "q4_k",
+        lambda place: "q5_k" if place.index < place.count // 16 else "q4_k",
+        "q4_k",
+    ),
+    "q3_k_l": Mixture("q3_k", _always("q5_k"), _always("q5_k"), "q5_k"),
+    "q4_k_s": Mixture("q4_k", lambda place: "q5_k" if place.index < 4 else None, _early("q5_k")),
+    "q4_k_m": Mixture("q4_k", _favoured("q6_k"), _favoured("q6_k")),
+    "q5_k_s": Mixture("q5_k"),
+    "q5_k_m": Mixture("q5_k", _favoured("q6_k"), _favoured("q6_k")),
+    "iq4_nl": Mixture("iq4_nl", _shared_keys("q5_k")),
+    "iq4_xs": Mixture("iq4_xs", _shared_keys("q5_k")),
+    "iq3_m": Mixture(
+        "iq3_s",
+        _always("q4_k"),
+        lambda place: "q4_k" if place.early or (place.experts == EIGHT and place.favoured) else None,
+        "q4_k",
+    ),
+    "iq3_s": Mixture("iq3_s", _shared_keys("q4_k")),
+    "iq3_xxs": Mixture("iq3_xxs", _shared_keys("q4_k"), None, "iq3_s", "iq2_s", "iq3_s", "q5_k"),
+    "iq2_xs": Mixture("iq2_xs", _always("q4_k"), _early("q2_k"), None, None, "q2_k", "q5_k", True),
+    "iq2_xxs": Mixture("iq2_xxs", _always("q4_k"), _early("q2_k"), None, None, "q2_k", "q5_k", True),
+}
+_FIVE_BIT_OUTPUTS = {"q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m"} | {name for name in MIXTURES if name[0] == "i"}
+
+
+def mixture_types(
+    scheme: str, tensors: Sequence[Tensor], layers: int, experts: int, queries_per_key: int, kept: str | None
+) -> list[TensorType]:
+    """The type of each tensor, in layer order; scheme is a name in MIXTURES, or `mxfp4_moe`.
+
+    layers: of the whole model; experts: routed ones of a layer; kept: the type that the routed experts are published in
+    and stay in, if there is one. A model without a `head` tensor uses its embedding as one.
+    """
+    values = sum(tensor.role in VALUES for tensor in tensors)
+    tied = not any(tensor.part == HEAD and tensor.role != VECTOR for tensor in tensors)
+    found, seen = [], 0
+    for tensor in tensors:
+        index = seen if tensor.role in VALUES else tensor.layer or 0
+        place = Place(index, values if tensor.role in VALUES else layers, queries_per_key, experts)
+        seen += tensor.role in VALUES
+        if tensor.role in (VECTOR, ROUTER) or tensor.part == EXPERT_BIAS:
+            name = "f32"
+        elif kept and tensor.part == ROUTED:
+            name = kept
+        elif scheme == "mxfp4_moe":
+            name = "mxfp4" if tensor.part == ROUTED else "q8_0"
+        else:
+            head = tensor.part == HEAD or (tied and tensor.part == EMBEDDING)
+            name = _fitting(_head(scheme, tensor) if head else _chosen(scheme, tensor, place), tensor.columns)
+        found.append(TYPES[name])
+    return found
+
+
+def _head(scheme: str, tensor: Tensor) -> str:
+    mixture = MIXTURES[scheme]
+    return "q8_0" if tensor.columns % TYPES[mixture.base].block else mixture.head
+
+
+def _chosen(scheme: str, tensor: Tensor, place: Place) -> str:
+    mixture, few = MIXTURES[scheme], place.experts == EIGHT
+    name: str | None = None
+    if tensor.role in VALUES:
+        name = mixture.value(place) if mixture.value else None
+        name = ("q4_k" if mixture.two_bits else "q8_0") if few else name
+    elif tensor.role == "attn_k" and few:
+        name = "q4_k" if mixture.two_bits else "q8_0"
+    elif tensor.role in ("attn_q", "attn_k"):
+        name = mixture.queries
+    elif tensor.role == "ffn_down":
+        name = mixture.down(place) if mixture.down else None
+    elif tensor.role == "attn_output":
+        name = "q5_k" if few and scheme in _FIVE_BIT_OUTPUTS else mixture.attention
+    elif tensor.part == EMBEDDING:
+        name = mixture.embedding
+    return name or mixture.base
+
+
+def _fitting(name: str, columns: int) -> str:
+    """The type itself, or what llama.cpp takes where the columns are no multiple of its block."""
+    if columns % TYPES[name].block:
+        name = _FALLBACK.get(name, "f16")
+    return "f16" if columns % TYPES[name].block else name

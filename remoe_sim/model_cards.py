@@ -1,0 +1,77 @@
+"""Models by name, by card, by Hugging Face `config.json` and by GGUF file, with the sizes of a quantisation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from remoe_sim.cards import is_path, read_card
+from remoe_sim.model_shapes import Shape, shape_of_card
+from remoe_sim.model_sizes import Context, SizedModel, size
+from remoe_sim.quantisation import quantise
+
+
+def model(name_or_path: str | Path, quant: str | None = None, top_k: int | None = None) -> SizedModel:
+    """The sizes of a model in a quantisation.
+
+    name_or_path: a name that `remoe-sim list models` shows, the path of a card (`.toml`), of a Hugging Face
+    `config.json` or of a GGUF file (any part of a split one); quant: `bf16` unless given, and nothing for a GGUF file,
+    which has its own; top_k: experts per token, if not the model's own number. Raises ValueError for an unknown name or
+    quantisation, a file that cannot be used and a top_k beyond the experts.
+    """
+    path = Path(name_or_path)
+    if path.suffix.lower() == ".gguf":
+        from remoe_sim.gguf_files import size_gguf
+
+        if quant is not None:
+            raise ValueError(f"'{path}' is quantised already; leave out the quantisation '{quant}', its own is taken")
+        return size_gguf(path, top_k)
+    if path.suffix.lower() == ".json":
+        from remoe_sim.hf_configs import shape_of_config
+
+        name, shape = path.parent.name or path.stem, shape_of_config(path)
+    else:
+        name, card = read_card("model", name_or_path)
+        shape = shape_of_card(card, f"model card '{name_or_path}'" if is_path(name_or_path) else f"model card '{name}'")
+    return size_shape(name, shape, "bf16" if quant is None else quant, top_k)
+
+
+def size_shape(name: str, shape: Shape, quant: str, top_k: int | None = None) -> SizedModel:
+    """The sizes of a model of that shape in a quantisation."""
+    tensors = shape.tensors()
+    stored = quantise(quant, shape, tensors)
+    hidden = shape.hidden_size
+    return size(
+        tensors,
+        (kind.bytes_of(tensor) for tensor, kind in zip(tensors, stored.types, strict=True)),
+        [Context(one.kv_bytes_per_token, one.window, one.state_bytes(hidden)) for one in shape.attention],
+        check_top_k(top_k, shape.top_k, shape.experts),
+        name=name,
+        title=shape.title,
+        quant=stored.name,
+        layers=shape.layers,
+        moe_layers=shape.moe_layers,
+        experts=shape.experts,
+        hidden_size=hidden,
+        expert_intermediate=shape.expert_intermediate,
+        vocabulary=shape.vocabulary,
+        tied_embeddings=shape.tied_embeddings,
+        published_parameters=shape.published_parameters,
+        published_active_parameters=shape.published_active_parameters,
+        status=shape.status,
+        source=shape.source,
+        unknown=(),
+        unverified=shape.unverified,
+        assumptions=stored.assumptions,
+        notes=shape.notes,
+    )
+
+
+def check_top_k(top_k: int | None, usual: int, experts: int) -> int:
+    """The number of experts per token: the model's own, or the one asked for if that is possible."""
+    if top_k is None:
+        return usual
+    if not 1 <= top_k <= experts:
+        raise ValueError(
+            f"top_k {top_k} is not possible; give a whole number from 1 to {experts}, the experts of a layer"
+        )
+    return top_k
