@@ -36,6 +36,7 @@ class Given:
     dense_bytes: tuple[int, ...] | None = None
     name: str | None = None
     quant: str | None = None
+    top_k: int | None = None
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Source:
         """A TraceError that names the file, and the line and column if they are known."""
         place = [] if line is None else [f"line {line}"]
         place += [] if column is None else [f"column '{column}'"]
-        return TraceError(": ".join([self.name, *([", ".join(place)] if place else []), text]))
+        return TraceError(": ".join([self.name, *([", ".join(place)] if place else []), text.replace("\n", "\\n")]))
 
     def note(self, text: str) -> None:
         """Remember an assumption for the notes of the trace."""
@@ -166,7 +167,7 @@ class Source:
         try:
             with self.seekable() as file, zipfile.ZipFile(file) as archive:
                 return tuple(archive.namelist())
-        except zipfile.BadZipFile:
+        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
             raise self.error("a damaged or truncated archive; copy or record it again") from None
 
     @contextmanager

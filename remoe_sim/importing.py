@@ -58,15 +58,22 @@ def import_trace(
     dense_bytes: Sizes | None = None,
     name: str | None = None,
     quant: str | None = None,
+    top_k: int | None = None,
 ) -> Trace:
     """Read a recording in any supported format; several paths become one trace, each with requests of its own.
 
     format: its name, or None to recognise it by content. expert_bytes: one size for all MoE layers or one for each;
-    dense_bytes: one for all layers or one for each. These, experts, name and quant go before what a file says.
+    dense_bytes: one for all layers or one for each. These, experts, name and quant go before what a file says. top_k:
+    experts per token, for the formats that do not say how many there are.
     Raises TraceError for a file that cannot be imported, ValueError for a wrong argument.
     """
     given = Given(
-        _count(experts), _sizes("expert_bytes", expert_bytes), _sizes("dense_bytes", dense_bytes), name, quant
+        _count("experts", experts, "how many experts each MoE layer has"),
+        _sizes("expert_bytes", expert_bytes),
+        _sizes("dense_bytes", dense_bytes),
+        name,
+        quant,
+        _count("top_k", top_k, "how many experts are chosen per token"),
     )
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not listed:
@@ -113,6 +120,7 @@ def _read(source: Source, chosen: TraceFormat | None) -> tuple[Source, Trace]:
         raise source.error(f"this is a directory, and the format {format.name} is in files; give the path of one")
     try:
         trace = format.read(source)
+        _check_top_k(trace, source.given.top_k)
         facts = _told(trace, source.given)
         origin = {"format": format.name, "path": source.path.name, "sha256": source.sha256()}
         notes = in_one(source.notes, source.guessed)
@@ -121,6 +129,13 @@ def _read(source: Source, chosen: TraceFormat | None) -> tuple[Source, Trace]:
         if str(error).startswith(source.name):
             raise
         raise source.error(str(error)) from None
+
+
+def _check_top_k(trace: Trace, given: int | None) -> None:
+    found = sorted(set(trace.model.top_k))
+    if given is not None and found != [given]:
+        slots = " and ".join(map(str, found))
+        raise trace.error(f"its decisions have {slots} experts each, not {given}; leave --top-k out or correct it")
 
 
 def _told(trace: Trace, given: Given) -> dict[str, Any]:
@@ -150,7 +165,7 @@ def _sizes(name: str, value: Sizes | None) -> tuple[int, ...] | None:
     return sizes
 
 
-def _count(experts: int | None) -> int | None:
-    if experts is not None and experts < 1:
-        raise ValueError(f"experts {experts} is not possible; give how many experts each MoE layer has, 1 or more")
-    return experts
+def _count(name: str, given: int | None, what: str) -> int | None:
+    if given is not None and given < 1:
+        raise ValueError(f"{name} {given} is not possible; give {what}, 1 or more")
+    return given

@@ -80,7 +80,7 @@ MALFORMED_NPZ = {
     "two axes": ({"experts": np.zeros((6, 2), int)}, ["'experts'", r"\(6, 2\)", "tokens, layers, k"]),
     "no tokens": ({"experts": np.zeros((0, 2, 2), int)}, ["'experts'", r"\(0, 2, 2\)"]),
     "fractions": ({"experts": np.zeros((6, 2, 2))}, ["'experts'", "float64, expected whole numbers"]),
-    "all negative": ({"experts": np.full((6, 2, 2), -1)}, ["'experts'", "not one id"]),
+    "all negative": ({"experts": np.full((6, 2, 2), -1)}, ["no token has an expert"]),
     "expert twice": ({"experts": np.ones((6, 2, 2), int)}, ["'experts', row 0", "layer 1: expert 1 appears twice"]),
     "offsets too short": ({"offsets": [0, 4, 5]}, ["'offsets'", r"from 0 to the number of tokens \(6\)"]),
     "offsets without 0": ({"offsets": [4, 6]}, ["'offsets'", "from 0"]),

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.assembling import Ints, find_repeated, known_weights, steps_of, to_decisions, used_slots
+from remoe_sim.assembling import Ints, steps_of
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
+from remoe_sim.layer_tables import layer_tables
 from remoe_sim.npz_arrays import NpzArrays
 from remoe_sim.plain import ASSUMED_STEPS, phase_codes
-from remoe_sim.trace import DECODE, PHASES, PREFILL, Decisions, InMemory, Model, Trace
+from remoe_sim.trace import DECODE, PHASES, PREFILL, Model, Trace
 
 _KNOWN = (
     "experts", "offsets", "prompt_lengths", "phase", "step", "positions", "token_id", "weights", "layer_numbers",
@@ -50,73 +51,40 @@ class PlainNpz(TraceFormat):
         if experts.ndim != 3 or not experts.size:
             raise arrays.error("experts", f"shape {experts.shape}, expected [tokens, layers, k]")
         columns = _token_columns(source, arrays, len(experts))
-        layers = _Layers(source, arrays, experts)
         unknown = [name for name in arrays.names if name not in _KNOWN]
         if unknown:
             source.note(f"arrays not imported: {', '.join(unknown)}")
-        return layers.trace(columns)
+        return _trace(source, arrays, experts, columns)
 
 
-class _Layers:
-    """The layers of `experts` in ascending order of their numbers."""
-
-    def __init__(self, source: Source, arrays: NpzArrays, experts: Ints) -> None:
-        self.source, self.arrays, self.experts = source, arrays, experts
-        self.count = source.experts(int(experts.max()), arrays.count("n_experts"))
-        self.weights = arrays.get("weights", "fiu", "numbers", experts.shape)
-        numbers = arrays.whole("layer_numbers", (experts.shape[1],))
-        if numbers is None:
-            numbers = np.arange(experts.shape[1])
-            source.note("layers are numbered from 0")
-        if np.unique(numbers).size < numbers.size:
-            raise arrays.error("layer_numbers", "a number is there twice")
-        self.numbers, self.order = numbers, np.argsort(numbers)
-
-    def trace(self, columns: dict[str, Any]) -> Trace:
-        """The trace of all layers that have an expert at all."""
-        read = {int(index): self._read(int(index)) for index in self.order}
-        routed = {index: layer for index, layer in read.items() if layer is not None}
-        if not routed:
-            raise self.arrays.error("experts", "not one id is 0 or more")
-        if len(routed) < len(read):
-            empty = ", ".join(str(self.numbers[index]) for index in read if index not in routed)
-            self.source.note(f"layers without any expert left out: {empty}")
-        arrays, kept = self.arrays, list(routed)
-        in_all = arrays.count("n_layers")
-        return Trace(
-            **columns,
-            layer_numbers=tuple(int(self.numbers[index]) for index in kept),
-            model=Model(
-                experts=(self.count,) * len(kept),
-                top_k=tuple(layer.experts.shape[1] for layer, _ in routed.values()),
-                name=arrays.text("name"),
-                layers=in_all,
-                expert_bytes=_sizes(arrays, "expert_bytes", len(self.order), kept),
-                dense_bytes=_sizes(arrays, "dense_bytes", in_all or len(self.order)),
-                quant=arrays.text("quant"),
-            ),
-            source=InMemory([layer for layer, _ in routed.values()], [weights for _, weights in routed.values()]),
-        )
-
-    def _read(self, index: int) -> tuple[Decisions, npt.NDArray[np.float32] | None] | None:
-        table = self.experts[:, index]
-        used = used_slots(self.source, table)
-        if not used:
-            return None
-        table, layer = table[:, :used], f"layer {self.numbers[index]}"
-        wrong = np.argwhere(table >= self.count)
-        if wrong.size:
-            text = (
-                f"{layer}: expert {table[tuple(wrong[0])]} is not below the model's {self.count} experts (--experts N)"
-            )
-            raise self.arrays.error("experts", text, int(wrong[0][0]))
-        repeated = find_repeated(table)
-        if repeated:
-            text = f"{layer}: expert {repeated[1]} appears twice in one decision, but each is chosen once per token"
-            raise self.arrays.error("experts", text, repeated[0])
-        decisions = to_decisions(table, np.any(table >= 0, axis=1))
-        weights = None if self.weights is None else self.weights[:, index, :used].astype(np.float32)
-        return decisions, known_weights(weights, decisions)
+def _trace(source: Source, arrays: NpzArrays, experts: Ints, columns: dict[str, Any]) -> Trace:
+    """The trace of all layers that have an expert at all, in ascending order of their numbers."""
+    count = source.experts(int(experts.max()), arrays.count("n_experts"))
+    weights = arrays.get("weights", "fiu", "numbers", experts.shape)
+    numbers = arrays.whole("layer_numbers", (experts.shape[1],))
+    if numbers is None:
+        numbers = np.arange(experts.shape[1])
+        source.note("layers are numbered from 0")
+    if np.unique(numbers).size < numbers.size:
+        raise arrays.error("layer_numbers", "a number is there twice")
+    tables = layer_tables(
+        source, experts, weights, numbers.tolist(), count, lambda row, text: arrays.error("experts", text, row)
+    )
+    in_all = arrays.count("n_layers")
+    return Trace(
+        **columns,
+        layer_numbers=tables.numbers,
+        model=Model(
+            experts=(count,) * len(tables.kept),
+            top_k=tables.top_k,
+            name=arrays.text("name"),
+            layers=in_all,
+            expert_bytes=_sizes(arrays, "expert_bytes", len(numbers), tables.kept),
+            dense_bytes=_sizes(arrays, "dense_bytes", in_all or len(numbers)),
+            quant=arrays.text("quant"),
+        ),
+        source=tables.in_memory(),
+    )
 
 
 def _token_columns(source: Source, arrays: NpzArrays, tokens: int) -> dict[str, Any]:
@@ -197,11 +165,11 @@ def _first_positions(source: Source, arrays: NpzArrays, requests: int) -> Ints:
     return np.array(first)
 
 
-def _sizes(arrays: NpzArrays, name: str, layers: int, kept: list[int] | None = None) -> tuple[int, ...] | None:
+def _sizes(arrays: NpzArrays, name: str, layers: int, kept: tuple[int, ...] | None = None) -> tuple[int, ...] | None:
     sizes = arrays.whole(name, (), (layers,), least=0, most=2**62)
     if sizes is None:
         return None
-    chosen = np.broadcast_to(sizes, (layers,))[np.arange(layers) if kept is None else kept]
+    chosen = np.broadcast_to(sizes, (layers,))[np.arange(layers) if kept is None else list(kept)]
     if not chosen.all():
         raise arrays.error(name, "a size of 0; leave the array out if sizes are unknown")
     return tuple(int(size) for size in chosen)

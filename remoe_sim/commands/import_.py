@@ -30,6 +30,7 @@ class ImportCommand(click.Command):
 @click.option("-o", "--output", required=True, type=click.Path(), help="The trace file to write (Parquet).")
 @click.option("--format", metavar="NAME", help="The format of the inputs; recognised by content without it.")
 @click.option("--experts", type=int, metavar="N", help="Routed experts of each MoE layer.")
+@click.option("--top-k", type=int, metavar="N", help="Experts per token, where the format does not say.")
 @click.option(
     "--expert-bytes", metavar="SIZE[,SIZE...]", help="Size of one expert, such as 3MiB; or one per MoE layer."
 )

@@ -1,0 +1,177 @@
+"""JSON from files, with the place of every fault: one object, a list of objects, or JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.errors import TraceError
+from remoe_sim.import_source import Source
+
+LARGEST = 2**31 - 1
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"\s*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a file. line: where it is, in JSON Lines; place: which of several it is, in a list."""
+
+    source: Source
+    fields: dict[str, Any]
+    line: int | None = None
+    place: str = ""
+
+    def error(self, text: str, field: str | None = None) -> TraceError:
+        """A TraceError that names the file, the object and the field."""
+        return self.source.error(self.place + text, self.line, field)
+
+    def get(self, name: str) -> Any:
+        """A field's value; TraceError if it is not there."""
+        if name not in self.fields:
+            given = ", ".join(self.fields) or "nothing"
+            raise self.error(f"missing (there is {given[:200]}); record it again", name)
+        return self.fields[name]
+
+    def whole(self, name: str, least: int = 0, most: int = LARGEST) -> int:
+        """A whole number from `least` to `most`."""
+        value = self.get(name)
+        if type(value) is not int or not least <= value <= most:
+            raise self.error(f"{shown(value)} is not a whole number from {least} to {most}; correct it", name)
+        return value
+
+    def maybe_whole(self, name: str) -> int | None:
+        """A whole number, or None if the field is null or not there."""
+        return None if self.fields.get(name) is None else self.whole(name)
+
+    def inside(self, name: str, value: Any = None) -> Entry:
+        """The object in a field, or another value of it; faults in it name that field too."""
+        value = self.get(name) if value is None else value
+        if not isinstance(value, dict):
+            raise self.error(f"{shown(value)} is not an object; record it again", name)
+        return Entry(self.source, value, self.line, f"{self.place}in '{name}': ")
+
+    def list_of(self, name: str, kind: type, what: str) -> list[Any]:
+        """A field's list, of elements of one type only."""
+        value = self.get(name)
+        if not isinstance(value, list) or not all(type(one) is kind for one in value):
+            raise self.error(f"{shown(value)} is not a list of {what}; record it again", name)
+        return value
+
+    def array(self, name: str, ndim: int, kinds: str = "iu") -> npt.NDArray[Any]:
+        """Numbers in lists of lists, all of the same length: whole ones, or any with kinds "fiu"."""
+        return as_array(self.get(name), ndim, kinds, lambda text: self.error(text, name))
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in the file, cut if it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def as_array(value: Any, ndim: int, kinds: str, fault: Any) -> npt.NDArray[Any]:
+    """Lists of numbers as an array int64 or float64; raises fault(text) for anything else."""
+    what = f"{'whole ' if kinds == 'iu' else ''}numbers in {ndim} levels of lists of equal lengths"
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError):
+        raise fault(f"{shown(value)} is not {what}; record it again") from None
+    if array.ndim != ndim or not array.size or array.dtype.kind not in kinds:
+        raise fault(f"{shown(value)} is not {what}; record it again")
+    if array.dtype.kind == "u":
+        raise fault(f"{shown(value)} holds a number that is too large; record it again")
+    return array
+
+
+def first_fields(source: Source) -> dict[str, Any]:
+    """The fields of the first object of a file, as far as its head goes; None for a value that is cut off there."""
+    text = source.head_text
+    at = _skip(text, 0)
+    if text[at : at + 1] == "[":
+        at = _skip(text, at + 1)
+    fields: dict[str, Any] = {}
+    if text[at : at + 1] != "{":
+        return fields
+    at = _skip(text, at + 1)
+    try:
+        while text[at : at + 1] == '"':
+            key, at = _DECODER.raw_decode(text, at)
+            fields[key] = None
+            at = _skip(text, at)
+            if text[at : at + 1] != ":":
+                break
+            fields[key], at = _DECODER.raw_decode(text, _skip(text, at + 1))
+            at = _skip(text, at)
+            if text[at : at + 1] != ",":
+                break
+            at = _skip(text, at + 1)
+    except (ValueError, RecursionError):
+        pass
+    return fields
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def read_json(source: Source) -> Any:
+    """The one value that a file holds; TraceError with line and column where it is broken."""
+    text = "\n".join(line for _, line in source.lines())
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(text.rstrip()) - 1
+        why = "the file seems truncated, record it again" if cut else "correct it"
+        raise source.error(f"not valid JSON ({error.msg} at character {error.colno}); {why}", error.lineno) from None
+    except (ValueError, RecursionError) as error:
+        raise source.error(f"not valid JSON ({error}); record it again") from None
+
+
+def read_lines(source: Source) -> Iterator[tuple[int, Any]]:
+    """Line numbers and values of JSON Lines; empty lines are skipped."""
+    for number, text in source.lines():
+        if text.strip():
+            try:
+                yield number, json.loads(text)
+            except (ValueError, RecursionError) as error:
+                why = f"not valid JSON ({error}); the line is truncated or broken, correct or remove it"
+                raise source.error(why, number) from None
+
+
+def read_objects(source: Source) -> Iterator[Entry]:
+    """All objects of a file: JSON Lines (one line at a time), one object, or a list of objects."""
+    if _one_per_line(source):
+        for line, value in read_lines(source):
+            for number, one in enumerate(value if isinstance(value, list) else [value]):
+                yield _entry(source, one, line, f"entry {number}: " if isinstance(value, list) else "")
+        return
+    value = read_json(source)
+    if isinstance(value, list):
+        for number, one in enumerate(value):
+            yield _entry(source, one, None, f"entry {number}: ")
+    else:
+        yield _entry(source, value, None, "")
+
+
+def _entry(source: Source, value: Any, line: int | None, place: str) -> Entry:
+    if not isinstance(value, dict):
+        raise source.error(f"{place}{shown(value)} is not an object; record it again", line)
+    return Entry(source, value, line, place)
+
+
+def _one_per_line(source: Source) -> bool:
+    """Whether the first line that is not empty holds a whole value."""
+    first = next((text for _, text in source.lines() if text.strip()), "")
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        second = next((line for line in source.head_text.lstrip().splitlines()[1:] if line.strip()), "")
+        return first.startswith('{"') and second.startswith('{"')
+    return True

@@ -1,0 +1,86 @@
+"""From arrays of expert ids to the decisions of each layer, checked; for formats that hold whole arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.assembling import Ints, find_repeated, known_weights, to_decisions, used_slots
+from remoe_sim.errors import TraceError
+from remoe_sim.import_source import Source
+from remoe_sim.trace import Decisions, InMemory
+
+Fault = Callable[[int, str], TraceError]
+Weights = npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class LayerTables:
+    """The layers that have an expert at all, in ascending order: their index in the arrays, number and contents."""
+
+    kept: tuple[int, ...]
+    numbers: tuple[int, ...]
+    layers: tuple[Decisions, ...]
+    weights: tuple[Weights, ...]
+
+    @property
+    def top_k(self) -> tuple[int, ...]:
+        """Slots of a decision in each layer."""
+        return tuple(layer.experts.shape[1] for layer in self.layers)
+
+    def in_memory(self, probs: Sequence[npt.NDArray[np.float16] | None] | None = None) -> InMemory:
+        """The layers as a source of a trace; probs: float16[tokens, E] for each layer of the arrays."""
+        kept = None if probs is None else [probs[index] for index in self.kept]
+        return InMemory(self.layers, self.weights, kept)
+
+
+def layer_tables(
+    source: Source,
+    experts: Ints,
+    weights: npt.NDArray[Any] | None,
+    numbers: Sequence[int],
+    count: int,
+    fault: Fault,
+) -> LayerTables:
+    """Decisions of ids[tokens, layers, k], where a negative id is a slot that was not computed, and a decision of
+    nothing else is null.
+
+    weights: [tokens, layers, k] or None; numbers: the model's number of each layer; count: experts of each;
+    fault: makes the error of a row. Raises what it makes for ids that the model has not, or an expert twice.
+    """
+    read = {}
+    for index in np.argsort(numbers).tolist():
+        table = experts[:, index]
+        used = used_slots(source, table)
+        if used:
+            with np.errstate(over="ignore"):
+                gates = None if weights is None else weights[:, index, :used].astype(np.float32)
+            layer = _decisions(table[:, :used], count, f"layer {numbers[index]}", fault)
+            read[index] = layer, known_weights(gates, layer)
+    if not read:
+        raise source.error("no token has an expert at any layer; there is nothing to import")
+    if len(read) < len(numbers):
+        empty = ", ".join(str(number) for index, number in enumerate(numbers) if index not in read)
+        source.note(f"layers without any expert left out: {empty}")
+    return LayerTables(
+        tuple(read),
+        tuple(int(numbers[index]) for index in read),
+        tuple(layer for layer, _ in read.values()),
+        tuple(gates for _, gates in read.values()),
+    )
+
+
+def _decisions(table: Ints, count: int, layer: str, fault: Fault) -> Decisions:
+    wrong = np.argwhere(table >= count)
+    if wrong.size:
+        text = f"{layer}: expert {table[tuple(wrong[0])]} is not below the model's {count} experts (--experts N)"
+        raise fault(int(wrong[0][0]), text)
+    repeated = find_repeated(table)
+    if repeated:
+        text = f"{layer}: expert {repeated[1]} appears twice in one decision, but each is chosen once per token"
+        raise fault(repeated[0], text)
+    return to_decisions(table, np.any(table >= 0, axis=1))

@@ -1,0 +1,135 @@
+"""Traces of formats that hold one array of expert ids per request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.assembling import Ints, steps_of
+from remoe_sim.errors import TraceError
+from remoe_sim.import_source import Source
+from remoe_sim.layer_tables import layer_tables
+from remoe_sim.plain import ASSUMED_STEPS
+from remoe_sim.trace import DECODE, PREFILL, Model, Trace
+
+_MOST = 1 << 16
+
+
+@dataclass(frozen=True)
+class RequestArrays:
+    """One request: ids[tokens, layers, k], largest gate weight first, negative where a slot was not computed.
+
+    prompt: how many of its tokens are of the prompt, None if that is not known; first: position of the first token;
+    weights: [tokens, layers, k]; token_ids: [tokens]; probs: for each layer float16[tokens, E] or None;
+    line, place: what messages call it.
+    """
+
+    experts: Ints
+    prompt: int | None = None
+    first: int = 0
+    weights: npt.NDArray[Any] | None = None
+    token_ids: Ints | None = None
+    probs: Sequence[npt.NDArray[np.float16] | None] | None = None
+    line: int | None = None
+    place: str = ""
+
+
+def trace_of_requests(
+    source: Source,
+    requests: Sequence[RequestArrays],
+    *,
+    numbers: Sequence[int] | None = None,
+    experts: int | None = None,
+    steps_noted: bool = False,
+) -> Trace:
+    """The trace of requests that follow one another: a prompt is one prefill step, each other token a decode step.
+
+    numbers: the model's number of each layer, else 0, 1, ...; experts: how many there are, if the file states it;
+    steps_noted: the format has said itself where steps come from.
+    Raises TraceError naming the request for arrays that differ in layers or k, and for impossible ids.
+    """
+    if not requests:
+        raise source.error("there is no request with expert ids in it; record it again")
+    shapes = [one.experts.shape[1:] for one in requests]
+    for one, shape in zip(requests, shapes, strict=True):
+        if shape != shapes[0]:
+            text = f"{shape[0]} layers with {shape[1]} experts each, but the first request has {shapes[0]}"
+            raise source.error(f"{one.place}{text}; import files of one model", one.line)
+    lengths = np.array([len(one.experts) for one in requests])
+    whole = np.concatenate([_narrow(source, one) for one in requests])
+    _leave_out_unfilled(source, whole)
+    starts = np.cumsum(lengths) - lengths
+
+    def fault(row: int, text: str) -> TraceError:
+        index = int(np.searchsorted(starts, row, side="right")) - 1
+        one = requests[index]
+        return source.error(f"{one.place}token {row - starts[index]}, {text}; correct it", one.line)
+
+    if numbers is None:
+        source.note("layers are numbered from 0")
+    weights = _all_or_none([one.weights for one in requests])
+    count = source.experts(int(whole.max(initial=-1)), experts)
+    tables = layer_tables(source, whole, weights, list(numbers or range(whole.shape[1])), count, fault)
+    model = Model((count,) * len(tables.kept), tables.top_k)
+    columns = _columns(source, requests, lengths, steps_noted)
+    return Trace(**columns, layer_numbers=tables.numbers, model=model, source=tables.in_memory(_probs(requests)))
+
+
+def _narrow(source: Source, one: RequestArrays) -> npt.NDArray[np.int32]:
+    """The ids as int32, each negative one as -1; TraceError for ids that no model has."""
+    ids = one.experts.astype(np.int32) if one.experts.itemsize < 4 else one.experts
+    wrong = np.argwhere(ids >= _MOST)
+    if wrong.size:
+        token, layer, _ = wrong[0]
+        text = f"token {token}, layer {layer}: expert {ids[tuple(wrong[0])]} is not possible"
+        raise source.error(f"{one.place}{text}; correct it", one.line)
+    return np.where(ids < 0, -1, ids).astype(np.int32)
+
+
+def _leave_out_unfilled(source: Source, whole: npt.NDArray[np.int32]) -> None:
+    """Engines leave zeros in the rows of dense layers, which have no router: marks them as not routed."""
+    if whole.shape[2] < 2:
+        return
+    zeros = [layer for layer in range(whole.shape[1]) if not whole[:, layer].any()]
+    if zeros and len(zeros) < whole.shape[1]:
+        whole[:, zeros] = -1
+        source.note(f"layers that are 0 in all slots of all tokens are taken as dense: {', '.join(map(str, zeros))}")
+
+
+def _all_or_none(parts: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if len(there) == len(parts) else None
+
+
+def _probs(requests: Sequence[RequestArrays]) -> list[npt.NDArray[np.float16] | None] | None:
+    there = [one.probs for one in requests if one.probs is not None]
+    if len(there) < len(requests):
+        return None
+    return [_all_or_none(layer) for layer in zip(*there, strict=True)]
+
+
+def _columns(
+    source: Source, requests: Sequence[RequestArrays], lengths: npt.NDArray[np.int64], steps_noted: bool
+) -> dict[str, Any]:
+    request = np.repeat(np.arange(lengths.size), lengths)
+    position = np.concatenate([one.first + np.arange(len(one.experts)) for one in requests])
+    if position.size and position.max() >= 2**31:
+        raise source.error("a position is too large; record it again")
+    prompts = np.array([one.prompt or 0 for one in requests])
+    phase = np.where(position < prompts[request], PREFILL, DECODE).astype(np.uint8)
+    if not steps_noted:
+        if all(one.prompt is None for one in requests):
+            source.note("all tokens are taken as decode, because lengths of prompts are not recorded")
+        source.note(ASSUMED_STEPS)
+    token_id = _all_or_none([one.token_ids for one in requests])
+    return {
+        "request": request.astype(np.int32),
+        "position": position.astype(np.int32),
+        "phase": phase,
+        "step": steps_of(request, phase),
+        "token_id": None if token_id is None else token_id.astype(np.int32),
+    }

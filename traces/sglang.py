@@ -1,0 +1,100 @@
+"""What SGLang returns with return_routed_experts (server: --enable-return-routed-experts), saved as JSON.
+
+    {"text": ..., "meta_info": {"prompt_tokens": 2, "completion_tokens": 4, "routed_experts": "<base64>"}}   /generate
+    {"choices": [{..., "sgl_ext": {"routed_experts": "<base64>"}}], "usage": {"prompt_tokens": 2, ...}}        OpenAI
+
+An object, a list of objects, or JSON Lines. The base64 text is int32 [tokens, layers, k] without its shape: tokens are
+prompt and completion without the last, which is never fed back, from routed_experts_start_len on (0 without it), and
+--top-k N says what k is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from remoe_sim.assembling import Ints, find_repeated
+from remoe_sim.encoded_arrays import flat_array
+from remoe_sim.import_source import Source
+from remoe_sim.importing import TraceFormat
+from remoe_sim.json_reading import Entry, first_fields, read_objects
+from remoe_sim.request_arrays import RequestArrays, trace_of_requests
+from remoe_sim.trace import Trace
+
+
+class SgLang(TraceFormat):
+    name = "sglang"
+    summary = "SGLang responses with routed_experts (base64) in meta_info or sgl_ext; needs --top-k"
+    layout = __doc__ or ""
+    shape = "json"
+    words = ('"meta_info"', '"routed_experts"')
+
+    def recognises(self, source: Source) -> bool:
+        fields = first_fields(source)
+        return "meta_info" in fields or ("choices" in fields and '"sgl_ext"' in source.head_text)
+
+    def read(self, source: Source) -> Trace:
+        found = [(entry, response) for entry in read_objects(source) for response in _responses(entry)]
+        if not found:
+            raise source.error("there is no response in it; record it again")
+        return trace_of_requests(source, [_request(source, entry, *parts) for entry, parts in found])
+
+
+def _responses(entry: Entry) -> Iterator[tuple[Entry, Entry]]:
+    """What holds the array, and what holds the counts of tokens, of each completion."""
+    if "meta_info" in entry.fields:
+        meta = entry.inside("meta_info")
+        yield meta, meta
+        return
+    usage = entry.inside("usage")
+    choices = entry.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1:
+        count = len(choices) if isinstance(choices, list) else 0
+        text = f"{count} completions, but tokens are counted for all of them together; ask for one per response"
+        raise entry.error(text, "choices")
+    choice = entry.inside("choices", choices[0])
+    yield (choice if "sgl_ext" in choice.fields else entry).inside("sgl_ext"), usage
+
+
+def _request(source: Source, entry: Entry, holder: Entry, counts: Entry) -> RequestArrays:
+    if holder.fields.get("routed_experts") is None:
+        text = (
+            "null or missing; ask for return_routed_experts, and start the server with --enable-return-routed-experts"
+        )
+        raise holder.error(text, "routed_experts")
+    flat = flat_array(holder, "routed_experts")
+    start = _start(entry, holder)
+    prompt, completion = counts.whole("prompt_tokens"), counts.whole("completion_tokens")
+    tokens = prompt + completion - 1 - start
+    if tokens < 1 or flat.size % tokens:
+        text = f"{flat.size} ids are not a whole number for each of {tokens} tokens ({prompt} of the prompt and "
+        text += f"{completion} generated, without the last and the first {start}); record it again"
+        raise holder.error(text, "routed_experts")
+    per_token = flat.reshape(tokens, -1)
+    k = source.given.top_k
+    if k is None:
+        raise source.error(
+            f"the response does not say how many experts each token has; pass --top-k N{_likely(per_token)}"
+        )
+    if per_token.shape[1] % k:
+        raise holder.error(f"{per_token.shape[1]} ids per token are not a multiple of {k}; correct --top-k")
+    return RequestArrays(per_token.reshape(tokens, -1, k), prompt, start, line=entry.line, place=entry.place)
+
+
+def _start(entry: Entry, holder: Entry) -> int:
+    """The position of the first token that has experts."""
+    for one in (holder, entry):
+        start = one.maybe_whole("routed_experts_start_len")
+        if start is not None:
+            return start
+    return 0
+
+
+def _likely(per_token: Ints) -> str:
+    """The largest k for which no decision holds an expert twice, in brackets."""
+    width = per_token.shape[1]
+    fitting = (k for k in range(min(width, 64), 1, -1) if width % k == 0)
+    sample = np.where(per_token == 0, -1, per_token)[:256]  # dense layers are all 0
+    k = next((k for k in fitting if find_repeated(sample.reshape(-1, k)) is None), None)
+    return "" if k is None or len(per_token) < 8 else f" ({k} looks right: the most with which no token has one twice)"

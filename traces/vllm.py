@@ -1,0 +1,131 @@
+"""What vLLM returns with --enable-return-routed-experts: an array [tokens, layers, k] for each request.
+
+    routing.npy                routed_experts of one request: the prompt and all generated tokens but the last
+    routing.npz                routed_experts [generated tokens, layers, k] and prompt_routed_experts, or all in one
+    {"id": ..., "num_prompt_tokens": 2, "experts_shape": [5, 4, 2], "experts_b64": "..."}           JSON Lines, int32
+    {"prompt_token_ids": [...], "prompt_routed_experts": ..., "outputs": [{"token_ids": [...], "routed_experts": ...}]}
+
+The last is a saved request output, or a response of the OpenAI server with choices in place of outputs; an object, a
+list, or JSON Lines. There an array is a nested list, base64 of a .npy file, or {"data": base64, "dtype", "shape"}.
+The last generated token is never fed back, so it has no experts. Several completions of a prompt become requests of
+their own, each with the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from remoe_sim.assembling import Ints
+from remoe_sim.encoded_arrays import flat_array, npy_array, routed_array, shaped
+from remoe_sim.import_source import Source
+from remoe_sim.importing import TraceFormat
+from remoe_sim.json_reading import Entry, first_fields, read_objects
+from remoe_sim.npz_arrays import NpzArrays
+from remoe_sim.request_arrays import RequestArrays, trace_of_requests
+from remoe_sim.trace import Trace
+
+_NPY = b"\x93NUMPY"
+
+
+class Vllm(TraceFormat):
+    name = "vllm"
+    summary = "vLLM routed_experts arrays [tokens, layers, k]: npy, npz, JSON Lines with base64, saved outputs"
+    layout = __doc__ or ""
+    shape = "json"
+    words = ("routed_experts",)
+
+    def recognises(self, source: Source) -> bool:
+        if source.head.startswith(_NPY) or "routed_experts.npy" in source.members:
+            return True
+        fields = first_fields(source)
+        if "experts_b64" in fields:
+            return True
+        holder = {"outputs", "choices", "routed_experts", "prompt_routed_experts"} & fields.keys()
+        others = "meta_info" in fields or '"sgl_ext"' in source.head_text
+        return bool(holder) and 'routed_experts"' in source.head_text and not others
+
+    def read(self, source: Source) -> Trace:
+        if source.head.startswith(_NPY):
+            with source.open() as stream:
+                requests = [RequestArrays(npy_array(stream.read(), source.error))]
+        elif source.members:
+            requests = [_from_npz(source)]
+        else:
+            requests = [one for entry in read_objects(source) for one in _of_entry(entry)]
+        if any(one.prompt is None for one in requests):
+            source.note("the length of a prompt is not recorded, and its tokens are taken as decode")
+        return trace_of_requests(source, requests)
+
+
+def _from_npz(source: Source) -> RequestArrays:
+    arrays = NpzArrays(source)
+    parts = [arrays.get(name, "iu", "whole numbers") for name in ("prompt_routed_experts", "routed_experts")]
+    for name, part in zip(("prompt_routed_experts", "routed_experts"), parts, strict=True):
+        if part is not None and (part.ndim != 3 or not part.size):
+            raise arrays.error(name, f"shape {part.shape}, expected [tokens, layers, k]")
+    prompt, routed = parts
+    if routed is None:
+        raise source.error(f"array 'routed_experts' is missing (there are {', '.join(arrays.names)}); add it")
+    if prompt is None:
+        return RequestArrays(routed, arrays.count("num_prompt_tokens"))
+    if prompt.shape[1:] != routed.shape[1:]:
+        raise arrays.error("routed_experts", f"shape {routed.shape}, but prompt_routed_experts has {prompt.shape}")
+    return RequestArrays(np.concatenate([prompt, routed]), len(prompt))
+
+
+def _of_entry(entry: Entry) -> Iterator[RequestArrays]:
+    if "experts_b64" in entry.fields:
+        flat = flat_array(entry, "experts_b64")
+        experts = shaped(entry, "experts_shape", flat, entry.get("experts_shape"))
+        yield RequestArrays(experts, entry.maybe_whole("num_prompt_tokens"), line=entry.line, place=entry.place)
+        return
+    holder = next((name for name in ("outputs", "choices") if name in entry.fields), None)
+    if holder is None:
+        yield _completion(entry, entry, entry.place)
+        return
+    completions = entry.get(holder)
+    if not isinstance(completions, list) or not completions:
+        raise entry.error("not a list of completions; record it again", holder)
+    for completion in completions:
+        yield _completion(entry, entry.inside(holder, completion), entry.place)
+
+
+def _completion(entry: Entry, completion: Entry, place: str) -> RequestArrays:
+    """One completion with its prompt; the prompt's array is at the response, or at the head of the completion's."""
+    prompt = routed_array(entry, "prompt_routed_experts")
+    routed = routed_array(completion, "routed_experts")
+    if routed is None and prompt is None:
+        text = "null or missing; start vLLM with --enable-return-routed-experts"
+        raise completion.error(text, "routed_experts")
+    if prompt is not None and routed is not None and prompt.shape[1:] != routed.shape[1:]:
+        text = f"shape {routed.shape}, but prompt_routed_experts has {prompt.shape}; record it again"
+        raise completion.error(text, "routed_experts")
+    experts = np.concatenate([part for part in (prompt, routed) if part is not None])
+    length = _prompt_length(entry) if prompt is None else len(prompt)
+    return RequestArrays(
+        experts, length, token_ids=_token_ids(entry, completion, len(experts)), line=entry.line, place=place
+    )
+
+
+def _prompt_length(entry: Entry) -> int | None:
+    if entry.fields.get("prompt_token_ids") is not None:
+        return len(entry.list_of("prompt_token_ids", int, "whole numbers"))
+    if isinstance(entry.fields.get("usage"), dict):
+        return entry.inside("usage").maybe_whole("prompt_tokens")
+    return entry.maybe_whole("num_prompt_tokens")
+
+
+def _token_ids(entry: Entry, completion: Entry, tokens: int) -> Ints | None:
+    """Ids of the tokens that were fed in, where the file has those of the prompt and of the completion."""
+    parts = [(entry, "prompt_token_ids"), (completion, "token_ids")]
+    if any(where.fields.get(name) is None for where, name in parts):
+        return None
+    ids = [one for where, name in parts for one in where.list_of(name, int, "whole numbers")]
+    if len(ids) < tokens:
+        text = f"{tokens} tokens have experts, but only {len(ids)} token ids are there; record it again"
+        raise completion.error(text, "routed_experts")
+    if min(ids) < 0 or max(ids) >= 2**31:
+        raise completion.error("a token id below 0 or too large; record it again", "token_ids")
+    return np.array(ids[:tokens], np.int64)
