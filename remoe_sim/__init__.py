@@ -35,6 +35,7 @@ _HOMES = {
     "device": "device_cards",
     "model": "model_cards",
     "SizedModel": "model_sizes",
+    "measure": "measuring",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from remoe_sim.errors import TraceError as TraceError
     from remoe_sim.importing import import_trace as import_trace
     from remoe_sim.links import Link as Link
+    from remoe_sim.measuring import measure as measure
     from remoe_sim.metrics import reuse as reuse
     from remoe_sim.model_cards import model as model
     from remoe_sim.model_sizes import SizedModel as SizedModel

@@ -18,7 +18,7 @@ LINK_NUMBERS = ("latency_s", "bandwidth_bytes_per_s", "lanes", "block_bytes")
 MORE_LINK_NUMBERS = ("overhead_s", "lane_bandwidth_bytes_per_s")
 _POSITIVE = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "flops_per_s", "host_bandwidth_bytes_per_s")
 _TEXTS = ("note", "fitted_from")
-SHOWN = {"assumed": "assumed, not measured", "unverified": "published, but not verified"}
+SHOWN = {"assumed": "assumed, not measured", "unverified": "not verified"}
 
 
 @dataclass(frozen=True)
