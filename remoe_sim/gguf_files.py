@@ -70,8 +70,13 @@ def size_gguf(path: Path, top_k: int | None = None) -> SizedModel:
         raise ValueError(f"{where} says that it has {layers} layers; give a file that is whole")
     sized, left_out = [], 0
     for entry in header.entries:
-        tensors = _tensors(entry, layers, experts)
+        tensors = _tensors(entry, layers)
         left_out += not tensors
+        held = next((one.count for one in tensors if one.part == ROUTED), experts)
+        if held != experts:
+            raise ValueError(
+                f"{where} has {held} experts in {entry.name} and says that it has {experts}; fetch it again"
+            )
         sized += [(tensor, entry.nbytes // len(tensors)) for tensor in tensors]
     moe_layers = tuple(sorted({one.layer for one, _ in sized if one.part == ROUTED and one.layer is not None}))
     embedding = next((tensor for tensor, _ in sized if tensor.part == EMBEDDING), None)
@@ -149,7 +154,7 @@ def _read(path: Path, where: str) -> Header:
     return Header(values, entries)
 
 
-def _tensors(entry: Entry, layers: int, experts: int) -> list[Tensor]:
+def _tensors(entry: Entry, layers: int) -> list[Tensor]:
     """What a tensor of the table is; one that holds gate and up together is two; none where its layer is left out."""
     columns, rows, *more = (*entry.shape, 1, 1)
     match = _BLOCK.fullmatch(entry.name)

@@ -148,7 +148,8 @@ def shape_of_card(card: Mapping[str, Any], where: str) -> Shape:
         _table(card.get("published", {}), where), (), ("parameters", "active_parameters"), where=f"{where}: published"
     )
     attention, doubts = _attention(card["attention"], layers, plain, where)
-    doubts += [_doubt(name, fact) for name, fact in shape.items() if fact.doubtful]
+    doubts += [_doubt(name, fact) for name, fact in shape.items() if _own_doubt(fact, plain)]
+    doubts += [_doubt(f"published {name}", fact) for name, fact in stated.items() if fact.doubtful]
     doubts += [f"everything is {plain[0]}: {plain[1]}"] if Fact(None, *plain).doubtful else []
     values: dict[str, Any] = {**numbers, **flags}
     made = Shape(
@@ -200,7 +201,7 @@ def _attention(tables: Any, layers: int, plain: tuple[str, str], where: str) -> 
         needed = [field.name for field in fields if field.default is dataclasses.MISSING]
         usual = [field.name for field in fields if field.default is not dataclasses.MISSING]
         read = facts(table, needed, [*usual, "layers", "first_layer", "layer_step"], where=place, plain=plain)
-        doubts += [_doubt(name, fact) for name, fact in read.items() if fact.doubtful]
+        doubts += [_doubt(name, fact) for name, fact in read.items() if _own_doubt(fact, plain)]
         chosen: Any = range(layers)
         if "layers" in read:
             chosen = read["layers"].value
@@ -240,6 +241,11 @@ def _table(table: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(table, dict):
         raise ValueError(f"{where}: {table!r} is no table; {FORM}")
     return table
+
+
+def _own_doubt(fact: Fact, plain: tuple[str, str]) -> bool:
+    """Whether a number is doubtful for a reason of its own, not for its card's."""
+    return fact.doubtful and (fact.status, fact.source) != plain
 
 
 def _doubt(name: str, fact: Fact) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from remoe_sim.commands import _devices
+from remoe_sim.commands import _devices, _models
 from remoe_sim.commands._options import print_json
 
 Row = dict[str, Any]
@@ -44,18 +44,24 @@ def _policies() -> list[Row]:
     return rows
 
 
-KINDS: dict[str, Callable[[], list[Row]]] = {"policies": _policies, "formats": _formats, "devices": _devices.rows}
+KINDS: dict[str, Callable[[], list[Row]]] = {
+    "policies": _policies,
+    "formats": _formats,
+    "models": _models.rows,
+    "devices": _devices.rows,
+}
 
 
 @click.command("list")
 @click.argument("kind", metavar="|".join(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (schema remoe-sim.list.v1).")
 def command(kind: str, as_json: bool) -> None:
-    """Show what can be named on the command line: policies, trace formats, or devices.
+    """Show what can be named on the command line: policies, trace formats, models, or devices.
 
     \b
     Examples:
       remoe-sim list policies
+      remoe-sim list models
       remoe-sim list devices
       remoe-sim list formats --json
     """
@@ -94,4 +100,4 @@ def _text(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-SHOW: dict[str, Callable[[list[Row]], None]] = {"devices": _devices.show}
+SHOW: dict[str, Callable[[list[Row]], None]] = {"models": _models.show, "devices": _devices.show}
