@@ -62,6 +62,8 @@ def test_the_wheel_holds_all_plugins_and_data_and_nothing_else(wheel):
         assert {f"{inside}/{file.name}" for file in (ROOT / outside).glob("*.py")} <= names
     own = {str(file.relative_to(ROOT)) for file in (ROOT / "remoe_sim").rglob("*.py")}
     assert own <= names
+    cards = {str(file.relative_to(ROOT)) for file in (ROOT / "remoe_sim").rglob("*.toml")}
+    assert {name for name in names if name.endswith(".toml")} == cards
     assert {
         f"remoe_sim/{name}" for name in ("py.typed", "traces/samples/demo.parquet", "traces/samples/README.md")
     } <= names
