@@ -9,6 +9,7 @@ import remoe_sim
 from remoe_sim.model_cards import size_shape
 from remoe_sim.model_shapes import shape_of_card
 from remoe_sim.quantisation import quantise
+from remoe_sim.tensor_types import TYPES, Tensor
 
 gguf = pytest.importorskip("gguf")
 CARD = {
@@ -19,6 +20,7 @@ CARD = {
     },
     "attention": [{"kind": "gqa", "heads": 4, "kv_heads": 2, "head_dim": 64, "norm": "head"}],
 }  # fmt: skip
+ALONE = ("ffn_gate_exps.weight", "ffn_up_exps.weight")
 SUFFIX = {"routed": "_exps", "shared": "_shexp", "dense": ""}
 SAME = (
     "layers", "moe_layers", "experts", "top_k", "hidden_size", "expert_intermediate", "vocabulary", "tied_embeddings",
@@ -93,6 +95,18 @@ def test_a_file_in_parts(tmp_path, shape):
     (tmp_path / "tiny-00002-of-00002.gguf").unlink()
     with pytest.raises(ValueError, match=r"one of 2 parts and 'tiny-00002-of-00002.gguf' is missing"):
         remoe_sim.model(tmp_path / "tiny-00001-of-00002.gguf")
+
+
+def test_gate_and_up_in_one_tensor(tmp_path, shape):
+    both = [
+        (f"blk.{layer}.ffn_gate_up_exps.weight", Tensor("ffn_gate_up", 2 * 512, 256, layer, "routed", 6), TYPES["q4_k"])
+        for layer in shape.moe_layers
+    ]
+    write(tmp_path / "f.gguf", shape, extra=both, keep=lambda name: not name.endswith(ALONE))
+    write(tmp_path / "g.gguf", shape)
+    fused, apart = remoe_sim.model(tmp_path / "f.gguf"), remoe_sim.model(tmp_path / "g.gguf")
+    for field in ("expert_tensor_bytes", "expert_intermediate", "parameters", "total_bytes"):
+        assert getattr(fused, field) == getattr(apart, field), field
 
 
 def test_the_layer_for_multi_token_prediction_is_left_out(tmp_path, shape):

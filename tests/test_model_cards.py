@@ -118,6 +118,8 @@ def test_an_embedding_that_is_the_head_counts_once():
     table = 128000 * 2048 * 210 // 256  # Q6_K, as an output head gets it
     assert (model.tied_embeddings, model.embedding_bytes, model.head_bytes) == (True, table, table + 2048 * 4)
     assert model.total_bytes == sum(model.resident_bytes) + model.routed_bytes + model.head_bytes
+    assert model.head_flops == 2 * 128000 * 2048
+    assert model.active_parameters == model.parameters - 22 * (32 - 4) * 3 * 2048 * 1792
 
 
 def test_another_top_k():
