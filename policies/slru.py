@@ -38,7 +38,7 @@ class Slru(CompiledSlotPolicy):
 
     @staticmethod
     def hit(state, entry):  # type: ignore[no-untyped-def,override]
-        raise_entry(state, _SEGMENTS, entry)
+        raise_entry(state, _SEGMENTS, _TOP, entry)
 
     @staticmethod
     def admit(state, entry):  # type: ignore[no-untyped-def,override]
@@ -53,7 +53,7 @@ class Slru(CompiledSlotPolicy):
 
     @staticmethod
     def insert(state, entry):  # type: ignore[no-untyped-def,override]
-        enter_segments(state, _SEGMENTS, entry)
+        enter_segments(state, _SEGMENTS, _TOP, entry)
 
     @staticmethod
     def surplus(state, protected):  # type: ignore[no-untyped-def,override]

@@ -21,7 +21,6 @@ from remoe_sim.kernels.segments import (
     enter_segments,
     leave_segments,
     lowest_outside,
-    not_raised,
     overflow,
     overflowed,
     raise_entry,
@@ -31,7 +30,7 @@ from remoe_sim.kernels.sketches import clear_sketch, count_sketched, estimate, h
 from remoe_sim.policy import CompiledSlotPolicy, Stream
 
 _WINDOW, _PLACE, _SEEN = 1, 3, 4  # two rows of a list; 1 in the window, 2 in the segments
-_MAIN = 5
+_MAIN, _TOP = 5, 1
 _SKETCH = _MAIN + segments.ROWS
 _SAMPLE = 32  # uses per expert that the segments hold until counts are halved
 
@@ -61,7 +60,7 @@ class WTinyLfu(CompiledSlotPolicy):
         share = limit - max(limit // 100, largest)
         held = min(share * n // total, n) if share > 0 else 0
         clear(state, _WINDOW, n)
-        clear_segments(state, _MAIN, 1)
+        clear_segments(state, _MAIN, _TOP)
         set_share(state, _MAIN, 0, share // 5)
         set_share(state, _MAIN, 1, share * 4 // 5)
         clear_sketch(state, _SKETCH, held if limit // 100 >= largest else n)
@@ -76,9 +75,8 @@ class WTinyLfu(CompiledSlotPolicy):
         if state[_PLACE, entry] == 1:
             remove(state, _WINDOW, entry)
             push_front(state, _WINDOW, n, entry)
-            not_raised(state, _MAIN)
             return
-        raise_entry(state, _MAIN, entry)
+        raise_entry(state, _MAIN, _TOP, entry)
         count_sketched(state, _SKETCH, entry)
         state[_SEEN, n] += 1
         if state[_SEEN, n] == state[_SEEN, n + 1]:
@@ -134,6 +132,6 @@ class WTinyLfu(CompiledSlotPolicy):
 def _move(state, entry):  # type: ignore[no-untyped-def]
     """From the window to the segments."""
     remove(state, _WINDOW, entry)
-    enter_segments(state, _MAIN, entry)
+    enter_segments(state, _MAIN, _TOP, entry)
     state[_PLACE, entry] = 2
     state[_PLACE, state.shape[1] - 2] += state[0, entry]

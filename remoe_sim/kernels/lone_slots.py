@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from remoe_sim.kernels.borrowed import borrowed
 from remoe_sim.kernels.lists import at
 from remoe_sim.kernels.slot_verbs import TRIMS, admit, insert, setup, surplus, touch, victim
 
@@ -16,6 +17,7 @@ def lone_replay(
     """Arguments and answer as of `slots.slot_replay`; offsets are not read. Nobody is protected, for a lone newcomer is
     not resident when victims are chosen, except who was just hit."""
     n = sizes.size
+    state = borrowed(state)
     step = state.shape[1] - 1
     resident = np.zeros(n, np.bool_)
     protected = np.zeros(n, np.uint8)
@@ -33,7 +35,8 @@ def lone_replay(
             insert(state, np.int64(preload[rank]))
             resident[preload[rank]] = True
             held += weights[preload[rank]]
-        for i in range(epochs[epoch], epochs[epoch + 1]):
+        for access in range(epochs[epoch], epochs[epoch + 1]):
+            i = at(access)
             entry = np.int64(entries[i])
             together = held
             state[0, step] = steps[i]
@@ -42,7 +45,7 @@ def lone_replay(
                 touch(state, entry)
                 if TRIMS:
                     protected[at(entry)] = mandatory
-                    leaving = surplus(state, protected)
+                    leaving = surplus(state, borrowed(protected))
                     while leaving >= 0:
                         if leaving >= n or not resident[at(leaving)]:
                             return np.int64(NO_VICTIM)
@@ -50,7 +53,7 @@ def lone_replay(
                         used -= sizes[at(leaving)]
                         held -= weights[at(leaving)]
                         evictions += 1
-                        leaving = surplus(state, protected)
+                        leaving = surplus(state, borrowed(protected))
                     protected[at(entry)] = 0
                     if mandatory:
                         together = held
@@ -67,7 +70,7 @@ def lone_replay(
                         held += weights[at(entry)]
                         need = limit
                     while used > need:
-                        leaving = victim(state, protected)
+                        leaving = victim(state, borrowed(protected))
                         if leaving < 0 or leaving >= n or not resident[at(leaving)]:
                             return np.int64(NO_VICTIM)
                         resident[at(leaving)] = False

@@ -22,8 +22,7 @@ def clear_segments(state, row, top):
     """Empty segments 0 to `top`, without shares."""
     n = state.shape[1] - 2
     clear(state, row, n)
-    state[row + _LEVEL, n] = top
-    state[row + _LEVEL, n + 1] = 0
+    state[row + _LEVEL, n] = 0
     for level in range(top + 1):
         state[row + _SEGMENT + level, _TAKEN] = 0
 
@@ -34,10 +33,10 @@ def set_share(state, row, level, share):
 
 
 @kernel
-def enter_segments(state, row, entry):
+def enter_segments(state, row, top, entry):
     """Into the lowest segment with room, else into the lowest."""
     chosen = 0
-    for level in range(state[row + _LEVEL, state.shape[1] - 2], -1, -1):
+    for level in range(top, -1, -1):
         taken = state[row + _SEGMENT + level, _TAKEN]
         if taken == 0 or taken + state[0, entry] <= state[row + _SEGMENT + level, _SHARE]:
             chosen = level
@@ -45,45 +44,44 @@ def enter_segments(state, row, entry):
 
 
 @kernel(inline=True)
-def raise_entry(state, row, entry):
+def raise_entry(state, row, top, entry):
     """A hit: one segment up; what is too much there goes down. If the lowest `overflowed`, some must leave."""
     levels = row + _LEVEL
     n = state.shape[1] - 2
     level = state[levels, at(entry)]
-    up = min(level + 1, state[levels, n])
-    own, above = at(row + _SEGMENT + level), at(row + _SEGMENT + up)
-    # Usually the segment above is full, and its last entry falls to where this one came from; at the top none does.
-    falling = state[row + 1, at(state[own, _FIRST])]
-    falling = falling if level < up else entry
-    taken, size = state[above, _TAKEN], state[0, at(entry)]
-    full = (taken > 0) & (taken + size > state[above, _SHARE])
-    if not (full & (state[0, at(falling)] == size)):
-        _raise_slowly(state, row, entry)
+    if level == top:
+        remove(state, row, entry)
+        push_front(state, row, n, entry)
+        state[at(row + _SEGMENT + level), _FIRST] = entry
         return
-    place = state[row + 1, at(state[above, _FIRST])]
-    remove(state, row, entry)
-    push_front(state, row, place, entry)
-    state[levels, at(entry)] = up
-    state[above, _FIRST] = entry
-    state[levels, at(falling)] = level
-    state[own, _FIRST] = falling
-    state[levels, n + 1] = (level == 0) & (state[own, _TAKEN] > state[own, _SHARE])
+    own, above = at(row + _SEGMENT + level), at(row + _SEGMENT + level + 1)
+    falling = state[row + 1, at(state[own, _FIRST])]
+    taken, size = state[above, _TAKEN], state[0, at(entry)]
+    if taken > 0 and taken + size > state[above, _SHARE] and state[0, at(falling)] == size:
+        # Usually the segment above is full, and its last entry falls to where this one came from.
+        place = state[row + 1, at(state[above, _FIRST])]
+        remove(state, row, entry)
+        push_front(state, row, place, entry)
+        state[levels, at(entry)] = level + 1
+        state[above, _FIRST] = entry
+        state[levels, at(falling)] = level
+        state[own, _FIRST] = falling
+        state[levels, n] = (level == 0) & (state[own, _TAKEN] > state[own, _SHARE])
+    else:
+        _raise_slowly(state, row, level + 1, entry)
 
 
 @kernel
-def _raise_slowly(state, row, entry):
-    """The same for any sizes and fillings."""
-    n = state.shape[1] - 2
-    level = min(state[row + _LEVEL, entry] + 1, state[row + _LEVEL, n])
+def _raise_slowly(state, row, level, entry):
+    """To `level`, for any sizes and fillings."""
     leave_segments(state, row, entry)
     _put(state, row, entry, level)
-    state[row + _LEVEL, n + 1] = 0
     while level > 0:
         segment, below = row + _SEGMENT + level, row + _SEGMENT + level - 1
         last = _end_above(state, row, level - 1)
         if state[segment, _TAKEN] <= state[segment, _SHARE] or last == state[segment, _FIRST]:
             return
-        state[row + _LEVEL, n + 1] = level == 1
+        state[row + _LEVEL, state.shape[1] - 2] = level == 1
         while state[segment, _TAKEN] > state[segment, _SHARE] and last != state[segment, _FIRST]:
             state[row + _LEVEL, last] = level - 1
             state[segment, _TAKEN] -= state[0, last]
@@ -95,30 +93,23 @@ def _raise_slowly(state, row, entry):
 
 @kernel
 def overflowed(state, row):
-    """Whether the last hit pushed entries into the lowest segment."""
-    return state[row + _LEVEL, state.shape[1] - 1] != 0
-
-
-@kernel
-def not_raised(state, row):
-    """A hit of something that is in no segment."""
-    state[row + _LEVEL, state.shape[1] - 1] = 0
+    """Whether a hit pushed entries into the lowest segment, of which some may have to leave."""
+    return state[row + _LEVEL, state.shape[1] - 2] != 0
 
 
 @kernel
 def overflow(state, row, protected):
-    """Who must leave the lowest segment after it overflowed, removed, or -1."""
+    """Who must leave the lowest segment after it `overflowed`, removed; or -1, and then it is settled."""
     n = state.shape[1] - 2
     lowest = row + _SEGMENT
-    if state[lowest, _TAKEN] <= state[lowest, _SHARE]:
-        return -1
-    if state[lowest, _FIRST] == oldest(state, row, n):
-        return -1
-    entry = oldest_outside(state, row, n, protected)
-    if entry < 0 or state[row + _LEVEL, entry] > 0:
-        return -1
-    leave_segments(state, row, entry)
-    return entry
+    entry = -1
+    if state[lowest, _TAKEN] > state[lowest, _SHARE] and state[lowest, _FIRST] != oldest(state, row, n):
+        entry = oldest_outside(state, row, n, protected)
+    if entry >= 0 and state[row + _LEVEL, entry] == 0:
+        leave_segments(state, row, entry)
+        return entry
+    state[row + _LEVEL, n] = 0
+    return -1
 
 
 @kernel

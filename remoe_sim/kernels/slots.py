@@ -11,6 +11,7 @@ import numpy as np
 from numba import types
 
 from remoe_sim.compile import STATE
+from remoe_sim.kernels.borrowed import borrowed
 from remoe_sim.kernels.lists import at
 from remoe_sim.kernels.slot_verbs import TRIMS, admit, insert, setup, surplus, touch, victim
 
@@ -31,6 +32,7 @@ def slot_replay(
     steps int32[groups]; the last cell of the state's first row says which step is being replayed.
     """
     n = sizes.size
+    state = borrowed(state)
     resident = np.zeros(n, np.bool_)
     protected = np.zeros(n, np.uint8)
     nobody = np.zeros(n, np.uint8)
@@ -66,7 +68,7 @@ def slot_replay(
                 entry = np.int64(entries[i])
                 if resident[at(entry)]:
                     touch(state, entry)
-                    leaving = surplus(state, protected) if TRIMS else np.int64(NO_VICTIM)
+                    leaving = surplus(state, borrowed(protected)) if TRIMS else np.int64(NO_VICTIM)
                     while leaving >= 0:
                         if leaving >= n or not resident[at(leaving)]:
                             return np.int64(NO_VICTIM)
@@ -74,7 +76,7 @@ def slot_replay(
                         used -= sizes[at(leaving)]
                         held -= weights[at(leaving)]
                         count -= 1
-                        leaving = surplus(state, protected)
+                        leaving = surplus(state, borrowed(protected))
                     continue
                 size = sizes[at(entry)]
                 if size > limit:
@@ -89,9 +91,9 @@ def slot_replay(
                     count += 1
                     need = limit
                 while used > need:
-                    leaving = victim(state, protected)
+                    leaving = victim(state, borrowed(protected))
                     if leaving < 0:
-                        leaving = victim(state, nobody)
+                        leaving = victim(state, borrowed(nobody))
                     elif leaving < n and protected[at(leaving)]:
                         return np.int64(NO_VICTIM)
                     if leaving < 0 or leaving >= n or not resident[at(leaving)]:
