@@ -202,6 +202,142 @@ def moe_beyond(more="", cell=""):
     return "\n".join(lines) + "\n"
 
 
+# one line or object per decision
+
+
+def vllm_routes(dummies=(5, 3), layers=(12,)):
+    """Warm-up, a prompt of two requests in one pass, two decode passes of two tokens, and one of one."""
+    meta = {"type": "meta", "model_id": "some/moe", "vllm_version": "0.11.2", "layers_logged": list(layers), "top_k": 2}
+    lines = [meta]
+
+    def log(ids):
+        for number, layer in enumerate(layers):
+            lines.extend(
+                {"type": "route", "req_id": "r1", "token_idx": index, "layer": layer,
+                 "topk_ids": token[number].tolist(), "topk_weights": [0.75, 0.25]}
+                for index, token in enumerate(ids)
+            )  # fmt: skip
+
+    for size in dummies:
+        log(np.array([[[7, 3], [7, 3]]] * size))
+    for ids in (FIRST, SECOND[:2], SECOND[1:], FIRST[3:4]):
+        log(ids)
+    return lines
+
+
+def vllm_routes_rows(layers=1):
+    passes = [
+        (FIRST, [0] * 5, range(5)),
+        (SECOND[:2], [1, 2], [0, 0]),
+        (SECOND[1:], [1, 2], [1, 1]),
+        (FIRST[3:4], [3], [0]),
+    ]
+    return [
+        Row(request, position, step, DECODE if step else PREFILL, token[:layers].tolist())
+        for step, (ids, requests, positions) in enumerate(passes)
+        for token, request, position in zip(ids, requests, positions, strict=True)
+    ]
+
+
+def speculative(drop=()):
+    """Problem 0 with layers 0 and 1; `drop` are rows (layer, token) that the profiler left out."""
+    lines = []
+    for layer in range(2):
+        left = [index for index in range(5) if (layer, index) not in drop]
+        lines += [
+            {"dataset": "humaneval", "problem_id": 0, "layer": layer, "experts": FIRST[index, layer].tolist(),
+             "gating_probs": [0.7, 0.3], "token_idx": number}
+            for number, index in enumerate(left)
+        ]  # fmt: skip
+    return lines
+
+
+def speculative_raw():
+    def line(problem, layer, ids, at):
+        fields = {"dataset": "humaneval", "problem_id": problem, "layer": layer, "token_pos": at}
+        return fields | {"experts": ids.tolist(), "gating_probs": [0.7, 0.3]}
+
+    return [
+        line(problem, layer, ids[index, layer], index if index < prompt else 0)
+        for problem, (ids, prompt) in enumerate([(FIRST, 2), (SECOND, 1)])
+        for begin, end in [(0, prompt), *((one, one + 1) for one in range(prompt, len(ids)))]
+        for layer in range(2)
+        for index in range(begin, end)
+    ]
+
+
+def lattice():
+    return [
+        {
+            "layer_idx": layer,
+            "token_idx": index,
+            "selected_ids": FIRST[index, layer].tolist(),
+            "gate_weights": [0.7, 0.3],
+        }
+        for layer in range(2)
+        for index in range(5)
+    ]
+
+
+def passes(ids, prompt, pruned=False):
+    """(pass, layer, row, token) of a recording layer by layer; the prompt is one pass, whose last layer may be cut."""
+    bounds = [(0, prompt), *((one, one + 1) for one in range(prompt, len(ids)))]
+    return [
+        (number, layer, row, index)
+        for number, (begin, end) in enumerate(bounds)
+        for layer in range(2)
+        for row, index in enumerate(range(end - 1 if pruned and layer == 1 else begin, end))
+    ]
+
+
+def llamacpp(k=2):
+    lines = [
+        f"{layer + 1},{expert}"
+        for ids, prompt in ((FIRST, 3), (SECOND, 2))
+        for _, layer, _, index in passes(ids, prompt, pruned=True)
+        for expert in ids[index, layer, :k]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def pruned(ids, prompt):
+    """The ids where the prompt but for its last token has none at the last layer."""
+    ids = ids.copy()
+    ids[: prompt - 1, 1] = -1
+    return ids
+
+
+PRUNED = rows(pruned(FIRST, 3), pruned(SECOND, 2), prompts=[3, 2])
+
+
+def colibri():
+    lines, calls = [], 0
+    for ids, prompt in ((FIRST, 3), (SECOND, 2)):
+        for number, layer, row, index in passes(ids, prompt):
+            pairs = " ".join(f"{expert}:{gate}" for expert, gate in zip(ids[index, layer], (0.7, 0.25), strict=True))
+            lines.append(f"{calls + number} {row} {layer + 1} {pairs}")
+        calls += number + 1
+    return "\n".join(lines) + "\n"
+
+
+def imp():
+    return [[layer, *ids.tolist()] for token in FIRST for layer, ids in enumerate(token)]
+
+
+def flat_imp():
+    return [number for record in imp() for number in record]
+
+
+def kimi_linear():
+    lines = []
+    for ids, prompt in ((FIRST, 3), (SECOND, 2)):
+        for number, layer, row, index in passes(ids, prompt, pruned=True):
+            phase = "decode" if number else "prefill"
+            size = 1 if number or layer else prompt
+            lines.append(f"{phase},{size},{layer + 1},{row},{','.join(map(str, ids[index, layer]))}")
+    return "\n".join(lines) + "\n"
+
+
 FOREIGN = {
     "vllm npy": Foreign(vllm_npy, rows(FIRST)),
     "vllm npz": Foreign(vllm_npz, rows(FIRST, prompts=[2])),
@@ -224,6 +360,22 @@ FOREIGN = {
     "gpt-oss": Foreign(lambda f: json_file(f, "g.json", gpt_oss()), rows(FIRST, firsts=[17])),
     "moelens": Foreign(lambda f: json_file(f, "m.json", moelens()), rows(FIRST, prompts=[5]), (1, 2)),
     "moe-beyond": Foreign(lambda f: text_file(f, "b.csv", moe_beyond()), rows(FIRST), (1, 2)),
+    "vllm-routes": Foreign(lambda f: lines_file(f, "r.jsonl", vllm_routes()), vllm_routes_rows(), (12,)),
+    "vllm-routes two layers": Foreign(
+        lambda f: lines_file(f, "r.jsonl", vllm_routes(layers=(11, 12))), vllm_routes_rows(2), (11, 12)
+    ),
+    "speculative-moe": Foreign(lambda f: lines_file(f, "p.jsonl", speculative()), rows(FIRST)),
+    "speculative-moe raw": Foreign(
+        lambda f: lines_file(f, "p.jsonl", speculative_raw()), rows(FIRST, SECOND, prompts=[2, 1])
+    ),
+    "lattice": Foreign(lambda f: lines_file(f, "l.jsonl", [*lattice()[:3], "", *lattice()[3:]]), rows(FIRST)),
+    "llamacpp": Foreign(lambda f: text_file(f, "moe.csv", llamacpp()), PRUNED, (1, 2), {"top_k": 2}),
+    "colibri": Foreign(lambda f: text_file(f, "route.txt", colibri()), rows(FIRST, SECOND, prompts=[3, 2]), (1, 2)),
+    "imp": Foreign(lambda f: json_file(f, "i.json", {"trace": imp(), "top_k": 2}), rows(FIRST)),
+    "imp flat": Foreign(lambda f: json_file(f, "i.json", {"top_k": 2, "data": flat_imp()}), rows(FIRST)),
+    "imp bare": Foreign(lambda f: json_file(f, "i.json", flat_imp()), rows(FIRST), options={"top_k": 2}),
+    "imp list": Foreign(lambda f: json_file(f, "i.json", imp(), indent=2), rows(FIRST)),
+    "kimi-linear": Foreign(lambda f: text_file(f, "k.csv", kimi_linear()), PRUNED, (1, 2)),
 }
 for _name, _one in FOREIGN.items():
     _one.format = _one.format or _name.split()[0]
