@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_sim.attention import Attention, Compressed, DeltaNet, GroupedQueries, Latent, ShortConvolution
-from remoe_sim.model_shapes import Shape, check_shape
+from remoe_sim.model_shapes import Shape, check_layers, check_shape
 
 EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
 TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk")
@@ -95,6 +95,7 @@ def shape_of_values(values: dict[str, Any], where: str, title: str) -> Shape:
     family = str(config.get("model_type") or "unknown")
     known = FAMILIES.get(family, {})
     layers = config.whole("num_hidden_layers")
+    check_layers(layers, where)
     width = config.whole("moe_intermediate_size", "intermediate_size")
     moe_layers = _moe_layers(config, layers)
     notes = [] if family in FAMILIES else [UNKNOWN_FAMILY.format(family)]

@@ -143,6 +143,7 @@ def shape_of_card(card: Mapping[str, Any], where: str) -> Shape:
     numbers = {name: _whole(name, shape[name], where) for name in (*_COUNTS, *_MAY_COUNT) if name in shape}
     flags = {name: _flag(name, shape[name], where) for name in _FLAGS if name in shape}
     layers, first = numbers["layers"], numbers.pop("first_moe_layer", 0)
+    check_layers(layers, where)
     moe_layers = tuple(range(first, layers, max(numbers.pop("moe_layer_step", 1), 1)))
     stated = facts(
         _table(card.get("published", {}), where), (), ("parameters", "active_parameters"), where=f"{where}: published"
@@ -169,13 +170,17 @@ def shape_of_card(card: Mapping[str, Any], where: str) -> Shape:
     return made
 
 
+def check_layers(layers: int, where: str) -> None:
+    """Raises ValueError for more layers than any model has, before anything is made for each of them."""
+    if layers > _MOST_LAYERS:
+        raise ValueError(f"{where}: {layers} layers are too many; at most {_MOST_LAYERS} are possible")
+
+
 def check_shape(shape: Shape, where: str) -> None:
     """Raises ValueError, naming `where`, for a shape that no model can have."""
     for name in _COUNTS:
         if not 1 <= getattr(shape, name) <= _MOST_SIZE:
             raise ValueError(f"{where}: {name} is {getattr(shape, name)}; give a whole number from 1 to {_MOST_SIZE}")
-    if shape.layers > _MOST_LAYERS:
-        raise ValueError(f"{where}: {shape.layers} layers are too many; at most {_MOST_LAYERS} are possible")
     if not shape.moe_layers:
         raise ValueError(f"{where}: no layer has experts; first_moe_layer has to be below {shape.layers}")
     if shape.top_k > shape.experts:

@@ -43,6 +43,7 @@ def changed(**changes):
         ({"shape__layers": True}, "'layers' is True; give a whole number"),
         ({"shape__layers": 0}, "layers is 0"),
         ({"shape__layers": 10**9}, "'layers' is 1000000000; give a whole number up to"),
+        ({"shape__layers": 10**8}, "100000000 layers are too many"),
         ({"shape__top_k": 513}, "top_k is 513 but there are 512 experts"),
         ({"shape__shared_gate": 1}, "'shared_gate' is 1; give true or false"),
         ({"shape__first_moe_layer": 48}, "no layer has experts"),
