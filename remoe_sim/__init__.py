@@ -30,6 +30,7 @@ _HOMES = {
     "reroute": "rerouting",
     "split": "splitting",
     "verdict": "verdicts",
+    "estimate": "estimating",
     "Device": "device_cards",
     "Link": "links",
     "device": "device_cards",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from remoe_sim.device_cards import device as device
     from remoe_sim.engine import replay as replay
     from remoe_sim.errors import TraceError as TraceError
+    from remoe_sim.estimating import estimate as estimate
     from remoe_sim.importing import import_trace as import_trace
     from remoe_sim.links import Link as Link
     from remoe_sim.measuring import measure as measure

@@ -12,11 +12,20 @@ from remoe_sim.cards import Fact, facts, read_card
 from remoe_sim.links import Link
 
 NUMBERS = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "layer_s", "expert_s", "step_s")
-MORE_NUMBERS = ("flops_per_s", "host_bandwidth_bytes_per_s", "contention")
+MORE_NUMBERS = (
+    "flops_per_s",
+    "host_bandwidth_bytes_per_s",
+    "handling_bytes_per_s",
+    "state_bytes_per_s",
+    "overlap_efficiency",
+)
 LINKS = ("host", "storage")
 LINK_NUMBERS = ("latency_s", "bandwidth_bytes_per_s", "lanes", "block_bytes")
 MORE_LINK_NUMBERS = ("overhead_s", "lane_bandwidth_bytes_per_s")
-_POSITIVE = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "flops_per_s", "host_bandwidth_bytes_per_s")
+_POSITIVE = (
+    "memory_bytes", "bandwidth_bytes_per_s", "efficiency", "flops_per_s", "host_bandwidth_bytes_per_s",
+    "handling_bytes_per_s", "state_bytes_per_s",
+)  # fmt: skip
 _TEXTS = ("note", "fitted_from")
 SHOWN = {"assumed": "assumed, not measured", "unverified": "not verified"}
 
@@ -28,11 +37,13 @@ class Device:
     unified: CPU and device share one memory, so there is no host link; memory_bytes: all of it, engine and system
     included. efficiency: share of bandwidth_bytes_per_s that decode reaches. flops_per_s: peak dense 16-bit arithmetic,
     None if unknown. layer_s, expert_s, step_s: fixed times per layer, per distinct expert of a layer and per step.
-    host: host memory → device; storage: storage → host memory, or → the one memory; None if there is none or nothing
-    is known of it. host_bandwidth_bytes_per_s: the CPU reading host memory. contention: extra seconds of computing per
-    second that links are busy meanwhile. unverified: sentences that every output which uses the device has to print.
-    fitted_from: the measurements behind fitted numbers. facts: status and source of every number, by its name, those
-    of links as `storage.latency_s`.
+    host: host memory → device; storage: storage → host memory, or → the one memory; None if there is none or nothing is
+    known of it. host_bandwidth_bytes_per_s: the CPU reading host memory. handling_bytes_per_s: how fast the engine
+    copies and books what was read, None if that costs no computing time; state_bytes_per_s: how fast layers with linear
+    attention rewrite their state, None for twice at the effective bandwidth; overlap_efficiency: share of the time that
+    computing during reads saves on paper which it really saves. unverified: sentences that every output which uses the
+    device has to print. fitted_from: the measurements behind fitted numbers. facts: status and source of every number,
+    by its name, those of links as `storage.latency_s`.
     """
 
     name: str
@@ -48,7 +59,9 @@ class Device:
     host: Link | None
     storage: Link | None
     host_bandwidth_bytes_per_s: float | None
-    contention: float
+    handling_bytes_per_s: float | None
+    state_bytes_per_s: float | None
+    overlap_efficiency: float
     unverified: tuple[str, ...]
     fitted_from: str | None
     note: str | None
@@ -115,11 +128,12 @@ def make_device(name: str, card: Mapping[str, Any]) -> Device:
     for key in _POSITIVE:
         if key in found and not found[key].value > 0:
             raise ValueError(f"{where}: '{key}' is {found[key].value}; give a number above 0")
-    if found["efficiency"].value > 1:
-        raise ValueError(f"{where}: 'efficiency' is {found['efficiency'].value}; give a share of at most 1")
+    for key in ("efficiency", "overlap_efficiency"):
+        if key in found and found[key].value > 1:
+            raise ValueError(f"{where}: '{key}' is {found[key].value}; give a share of at most 1")
     if card["unified"] and "host" in card:
         raise ValueError(f"{where}: a device with unified memory has no link from host memory; leave out [host]")
-    values: dict[str, Any] = dict.fromkeys((*MORE_NUMBERS, *LINKS)) | {"contention": 0.0}
+    values: dict[str, Any] = dict.fromkeys((*MORE_NUMBERS, *LINKS)) | {"overlap_efficiency": 1.0}
     for kind in LINKS:
         if kind in card:
             of_link = _numbers(card[kind], LINK_NUMBERS, MORE_LINK_NUMBERS, f"{where}, [{kind}]")

@@ -25,6 +25,28 @@ class Link:
         return self.ends[-1]
 
 
+CAUSES = ("dense", "experts", "storage", "pcie", "fixed")
+
+
+class Device:
+    """What computes or waits, and why time passed."""
+
+    def __init__(self):
+        self.now, self.causes = 0.0, {}
+
+    def wait(self, gone, there):
+        if there > self.now:
+            for_storage = max(gone - self.now, 0.0)
+            self.causes["storage"] += for_storage
+            self.causes["pcie"] += there - self.now - for_storage
+            self.now = there
+
+    def work(self, cause, seconds, fixed):
+        self.causes[cause] += seconds
+        self.causes["fixed"] += fixed
+        self.now += seconds + fixed
+
+
 def fetch(storage, host, far_sizes, near_sizes, asked):
     """(gone from storage, there) of an expert whose tensors are read one after the other."""
     gone, there = [asked], [asked]
@@ -40,8 +62,8 @@ def fetch(storage, host, far_sizes, near_sizes, asked):
 
 
 def timeline(
-    tokens, kv_tokens, needed, far, near, early, depth, overlap, on_cpu, moe_of, layer_costs, head_costs, expert_costs,
-    far_sizes, near_sizes, link, lanes,
+    tokens, kv_tokens, needed, far, near, early, depth, overlap, at_once, on_cpu, moe_of, layer_costs, head_costs,
+    expert_costs, far_sizes, near_sizes, link, lanes,
 ):  # fmt: skip
     """(seconds, {cause: seconds}, experts read ahead that came late) of every step."""
     storage = Link(*link[0], int(lanes[0])) if lanes[0] else None
@@ -49,32 +71,17 @@ def timeline(
     columns = needed.shape[1]
     pairs = [(step, j) for step in range(len(tokens)) for j in range(columns)]
     arrived = {}  # of what was read ahead
-    now, answers = 0.0, []
+    device, answers = Device(), []
     for step in range(len(tokens)):
-        now, start = 0.0 if step == 0 else now, now
-        causes = dict.fromkeys(("dense", "experts", "storage", "pcie", "fixed"), 0.0)
-        late = 0
-
-        def wait(gone, there):
-            nonlocal now
-            if there > now:
-                for_storage = max(gone - now, 0.0)
-                causes["storage"] += for_storage
-                causes["pcie"] += there - now - for_storage
-                now = there
-
-        def work(cause, seconds, fixed):
-            nonlocal now
-            causes[cause] += seconds
-            causes["fixed"] += fixed
-            now += seconds + fixed
-
+        device.causes, start, late = dict.fromkeys(CAUSES, 0.0), device.now, 0
+        wait, work = device.wait, device.work
         for layer, j in enumerate(moe_of):
             if j >= 0 and overlap == 2:
                 for number, (at, to) in enumerate(pairs):
                     if number <= step * columns + j + depth and (at, to) not in arrived:
                         arrived[at, to] = [
-                            fetch(storage, host, far_sizes[to], near_sizes[to], now) for _ in range(int(early[at, to]))
+                            fetch(storage, host, far_sizes[to], near_sizes[to], device.now)
+                            for _ in range(int(early[at, to]))
                         ]
             base, per_cached, per_token, fixed = layer_costs[layer]
             work("dense", base + per_cached * kv_tokens[step] + per_token * tokens[step], fixed)
@@ -85,12 +92,12 @@ def timeline(
             if wanted:
                 one += per_token * tokens[step] / wanted
             if on_cpu:
-                done = now + misses * cpu
+                done = device.now + misses * cpu
                 work("experts", (wanted - misses) * one, (wanted - misses) * fixed)
-                work("experts", max(done - now, 0.0), 0.0)
+                work("experts", max(done - device.now, 0.0), 0.0)
                 continue
             reads = [
-                fetch(storage if i < far[step, j] else None, host, far_sizes[j], near_sizes[j], now)
+                fetch(storage if i < far[step, j] else None, host, far_sizes[j], near_sizes[j], device.now)
                 for i in range(misses)
             ]
             if overlap == 0:
@@ -99,6 +106,7 @@ def timeline(
                 work("experts", wanted * one + misses * handling, wanted * fixed)
                 continue
             came = int(early[step, j]) if overlap == 2 else 0
+            asked = device.now
             useful = min(came, wanted - misses)
             resident = wanted - misses - useful
             work("experts", resident * one, resident * fixed)
@@ -106,13 +114,19 @@ def timeline(
                 wait(*read)
                 work("experts", handling, 0.0)
             for read in arrived[step, j][came - useful :] if came else []:
-                late += read[1] > now
+                late += read[1] > device.now
                 wait(*read)
                 work("experts", one + handling, fixed)
             for read in reads:
                 wait(*read)
                 work("experts", one + handling, fixed)
+            computing = wanted * (one + fixed) + (came + misses) * handling
+            first_read_then_computed = max(
+                [asked, *(there for _, there in [*(arrived[step, j] if came else []), *reads])]
+            )
+            lost = (1 - at_once) * max(first_read_then_computed + computing - device.now, 0.0)
+            wait(device.now + lost if storage and came + far[step, j] else device.now, device.now + lost)
         base, per_token, fixed = head_costs
         work("dense", base + per_token * tokens[step], fixed)
-        answers.append((now - start, causes, late))
+        answers.append((device.now - start, device.causes, late))
     return answers

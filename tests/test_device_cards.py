@@ -193,7 +193,7 @@ def test_a_wrong_card_is_refused_in_one_sentence(text, message, tmp_path):
 
 def test_a_card_of_ones_own(tmp_path):
     device = remoe_sim.device(write(tmp_path, CARD))
-    assert (device.name, device.host, device.storage, device.contention) == ("box", None, None, 0)
+    assert (device.name, device.host, device.storage, device.overlap_efficiency) == ("box", None, None, 1)
     assert device.flops_per_s is None
     assert device.unverified == ()
     device = remoe_sim.device(str(write(tmp_path, CARD + STORAGE)))

@@ -29,12 +29,13 @@ def cases(draw, exact=False):
     return {
         "tokens": rng.integers(1, 9, steps), "kv_tokens": rng.integers(0, 2000, steps),
         "needed": needed.astype(np.uint16), "far": far.astype(np.uint16), "near": (missing - far).astype(np.uint16),
-        "early": rng.integers(0, 4, (steps, columns)).astype(np.uint16) if not exact else np.zeros_like(needed, np.uint16),
+        "early": (rng.integers(0, 4, (steps, columns)) * (not exact)).astype(np.uint16),
         "depth": draw(st.integers(1, columns)), "overlap": draw(st.sampled_from((NONE, LAYER, PREFETCH))),
-        "on_cpu": False, "moe_of": moe_of,
+        "at_once": draw(st.sampled_from((0.0, 0.4, 1.0))), "on_cpu": False, "moe_of": moe_of,
         "layer_costs": rng.random((layers, 4)) * [scale, scale / 1000, scale / 5, scale],
         "head_costs": rng.random(3) * scale, "expert_costs": rng.random((columns, 5)) * scale,
-        "far_sizes": np.ceil(rng.random((columns, tensors)) * 300), "near_sizes": np.ceil(rng.random((columns, tensors)) * 300),
+        "far_sizes": np.ceil(rng.random((columns, tensors)) * 300),
+        "near_sizes": np.ceil(rng.random((columns, tensors)) * 300),
         "link": rng.random((2, 4)) * [draw(SECONDS), 1e-3, draw(SECONDS) / 100, 1e-4],
         "lanes": np.array([rng.integers(1, 5) if storage else 0, rng.integers(1, 5) if host else 0]),
     }  # fmt: skip

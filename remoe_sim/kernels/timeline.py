@@ -2,8 +2,8 @@
 
 A link has lanes that take turns: a read waits for its lane, `latency` passes, then the transfers of all lanes follow
 each other in the order of issue, each taking `overhead` + bytes / `bandwidth` of the link; a lane alone is not faster
-than its own bandwidth. All times are sums and maxima of what is given, so nothing gets faster when a read is added or
-a link slows down.
+than its own bandwidth. Where reading slows computing down, only a share of what could overlap does. All times are
+weighted sums and maxima of what is given, so nothing gets faster when a read is added or a link slows down.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ LATENCY, OVERHEAD, PER_BYTE, LANE_PER_BYTE = range(4)  # columns of links, secon
 STORAGE, HOST = 0, 1  # rows of links
 DENSE_EVENT, EXPERT_EVENT, WAIT_EVENT, CPU_EVENT, STORAGE_EVENT, HOST_EVENT = range(6)
 MOST_TOGETHER = 2**16  # experts of a group
+EVENT_COLUMNS = 4  # kind, step, layer, lane
 
 
 @kernel(unfold=True)
@@ -90,8 +91,8 @@ def _work(clock, part, takes, fixed, kind, log, spans, step, layer):
 
 @kernel
 def run_timeline(
-    tokens, kv_tokens, needed, far, near, early, depth, overlap, on_cpu, moe_of, layer_costs, head_costs, expert_costs,
-    far_sizes, near_sizes, link, lanes, times, parts, late, log, spans,
+    tokens, kv_tokens, needed, far, near, early, depth, overlap, at_once, on_cpu, moe_of, layer_costs, head_costs,
+    expert_costs, far_sizes, near_sizes, link, lanes, times, parts, late, log, spans,
 ):  # fmt: skip
     """Fill times float64[steps], parts float64[steps, 5], their causes, and late int64[steps], the experts read ahead
     that a layer had to wait for.
@@ -99,14 +100,14 @@ def run_timeline(
     tokens, kv_tokens int64[steps]: tokens of a step, and cached tokens that its attention reads; needed uint16[steps,
     J]: distinct experts at each MoE layer; far, near uint16[steps, J]: those of them that are read from storage and
     from host memory when the layer is reached; early uint16[steps, J]: experts read `depth` MoE layers ahead under
-    PREFETCH, from the farthest link there is; if they are more than can be used, wrong ones come first. on_cpu:
-    misses are computed where they lie instead of moved. moe_of int32[layers]: the MoE layer, or -1; layer_costs
-    float64[layers, 4]: seconds of the dense part, per cached token, per token, fixed; head_costs float64[3]: seconds,
-    per token, fixed; expert_costs float64[J, 5]: seconds of an expert, of the group's arithmetic per token, of handling
-    an expert that was read, of an expert on the CPU, fixed per expert; far_sizes, near_sizes float64[J, tensors]: bytes
-    of each read of an expert. link float64[2, 4]; lanes int64[2], 0 where there is no link. Events are written down
-    as far as there is room unless both are None: log int32[n + 1, 4], kind, step, layer and lane after a first row with
-    their number; spans float64[n, 2], start and end.
+    PREFETCH, from the farthest link there is; if they are more than can be used, wrong ones come first. at_once: share
+    of the time saved by computing during reads that is really saved. on_cpu: misses are computed where they lie. moe_of
+    int32[layers]: the MoE layer, or -1; layer_costs float64[layers, 4]: seconds of the dense part, per cached token,
+    per token, fixed; head_costs float64[3]: seconds, per token, fixed; expert_costs float64[J, 5]: seconds of an
+    expert, of the group's arithmetic per token, of handling an expert that was read, of an expert on the CPU, fixed per
+    expert; far_sizes, near_sizes float64[J, tensors]: bytes of each read of an expert. link float64[2, 4]; lanes
+    int64[2], 0 where there is no link. Events are written down as far as there is room unless both are None: log
+    int32[n + 1, 4], kind, step, layer and lane after a first row with their number; spans float64[n, 2], start and end.
     """
     steps, columns = needed.shape
     most = max(1, max(lanes[0], lanes[1]))
@@ -141,8 +142,8 @@ def run_timeline(
             one, fixed, handling = expert_costs[j, 0], expert_costs[j, 4], expert_costs[j, 2]
             if wanted > 0:
                 one += tokens[step] * expert_costs[j, 1] / wanted
+            asked = clock[NOW]
             if on_cpu:
-                asked = clock[NOW]
                 ready = asked + missing * expert_costs[j, 3]
                 resident = wanted - missing
                 _work(clock, EXPERTS, resident * one, resident * fixed, EXPERT_EVENT, log, spans, step, layer)
@@ -152,8 +153,8 @@ def run_timeline(
                 continue
             for i in range(missing):
                 left[i], there[i] = _fetch(
-                    i < from_storage, j, far_sizes, near_sizes, link, lane_free, link_free, turn, lanes, clock[NOW],
-                    log, spans, step, layer,
+                    i < from_storage, j, far_sizes, near_sizes, link, lane_free, link_free, turn, lanes, asked, log,
+                    spans, step, layer,
                 )  # fmt: skip
             if overlap == NONE:
                 for i in range(missing):
@@ -166,14 +167,21 @@ def run_timeline(
             resident = wanted - missing - useful
             _work(clock, EXPERTS, resident * one, resident * fixed, EXPERT_EVENT, log, spans, step, layer)
             slot = (step * columns + j) % window
+            last = asked
             for i in range(came):
+                last = max(last, early_there[slot, i])
                 used = i >= came - useful
                 late[step] += used and early_there[slot, i] > clock[NOW]
                 _wait(clock, early_left[slot, i], early_there[slot, i], log, spans, step, layer)
                 _work(clock, EXPERTS, used * one + handling, used * fixed, EXPERT_EVENT, log, spans, step, layer)
             for i in range(missing):
+                last = max(last, there[i])
                 _wait(clock, left[i], there[i], log, spans, step, layer)
                 _work(clock, EXPERTS, one + handling, fixed, EXPERT_EVENT, log, spans, step, layer)
+            in_turn = last + wanted * (one + fixed) + (came + missing) * handling
+            lost = clock[NOW] + (1.0 - at_once) * max(0.0, in_turn - clock[NOW])
+            far_off = lanes[STORAGE] > 0 and came + from_storage > 0
+            _wait(clock, lost if far_off else clock[NOW], lost, log, spans, step, layer)
         takes = head_costs[0] + tokens[step] * head_costs[1]
         _work(clock, DENSE, takes, head_costs[2], DENSE_EVENT, log, spans, step, moe_of.size)
         times[step] = clock[NOW] - began

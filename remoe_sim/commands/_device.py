@@ -1,0 +1,59 @@
+"""Options of the commands that turn misses into milliseconds, and tables of their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from remoe_sim.commands._options import note
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--quant", metavar="NAME", help="Quantisation, such as q4_k_m; bf16 if nothing else is known."),
+    click.option(
+        "--overlap",
+        default="layer",
+        show_default=True,
+        metavar="none|layer|prefetch",
+        help="Load then compute; compute hits while misses stream; or all misses foreseen one layer ahead.",
+    ),
+    click.option(
+        "--misses-from",
+        metavar="host|storage|cpu",
+        help="Read from host memory or storage, or computed by the CPU; host if the device has a link from it.",
+    ),
+    click.option("--lanes", metavar="N", help="Reads in flight on that link, if not the device's own number."),
+    click.option("--compute-ms", metavar="X", help="A measured computing time per token instead of the modelled one."),
+    click.option("--timeline", metavar="FILE", help="Write the first steps as a Chrome trace, which Perfetto opens."),
+)
+
+
+def device_options(function: F) -> F:
+    """The options that go with --device and --model."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def note_all(sentences: tuple[str, ...]) -> None:
+    """What nobody has checked or what is not known, on stderr."""
+    for sentence in dict.fromkeys(sentences):
+        note(sentence)
+
+
+def parts_table(heading: str, rows: list[tuple[str, dict[str, float]]]) -> Table:
+    """Milliseconds per cause and token, one row for each answer."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, name in enumerate((heading, "TPOT ms", "dense", "experts", "storage", "PCIe", "fixed")):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for label, parts in rows:
+        table.add_row(label, *(f"{value:,.2f}" for value in (sum(parts.values()), *parts.values())))
+    return table

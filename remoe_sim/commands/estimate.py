@@ -1,0 +1,79 @@
+"""`remoe-sim estimate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._device import device_options, note_all, parts_table
+from remoe_sim.commands._options import print_json
+
+if TYPE_CHECKING:
+    from remoe_sim.estimating import EstimateReport
+
+
+@click.command()
+@click.option("--model", required=True, metavar="NAME", help="A name of 'list models', or a card, config.json or GGUF.")
+@click.option("--device", required=True, metavar="NAME,…", help="Names of 'list devices', or cards of your own.")
+@click.option("--hit-rate", metavar="H", help="Share of the lookups of decode that hit, such as 0.8.")
+@click.option("--bytes-per-token", metavar="SIZE", help="What misses read per token instead, such as 480.38MiB.")
+@click.option("--top-k", metavar="K", help="Experts per token, if not the model's own number.")
+@click.option("--batch", default="1", metavar="B", help="Tokens per step, of as many requests.")
+@click.option("--context", metavar="N", help="Tokens of context that attention reads; 512 if not given.")
+@device_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.estimate.v1).")
+def command(as_json: bool, timeline: str | None, context: str | None, **arguments: Any) -> None:
+    """Time per output token (TPOT) without a trace, from a hit rate or the bytes that misses read.
+
+    All times are modelled: bytes over bandwidths plus fixed times of the device's card. Several devices or
+    quantisations, separated by commas, are compared.
+
+    \b
+    Examples:
+      remoe-sim estimate --model qwen3-30b-a3b --quant q4_k_m --device oneplus-15r --hit-rate 0.8
+      remoe-sim estimate --model gpt-oss-120b --quant q4_k_m --device rtx-4090,rtx-5090 --hit-rate 0.9 --json
+      remoe-sim estimate --model mixtral-8x7b --quant q4_k_m --device rtx-3090 --bytes-per-token 2GiB --overlap none
+    """
+    import remoe_sim
+
+    given = {} if context is None else {"context": context}
+    report = remoe_sim.estimate(**arguments, **given)
+    if timeline is not None:
+        from remoe_sim.chrome_events import write_events
+
+        if len(report) > 1:
+            raise ValueError("a timeline shows one run; give one device and one quantisation with --timeline")
+        write_events(timeline, report[0].log(8), f"{report[0].model.title} on {report[0].device.title}")
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+    note_all(tuple(sentence for result in report.results for sentence in result.notes))
+
+
+def show(report: EstimateReport) -> None:
+    """What was assumed, then a line per combination."""
+    from rich.console import Console
+
+    from remoe_sim.units import format_bytes
+
+    console = Console(highlight=False, markup=False)
+    first = report[0]
+    said = first.said
+    lanes = "" if said["lanes"] is None else f" in {said['lanes']} lane{'s' if said['lanes'] > 1 else ''}"
+    place = "computed by the CPU" if said["misses_from"] == "cpu" else f"read from {said['misses_from']}{lanes}"
+    console.print(
+        f"{first.model.title}, top-{said['top_k']}, batch {said['batch']}, context {said['context']}; misses "
+        f"{place}, overlap {said['overlap']}",
+        soft_wrap=True,
+    )
+    hits = f"{100 * first.hit_rate:.1f} % of lookups hit, {format_bytes(first.bytes_per_token)} read per token"
+    console.print(hits + (f" ({first.model.quant})" if len({one.model.quant for one in report.results}) > 1 else ""))
+    console.print()
+    labels = [f"{one.device.name} {one.model.quant}" if one.model.quant else one.device.name for one in report.results]
+    rows = [(label, one.times.parts_ms or {}) for label, one in zip(labels, report.results, strict=True)]
+    console.print(parts_table("modelled, per token", rows))
+    console.print()
+    for label, one in zip(labels, report.results, strict=True):
+        console.print(f"{label}: {said['batch'] * 1e3 / one.tpot_ms:,.2f} tokens/s")

@@ -1,0 +1,148 @@
+"""What a step costs on a device: the seconds of every part and the bytes of every read, from a model and a device.
+
+Decode reads weights once per step, so parts are bytes over effective bandwidth plus fixed times, plus arithmetic in
+proportion to the step's tokens (docs/cost-model.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.device_cards import Device
+from remoe_sim.links import Link
+from remoe_sim.model_sizes import SizedModel
+
+Reals = npt.NDArray[np.float64]
+PLACES = ("host", "storage", "cpu")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds and bytes as the timeline takes them (`kernels.timeline.run_timeline`), all at context 0.
+
+    misses_from: where missing experts are read from: `host` memory, `storage`, or not at all but computed by the
+    `cpu`; notes: sentences about what is not known, that any output has to print.
+    """
+
+    moe_of: npt.NDArray[np.int32]
+    layer_costs: Reals
+    head_costs: Reals
+    expert_costs: Reals
+    far_sizes: Reals
+    near_sizes: Reals
+    link: Reals
+    lanes: npt.NDArray[np.int64]
+    at_once: float
+    misses_from: str
+    kv_windows: tuple[int | None, ...]
+    notes: tuple[str, ...]
+
+    def scaled(self, factor: float) -> Costs:
+        """The same with all computing times multiplied."""
+        return replace(
+            self,
+            layer_costs=self.layer_costs * factor,
+            head_costs=self.head_costs * factor,
+            expert_costs=self.expert_costs * factor,
+        )
+
+    def read_bytes(self, far: Reals, near: Reals) -> float:
+        """Bytes that links carry for misses: far, near [steps, MoE layers], those from storage and from host memory.
+        Direct reads cover whole blocks."""
+        each = self.far_sizes.sum(axis=1) if self.lanes[0] else self.near_sizes.sum(axis=1)
+        return float((far * each).sum() + (near * self.near_sizes.sum(axis=1)).sum())
+
+
+def costs_of(
+    model: SizedModel, device: Device, lanes: int | None = None, misses_from: str | None = None,
+    top_k: int | None = None,
+) -> Costs:  # fmt: skip
+    """The costs of a model on a device.
+
+    lanes: reads in flight on the link that misses come over, if not the device's own number; misses_from: see `Costs`,
+    by default host memory where the device has a memory and a link of its own, else storage; top_k: experts per token
+    of the trace. Raises ValueError if the device lacks the link.
+    """
+    place = _place(device, misses_from)
+    rate = device.bandwidth_bytes_per_s * device.efficiency
+    per_flop = 0.0 if device.flops_per_s is None else 1 / (device.flops_per_s * device.efficiency)
+    layers = np.zeros((model.layers, 4))
+    kv = np.array([value or 0.0 for value in model.kv_bytes_per_token])
+    state = np.array(model.state_bytes, np.float64)
+    layers[:, 0] = np.array(model.dense_bytes) / rate + state / (device.state_bytes_per_s or rate / 2)
+    layers[:, 1] = kv / rate
+    layers[:, 2] = np.array(model.dense_flops) * per_flop
+    layers[:, 3] = device.layer_s
+    sizes = np.array(model.expert_bytes, np.float64)
+    experts = np.zeros((sizes.size, 5))
+    experts[:, 0] = sizes / rate
+    experts[:, 1] = model.expert_flops * (top_k or model.top_k) * per_flop
+    experts[:, 2] = 0.0 if device.handling_bytes_per_s is None else sizes / device.handling_bytes_per_s
+    experts[:, 3] = sizes / (device.host_bandwidth_bytes_per_s or np.inf)
+    experts[:, 4] = device.expert_s
+    moe_of = np.full(model.layers, -1, np.int32)
+    moe_of[list(model.moe_layers)] = np.arange(sizes.size)
+    tensors = _tensors(model)
+    storage, host = (device.storage if place == "storage" else None), (None if place == "cpu" else device.host)
+    return Costs(
+        moe_of=moe_of,
+        layer_costs=layers,
+        head_costs=np.array([model.head_bytes / rate, model.head_flops * per_flop, device.step_s]),
+        expert_costs=experts,
+        far_sizes=_in_blocks(tensors, storage),
+        near_sizes=_in_blocks(tensors, host),
+        link=np.array([_row(storage), _row(host)]),
+        lanes=np.array([_lanes(storage, lanes), _lanes(host, None if storage else lanes)], np.int64),
+        at_once=device.overlap_efficiency,
+        misses_from=place,
+        kv_windows=model.kv_window_tokens,
+        notes=(*device.unverified, *model.unverified, *model.unknown),
+    )
+
+
+def _place(device: Device, given: str | None) -> str:
+    """Where misses come from; ValueError where the device has no such way."""
+    has = {
+        "host": device.host is not None,
+        "storage": device.storage is not None,
+        "cpu": device.host_bandwidth_bytes_per_s is not None,
+    }
+    if given is None:
+        given = next((place for place in ("host", "storage") if has[place]), "host")
+    if given not in PLACES:
+        raise ValueError(f"misses from '{given}' are not possible; give {', '.join(PLACES)}")
+    if not has[given]:
+        ways = ", ".join(place for place in PLACES if has[place])
+        lacks = {"host": "link from host memory", "storage": "storage", "cpu": "host bandwidth"}[given]
+        raise ValueError(
+            f"device '{device.name}' has no {lacks} in its card; "
+            + (f"let misses come from {ways}" if ways else "add [storage] or [host] to it, or measure one")
+        )
+    return given
+
+
+def _tensors(model: SizedModel) -> Reals:
+    """[MoE layers, tensors]: bytes of each read of an expert, which add up to its size."""
+    tensors = np.array(model.expert_tensor_bytes, np.float64)
+    tensors *= (np.array(model.expert_bytes) / tensors.sum(axis=1))[:, None]
+    return tensors
+
+
+def _in_blocks(tensors: Reals, link: Link | None) -> Reals:
+    """What direct reads of tensors that start anywhere transfer: a block more than the size where that is a whole
+    number of blocks, and as much on average where it is not."""
+    return tensors + link.block_bytes if link is not None and link.block_bytes > 1 else tensors
+
+
+def _row(link: Link | None) -> tuple[float, float, float, float]:
+    if link is None:
+        return (0.0, 0.0, 0.0, 0.0)
+    lane = link.lane_bandwidth_bytes_per_s
+    return link.latency_s, link.overhead_s, 1 / link.bandwidth_bytes_per_s, 0.0 if lane is None else 1 / lane
+
+
+def _lanes(link: Link | None, given: int | None) -> int:
+    return 0 if link is None else given or link.lanes

@@ -1,0 +1,197 @@
+"""Time per token without a trace: from a model, a quantisation, a device and a hit rate or bytes per token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remoe_sim.costs import Costs, costs_of
+from remoe_sim.device_cards import Device
+from remoe_sim.device_cards import device as find_device
+from remoe_sim.model_cards import model as find_model
+from remoe_sim.model_sizes import SizedModel
+from remoe_sim.sampling import distinct_experts, draw
+from remoe_sim.timelines import Log, Reads, Steps, Times, check_overlap, log, run
+from remoe_sim.units import parse_bytes, parse_count, parse_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = "remoe-sim.estimate.v1"
+DEFAULT_CONTEXT = 512
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Time per output token of one model on one device.
+
+    hit_rate: share of the lookups of decode; bytes_per_token: what misses read, as it was given or as it follows from
+    the hit rate; both are means. times: modelled, of steps whose misses are drawn from a binomial distribution.
+    """
+
+    model: SizedModel
+    device: Device
+    said: dict[str, Any]
+    hit_rate: float
+    bytes_per_token: float
+    times: Times
+    costs: Costs
+    reads: Reads
+
+    @property
+    def tpot_ms(self) -> float:
+        return float(self.times.seconds.mean()) * 1e3
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what nobody has checked or what is not known."""
+        return self.costs.notes
+
+    def log(self, steps: int) -> Log:
+        """The events of the first steps."""
+        return log(self.costs, self.times.steps, self.reads, self.said["overlap"], steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.name,
+            "quant": self.model.quant,
+            "device": self.device.name,
+            **self.said,
+            "hit_rate": self.hit_rate,
+            "bytes_read_per_token": self.bytes_per_token,
+            "tpot_ms": {"mean": self.tpot_ms},
+            "tokens_per_second": self.said["batch"] * 1e3 / self.tpot_ms,
+            "parts_ms": self.times.parts_ms,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class EstimateReport:
+    """Estimates, one per combination of quantisation and device that was asked for."""
+
+    results: tuple[Estimate, ...]
+
+    def __getitem__(self, index: int) -> Estimate:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `remoe-sim estimate --json` prints: `results`, and where there is one its entries beside it."""
+        results = [one.to_dict() for one in self.results]
+        return {"schema": SCHEMA, **(results[0] if len(results) == 1 else {}), "results": results}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per estimate; parts become columns such as `dense_ms`."""
+        import pandas as pd
+
+        rows = []
+        for result in self.to_dict()["results"]:
+            parts = {f"{name}_ms": value for name, value in result.pop("parts_ms").items()}
+            rows.append({**result, "tpot_ms": result["tpot_ms"]["mean"], **parts, "notes": "; ".join(result["notes"])})
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.2f}"))
+
+
+def estimate(
+    model: str | Path | SizedModel,
+    device: str | Path | Device | Sequence[str | Path | Device],
+    quant: str | Sequence[str] | None = None,
+    hit_rate: float | str | None = None,
+    bytes_per_token: int | str | None = None,
+    top_k: int | str | None = None,
+    batch: int | str = 1,
+    overlap: str = "layer",
+    lanes: int | str | None = None,
+    context: int | str = DEFAULT_CONTEXT,
+    compute_ms: float | str | None = None,
+    misses_from: str | None = None,
+) -> EstimateReport:
+    """Time per output token without a trace.
+
+    model, quant, device: as `model` and `device` take them; several of the last two, a list or "a,b", give an estimate
+    of each combination. One of hit_rate (share of the lookups of decode that hit) and bytes_per_token (what misses
+    read, such as "480.38MiB", per generated token); with neither, nothing is cached. top_k: experts per token, if not
+    the model's own number; batch: tokens of different requests per step, whose experts are drawn evenly and
+    independently; overlap: `none`, `layer` or `prefetch` (perfect, one layer ahead); lanes: reads in flight; context:
+    tokens that attention reads; compute_ms: a measured computing time per step in place of the modelled one;
+    misses_from: `host`, `storage` or `cpu`.
+
+    Raises ValueError for arguments that are not possible.
+    """
+    check_overlap(overlap)
+    if hit_rate is not None and bytes_per_token is not None:
+        raise ValueError("hit rate and bytes per token both say what is missed; give one of them")
+    number = {
+        "top_k": None if top_k is None else parse_count(top_k, "top-k"),
+        "batch": _positive(batch, "batch"),
+        "lanes": None if lanes is None else _positive(lanes, "lanes"),
+        "context": parse_count(context, "context"),
+    }
+    measured = None if compute_ms is None else parse_number(compute_ms, "compute time in ms")
+    hits = None if hit_rate is None else parse_number(hit_rate, "hit rate", 1)
+    read = None if bytes_per_token is None else parse_bytes(bytes_per_token)
+    results = []
+    for quantised in _models(model, quant, number["top_k"]):
+        for one in _devices(device):
+            costs = costs_of(quantised, one, number["lanes"], misses_from)
+            results.append(_estimate(quantised, one, costs, number, overlap, hits, read, measured))
+    return EstimateReport(tuple(results))
+
+
+def _estimate(
+    model: SizedModel, device: Device, costs: Costs, number: dict[str, Any], overlap: str, hits: float | None,
+    read: int | None, compute_ms: float | None,
+) -> Estimate:  # fmt: skip
+    batch, context = number["batch"], number["context"]
+    lookups = distinct_experts(model.experts, model.top_k, batch)
+    all_bytes = lookups * sum(model.expert_bytes) / batch  # per token, if nothing is cached
+    miss_rate = 1.0 - hits if hits is not None else 1.0 if read is None else min(1.0, read / all_bytes)
+    read_bytes = miss_rate * all_bytes if read is None else float(read)
+    needed, missing = draw(len(model.moe_layers), lookups, miss_rate)
+    drawn = float((missing * np.array(model.expert_bytes)).sum()) / missing.shape[0] / batch
+    factor = read_bytes / drawn if drawn else 1.0  # so that exactly the bytes that were asked for are read
+    costs = replace(costs, far_sizes=costs.far_sizes * factor, near_sizes=costs.near_sizes * factor)
+    count = needed.shape[0]
+    steps = Steps(np.full(count, batch), np.full(count, batch * context), np.full(count, batch), needed)
+    reads = Reads.of(costs, missing, overlap)
+    times = run(costs, steps, reads, overlap, compute_ms)
+    said = {
+        "top_k": model.top_k, "batch": batch, "overlap": overlap, "misses_from": costs.misses_from,
+        "lanes": next((int(lanes) for lanes in costs.lanes if lanes), None),
+        "context": context, "compute_ms": compute_ms,
+    }  # fmt: skip
+    return Estimate(model, device, said, 1.0 - miss_rate, read_bytes, times, costs, reads)
+
+
+def _models(model: str | Path | SizedModel, quant: str | Sequence[str] | None, top_k: int | None) -> list[SizedModel]:
+    if isinstance(model, SizedModel):
+        if quant is not None or top_k is not None:
+            raise ValueError("a sized model has its quantisation and top-k already; leave them out or name the model")
+        return [model]
+    return [find_model(model, one, top_k) for one in (_listed(quant) if quant is not None else [None])]
+
+
+def _devices(given: str | Path | Device | Sequence[str | Path | Device]) -> list[Device]:
+    return [one if isinstance(one, Device) else find_device(one) for one in _listed(given)]
+
+
+def _listed(given: Any) -> list[Any]:
+    if isinstance(given, str):
+        return [one.strip() for one in given.split(",")]
+    return [given] if isinstance(given, (Path, Device)) else list(given)
+
+
+def _positive(given: int | str, what: str) -> int:
+    count = parse_count(given, what)
+    if not count:
+        raise ValueError(f"{what} 0 is not possible; give a whole number from 1")
+    return count

@@ -1,0 +1,181 @@
+"""From counts per step and MoE layer to times: runs the timeline on the costs of a device and sums it up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.costs import Costs, Reals
+from remoe_sim.errors import unknown
+from remoe_sim.kernels.tallies import DECODE, PREFILL
+
+OVERLAPS = ("none", "layer", "prefetch")
+PARTS = ("dense", "experts", "storage_wait", "pcie_wait", "fixed")
+Counts = npt.NDArray[np.uint16]
+Longs = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the steps of a run have to do, whatever the cache holds.
+
+    tokens, kv_tokens: int64[steps], tokens of each and cached tokens that its attention reads; decode: int64[steps],
+    decode tokens that are counted; needed: uint16[steps, MoE layers], distinct experts; prompts: int64[requests, 2],
+    first and last step of each prompt.
+    """
+
+    tokens: Longs
+    kv_tokens: Longs
+    decode: Longs
+    needed: Counts
+    prompts: Longs = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Experts that are read for each step and MoE layer, uint16[steps, MoE layers]: far from storage and near from host
+    memory when the layer is reached; early: `depth` MoE layers ahead."""
+
+    far: Counts
+    near: Counts
+    early: Counts
+    depth: int = 1
+
+    @classmethod
+    def of(cls, costs: Costs, missing: Counts, overlap: str = "layer", depth: int = 1) -> Reads:
+        """All misses from where the costs say; under `prefetch` all are foreseen, and read ahead."""
+        none = np.zeros_like(missing)
+        if overlap == "prefetch" and costs.misses_from != "cpu":
+            return cls(none, none, missing, depth)
+        far, near = (missing, none) if costs.lanes[0] else (none, missing)
+        return cls(far, near, none, depth)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of each step, float64[steps], their parts float64[steps, 5] in the order of PARTS, and how many experts
+    that were read ahead came late, int64[steps]."""
+
+    steps: Steps
+    seconds: Reals
+    parts: Reals
+    late: Longs
+
+    @property
+    def tpot_ms(self) -> dict[str, float] | None:
+        """Time per output token: of every counted decode token, that of its step. None if there is none."""
+        decoding = np.flatnonzero(self.steps.decode)
+        if not decoding.size:
+            return None
+        each = np.repeat(self.seconds[decoding], self.steps.decode[decoding]) * 1e3
+        p50, p95, p99 = np.percentile(each, (50, 95, 99))
+        return {"mean": float(each.mean()), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Counted decode tokens over the time of their steps."""
+        decoding = self.steps.decode > 0
+        seconds = float(self.seconds[decoding].sum())
+        return float(self.steps.decode.sum()) / seconds if seconds else None
+
+    @property
+    def ttft_ms(self) -> dict[str, float] | None:
+        """Time to the first token: from the first step of a prompt to the end of its last. None without prompts."""
+        if not self.steps.prompts.size:
+            return None
+        ends = np.append(0.0, np.cumsum(self.seconds))
+        each = (ends[self.steps.prompts[:, 1] + 1] - ends[self.steps.prompts[:, 0]]) * 1e3
+        p50, p95, p99 = np.percentile(each, (50, 95, 99))
+        return {"mean": float(each.mean()), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
+
+    @property
+    def parts_ms(self) -> dict[str, float] | None:
+        """Mean time per cause, over the counted decode tokens; adds up to the mean of tpot_ms."""
+        tokens = int(self.steps.decode.sum())
+        if not tokens:
+            return None
+        sums = (self.parts * self.steps.decode[:, None]).sum(axis=0) / tokens * 1e3
+        return {name: float(value) for name, value in zip(PARTS, sums, strict=True)}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "tpot_ms": self.tpot_ms,
+            "tokens_per_second": self.tokens_per_second,
+            "ttft_ms": self.ttft_ms,
+            "parts_ms": self.parts_ms,
+        }
+
+
+@dataclass(frozen=True)
+class Log:
+    """Events of the first steps: kind, step, layer and lane int32[n, 4] (`kernels.timeline`), start and end in seconds
+    float64[n, 2]."""
+
+    events: npt.NDArray[np.int32]
+    spans: Reals
+
+
+def check_overlap(overlap: str) -> str:
+    """The name of an overlap mode; ValueError naming all if it is none."""
+    if overlap not in OVERLAPS:
+        raise unknown("overlap", overlap, OVERLAPS)
+    return overlap
+
+
+def run(costs: Costs, steps: Steps, reads: Reads, overlap: str = "layer", compute_ms: float | None = None) -> Times:
+    """The times of all steps.
+
+    compute_ms: a measured computing time per decode token that takes the place of the modelled one, whose parts keep
+    their proportions.
+    """
+    times = _run(costs, steps, reads, overlap)[0]
+    if compute_ms is None:
+        return times
+    parts = times.parts_ms
+    modelled = 0.0 if parts is None else parts["dense"] + parts["experts"] + parts["fixed"]
+    return _run(costs.scaled(compute_ms / modelled), steps, reads, overlap)[0] if modelled else times
+
+
+def log(costs: Costs, steps: Steps, reads: Reads, overlap: str, first: int, room: int = 200_000) -> Log:
+    """The events of the first steps, at most `room` of them."""
+    some = slice(0, first)
+    steps = Steps(steps.tokens[some], steps.kv_tokens[some], steps.decode[some], steps.needed[some])
+    reads = replace(reads, far=reads.far[some], near=reads.near[some], early=reads.early[some])
+    return _run(costs, steps, reads, overlap, room)[1]
+
+
+def _run(costs: Costs, steps: Steps, reads: Reads, overlap: str, room: int = 0) -> tuple[Times, Log]:
+    from remoe_sim.kernels.timeline import EVENT_COLUMNS, run_timeline
+
+    count = steps.tokens.size
+    seconds, parts, late = np.zeros(count), np.zeros((count, len(PARTS))), np.zeros(count, np.int64)
+    events, spans = np.zeros((room + 1, EVENT_COLUMNS), np.int32), np.zeros((room, 2))
+    if count:
+        run_timeline(
+            steps.tokens, steps.kv_tokens, steps.needed, reads.far, reads.near, reads.early, reads.depth,
+            OVERLAPS.index(overlap), costs.at_once, costs.misses_from == "cpu", costs.moe_of,
+            _layer_costs(costs, steps), costs.head_costs, costs.expert_costs, costs.far_sizes, costs.near_sizes,
+            costs.link, costs.lanes, seconds, parts, late, *((events, spans) if room else (None, None)),
+        )  # fmt: skip
+    written = int(events[0, 0])
+    return Times(steps, seconds, parts, late), Log(events[1 : written + 1], spans[:written])
+
+
+def _layer_costs(costs: Costs, steps: Steps) -> Reals:
+    """With the share of the context that layers of a sliding window look at, at the mean context of a token."""
+    mean = float(steps.kv_tokens.sum()) / max(int(steps.decode.sum()), steps.tokens.size, 1)
+    shares = [1.0 if window is None else min(1.0, window / max(mean, 1.0)) for window in costs.kv_windows]
+    layers: Reals = costs.layer_costs.copy()
+    layers[:, 1] *= shares
+    return layers
+
+
+def kinds_of_steps(kinds: npt.NDArray[np.uint8], starts: Longs) -> tuple[Longs, Longs]:
+    """int64[steps] each: counted decode tokens and counted prefill tokens of every step."""
+    if starts.size < 2:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    decode = np.add.reduceat((kinds == DECODE).astype(np.int64), starts[:-1])
+    return decode, np.add.reduceat((kinds == PREFILL).astype(np.int64), starts[:-1])
