@@ -166,7 +166,7 @@ def batches(
 def _numbers(sizes: Any) -> list[int]:
     """Batch sizes as given, each once; ValueError if there are none."""
     given: list[Any] = sizes.split(",") if isinstance(sizes, str) else list(np.atleast_1d(np.array(sizes, object)))
-    numbers = list(dict.fromkeys(number for one in given for number in parse_range(one, "batch")))
+    numbers = list(dict.fromkeys(number for one in given for number in parse_range(one, "batch", 1)))
     if not numbers:
         raise ValueError("no batch size is given; give at least one, such as 1,2,4,8")
     return numbers

@@ -86,7 +86,7 @@ class _Announcement(event.Listener):
     def on_start(self, event: Any) -> None:
         if not self.said:
             _Announcement.said = True
-            print("remoe-sim: compiling its kernels, once per installation (a few seconds)", file=sys.stderr)
+            print("remoe-sim: compiling kernels, once for all commands that use them (a few seconds)", file=sys.stderr)
 
     def on_end(self, event: Any) -> None:
         pass

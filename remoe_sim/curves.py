@@ -125,23 +125,30 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
     return hits
 
 
+def layer_curves(
+    caches: Caches, policies: Sequence[Policy], index: int, wanted: Longs | None = None
+) -> list[tuple[Longs, Longs]]:
+    """Of each policy at MoE layer `index`: lookups of each kind, int64[3]; hits at 0 to E experts, int64[3, E + 1], of
+    which `wanted` are needed."""
+    views, rules = caches.layer_views(index), caches.layer_rules(index)
+    streams = [views.get(policy.by_last) for policy in policies]
+    return [
+        (np.bincount(stream.kinds, minlength=3), layer_curve(policy, stream, rules, wanted))
+        for policy, stream in zip(policies, streams, strict=True)
+    ]
+
+
 def _layer_rows(caches: Caches, policies: list[Policy], cache: Sequence[int] | None) -> list[dict[str, Any]]:
     trace = caches.trace
     largest = max(trace.model.experts)
     wanted = None if cache is None else np.array(sorted(set(cache)), np.int64)
     capacities = np.arange(1, largest + 1) if wanted is None else wanted
 
-    def one_layer(index: int) -> list[tuple[Longs, Longs]]:
-        views, rules = caches.layer_views(index), caches.layer_rules(index)
-        streams = [views.get(policy.by_last) for policy in policies]
-        return [
-            (np.bincount(stream.kinds, minlength=3), layer_curve(policy, stream, rules, wanted))
-            for policy, stream in zip(policies, streams, strict=True)
-        ]
-
     total = [[np.zeros(3, np.int64), np.zeros((3, capacities.size), np.int64)] for _ in policies]
     rows: list[list[dict[str, Any]]] = [[] for _ in policies]
-    for index, done in enumerate(map_layers(one_layer, trace.moe_layers)):
+    for index, done in enumerate(
+        map_layers(lambda index: layer_curves(caches, policies, index, wanted), trace.moe_layers)
+    ):
         experts = trace.model.experts[index]
         for number, (lookups, hits) in enumerate(done):
             at = hits[:, np.minimum(capacities, experts)]

@@ -99,11 +99,9 @@ def check_outcome(stream: Stream, outcome: Outcome, limit: int) -> None:
 
     Raises RuntimeError, which is a defect of a policy or of this package, not of the input.
     """
-    unit = 1 if stream.in_bytes else int(stream.weights[0]) if stream.equal_weights else 0
-    if unit and outcome.resting.size and int(outcome.resting.max()) > limit * unit:
-        raise RuntimeError(
-            f"residents take {outcome.resting.max()} where {limit * unit} are allowed; please report this"
-        )
+    most = limit if stream.in_bytes else int(np.sort(stream.weights)[::-1][:limit].sum())  # `limit` of the largest
+    if outcome.resting.size and int(outcome.resting.max()) > most:
+        raise RuntimeError(f"residents take {outcome.resting.max()} where {most} are allowed; please report this")
     if outcome.evictions < 0:
         raise RuntimeError(f"{outcome.evictions} evictions; please report this")
 

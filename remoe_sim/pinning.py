@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from remoe_sim.policy import Outcome
 from remoe_sim.streams import Longs, Stream
 from remoe_sim.trace import Trace
-from remoe_sim.units import parse_count
+from remoe_sim.units import parse_count, plural
 
 Entries = npt.NDArray[np.int32]
 NONE = np.zeros(0, np.int32)
@@ -33,9 +34,9 @@ class Pins:
         if not pin:
             return cls()
         if isinstance(pin, str):
-            pairs = [tuple(parse_count(number, "pin") for number in one.split(":")) for one in pin.split(",")]
-            if any(len(pair) != 2 for pair in pairs):
+            if not re.fullmatch(r"(\d+:\d+)(,\d+:\d+)*", pin):
                 raise ValueError(f"pin '{pin}' is not possible; give LAYER:EXPERT,… such as 3:17,3:20")
+            pairs = [tuple(parse_count(number, "pin") for number in one.split(":")) for one in pin.split(",")]
         else:
             pairs = [(layer, expert) for layer, experts in pin.items() for expert in experts]
         chosen: list[set[int]] = [set() for _ in trace.layer_numbers]
@@ -88,8 +89,8 @@ def room_beside(stream: Stream, pinned: Entries, limit: int) -> int:
     """What the pinned entries leave of a limit; ValueError if they do not fit."""
     taken = int(stream.sizes[pinned].sum())
     if taken > limit:
-        unit = "bytes" if stream.in_bytes else "experts"
-        raise ValueError(f"the pinned experts take {taken} {unit} of a cache of {limit}; pin fewer or raise the limit")
+        takes = plural(taken, "byte" if stream.in_bytes else "expert")
+        raise ValueError(f"the pinned experts take {takes} of a cache of {limit}; pin fewer or raise the limit")
     return limit - taken
 
 

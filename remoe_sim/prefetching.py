@@ -89,7 +89,9 @@ def prefetch(
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
     settings = Settings(scope, admission, "set", reset, phase, warmup)
-    predictors = _predictors(predictor, recall, precision, train is not None or train_share is not None)
+    predictors = _predictors(predictor, recall, precision, train is not None, train_share is not None)
+    if parse_count(seed, "seed") and "noisy" not in predictors:
+        raise ValueError(f"seed {seed} changes nothing without chance; give it with predictor noisy")
     policies = find_policies(policy)
     for one in policies:
         check_drivable(one, "prefetch")
@@ -119,15 +121,17 @@ def prefetch(
     return PrefetchReport(describe(trace), tuple(results))
 
 
-def _predictors(given: str | Sequence[str], recall: object, precision: object, taught: bool) -> list[str]:
+def _predictors(given: str | Sequence[str], recall: object, precision: object, train: bool, share: bool) -> list[str]:
     """The names of predictors; ValueError for an unknown one, or one that lacks what it needs."""
     names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
     for name in names:
         if name not in PREDICTORS:
             raise unknown("predictor", name, PREDICTORS)
-    if len(set(names)) != len(names):
-        raise ValueError(f"predictor '{','.join(names)}' names one twice; name each once")
-    if "transition" in names and not taught:
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"predictor '{','.join(names)}' names one twice or none; name each once")
+    if train and not {"transition", "frequent"} & set(names):
+        raise ValueError("a trace to learn from changes nothing here; give train with predictor transition or frequent")
+    if "transition" in names and not (train or share):
         raise ValueError(
             "predictor 'transition' learns from what came before; give --train other.parquet, or --train-share 0.5 to "
             "learn from the first half"
@@ -152,6 +156,9 @@ def _learning_part(tokens: Tokens, train: object, share: float | str | None) -> 
     if train is not None:
         raise ValueError("--train and --train-share both say what to learn from; give one of them")
     steps = int(parse_number(share, "train share", 1) * tokens.n_steps)
+    if tokens.n_steps and not 0 < steps < tokens.n_steps:
+        nothing = "learns from no step" if not steps else "leaves no step to count"
+        raise ValueError(f"train share {share} of {tokens.n_steps} steps {nothing}; give a share such as 0.5")
     kinds = tokens.kinds.copy()
     kinds[: tokens.starts[steps]] = WARMUP
     return replace(tokens, kinds=kinds), steps

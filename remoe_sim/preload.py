@@ -34,7 +34,7 @@ class Preload:
         ):
             if mine != theirs:
                 raise other.error(
-                    f"its {what} differ from those of {trace.path or 'the trace'}; preload a trace of the same model"
+                    f"its {what} differ from those of {trace.path or 'the trace'}; take a trace of the same model"
                 )
         return cls(tuple(usage(other, index) for index in range(other.moe_layers)))
 

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.caches import Caches
+from remoe_sim.curves import layer_curves
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.metrics import LayerStatistics, rate
 from remoe_sim.policy import Policy
 from remoe_sim.settings import Limit
-from remoe_sim.splitting import layer_curves
 from remoe_sim.streams import Longs
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import DECODE as DECODE_PHASE

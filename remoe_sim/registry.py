@@ -19,11 +19,21 @@ from remoe_sim.errors import unknown
 
 
 def plugin_of(module: ModuleType, base: type) -> Any:
-    """The class that a module defines as a plug-in: derived from `base` and with a `name`; None if there is none."""
-    for _, value in inspect.getmembers(module, inspect.isclass):
-        if issubclass(value, base) and value.__module__ == module.__name__ and "name" in vars(value):
-            return value
-    return None
+    """The class that a module defines as a plug-in: derived from `base` and with a `name`; None if there is none.
+
+    Raises ValueError if there are several.
+    """
+    found = [
+        value
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, base) and value.__module__ == module.__name__ and "name" in vars(value)
+    ]
+    if len(found) > 1:
+        classes = " and ".join(value.__name__ for value in found)
+        raise ValueError(
+            f"{module.__file__} has more than one {_kind(base)} with a name ({classes}); put each in a file of its own"
+        )
+    return found[0] if found else None
 
 
 @cache
@@ -34,7 +44,7 @@ def plugins(package: str, base: Any) -> dict[str, Any]:
     for module in pkgutil.iter_modules(folder.__path__):
         plugin = plugin_of(importlib.import_module(f"{package}.{module.name}"), base)
         if plugin is not None:
-            found[_name(plugin)] = plugin
+            _add(found, plugin, base)
     for entry in entry_points(group=package):
         try:
             plugin = entry.load()
@@ -43,8 +53,24 @@ def plugins(package: str, base: Any) -> dict[str, Any]:
                 f"plug-in '{entry.name}' ({entry.value}) cannot be loaded: {type(error).__name__}: {error}; mend or "
                 "uninstall the package that brings it"
             ) from error
-        found[_name(plugin)] = plugin
+        _add(found, plugin, base)
     return dict(sorted(found.items()))
+
+
+def _add(found: dict[str, Any], plugin: Any, base: type) -> None:
+    """Add a plug-in under its name; ValueError if another one has it."""
+    name = _name(plugin)
+    other = found.setdefault(name, plugin)
+    if other is not plugin:
+        raise ValueError(
+            f"{_kind(base)} '{name}' is in {_file(other)} and in {_file(plugin)}; rename one, or uninstall the package "
+            "that brings it"
+        )
+
+
+def _file(plugin: Any) -> str:
+    """Where a plug-in comes from."""
+    return str(getattr(sys.modules.get(plugin.__module__), "__file__", None) or plugin.__module__)
 
 
 def find_plugin(package: str, base: type, name: str) -> Any:
@@ -126,9 +152,26 @@ def _options(plugin: Any, name: str, given: list[str]) -> dict[str, Any]:
         key, _, value = option.partition("=")
         if key not in known:
             raise unknown(f"option of policy '{name}'", key, known or ["none"])
-        try:
-            values[key] = type(known[key])(value)
-        except ValueError:
-            kind = type(known[key]).__name__
-            raise ValueError(f"option '{option}' of policy '{name}' is not possible; {key} takes {kind}") from None
+        values[key] = _converted(value, known[key], option, f"policy '{name}'")
     return values
+
+
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _converted(value: str, default: Any, option: str, whose: str) -> Any:
+    """The value of an option in the type of its default; of a None the first of int, float and str that it can be."""
+    if isinstance(default, bool):
+        if value.lower() not in _WORDS:
+            raise ValueError(f"option '{option}' of {whose} is not possible; give true or false")
+        return _WORDS[value.lower()]
+    for kind in (int, float, str) if default is None else (type(default),):
+        if kind not in (int, float, str):
+            raise ValueError(f"option '{option}' of {whose} cannot be given as text; its default is {default!r}")
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    raise ValueError(
+        f"option '{option}' of {whose} is not possible; {option.partition('=')[0]} takes {type(default).__name__}"
+    )

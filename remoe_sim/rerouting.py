@@ -22,7 +22,7 @@ from remoe_sim.streams import select_tokens
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import DECODE, Decisions, Trace
 from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_count, parse_number
+from remoe_sim.units import parse_count, parse_number, plural
 
 DROP = "drop"
 METHODS = {  # what each needs to know, and what that is
@@ -130,7 +130,7 @@ class Rule:
         name = METHODS[self.method][0]
         return (
             f"decode tokens re-routed ({self.method}, {name} {self.amount:g}, keep {self.keep}) towards an LRU cache "
-            f"of {self.cache} experts per layer, open loop: later tokens are those of the original routing"
+            f"of {plural(self.cache, 'expert')} per layer, open loop: later tokens are those of the original routing"
         )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from remoe_sim.errors import unknown
 from remoe_sim.trace import DECODE, Decisions, Trace
 from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_count, parse_number
+from remoe_sim.units import parse_count, parse_number, plural
 
 Longs = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -89,14 +89,14 @@ class Schedule:
         seed: int | str,
     ) -> Schedule:
         """From what the user gave; ValueError if that is not possible."""
-        chunk = None if prefill_chunk is None else _at_least_one(prefill_chunk, "prefill_chunk")
+        chunk = None if prefill_chunk is None else parse_count(prefill_chunk, "prefill_chunk", 1)
         drafts = parse_count(draft, "draft")
         if accept is not None and not drafts:
             raise ValueError(f"accept {accept} is about drafts, and there are none; give draft, such as 3, as well")
         if arrival not in ARRIVALS:
             raise unknown("arrival", str(arrival), ARRIVALS)
         probability = None if accept is None else parse_number(accept, "accept", 1)
-        return cls(_at_least_one(size, "batch"), chunk, drafts, probability, arrival, parse_count(seed, "seed"))
+        return cls(parse_count(size, "batch", 1), chunk, drafts, probability, arrival, parse_count(seed, "seed"))
 
     def to_dict(self) -> dict[str, Any]:
         """`schedule` in the `trace` object of JSON answers. upper_bound: drafts make it better than it can be."""
@@ -106,11 +106,11 @@ class Schedule:
         """What was done, for `Trace.notes`."""
         many = f"continuous batching of {self.batch} requests" if self.batch > 1 else "one request at a time"
         order = "the order of the trace" if self.arrival == "trace" else f"random order (seed {self.seed})"
+        most = plural(self.prefill_chunk or 0, "token")
         prompts = (
             "recorded prefill steps are steps of their own"
             if self.prefill_chunk is None
-            else f"prompts in chunks of at most {self.prefill_chunk} tokens, one chunk per step, in which running "
-            "requests decode too"
+            else f"prompts in chunks of at most {most}, one chunk per step, in which running requests decode too"
         )
         parts = [f"steps scheduled anew: {many}, arriving in {order}, a finished one replaced at once; {prompts}"]
         if self.draft:
@@ -123,13 +123,6 @@ class Schedule:
                     "own experts are not in a trace and are left out: an upper bound"
                 )
         return "; ".join(parts)
-
-
-def _at_least_one(given: int | str, what: str) -> int:
-    number = parse_count(given, what)
-    if not number:
-        raise ValueError(f"{what} 0 is not possible; give a whole number that is 1 or more")
-    return number
 
 
 class Reordered:

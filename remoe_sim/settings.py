@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from remoe_sim.errors import unknown
 from remoe_sim.policy import Policy
 from remoe_sim.trace import Trace
-from remoe_sim.units import parse_bytes, parse_count
+from remoe_sim.units import format_bytes, parse_bytes, parse_count
 
 ALLOWED = {
     "scope": ("layer", "global"),
@@ -86,10 +86,15 @@ class Limit:
                 raise trace.error("the size of its dense layers is unknown; give --reserve a size such as 3GiB")
             taken += sum(trace.model.dense_bytes or ()) if part == "dense" else parse_bytes(part)
         assert self.budget is not None
-        if not parts or taken > self.budget:
+        if not parts:
             raise ValueError(
-                f"a memory of {self.budget} bytes with {taken} reserved leaves no room to speak of; say with --reserve "
-                "what weights, KV cache and workspace take, such as 3GiB or dense,1GiB, and give more memory than that"
+                "memory is not for experts alone; say with --reserve what weights, KV cache and workspace take, such "
+                "as 3GiB or dense,1GiB, or give what is left as --budget"
+            )
+        if taken > self.budget:
+            raise ValueError(
+                f"of a memory of {format_bytes(self.budget)} {format_bytes(taken)} are reserved, which leaves nothing "
+                "for experts; give more memory or reserve less"
             )
         return Limit(None, self.budget - taken)
 
@@ -121,7 +126,15 @@ def find_policies(given: str | Sequence[str]) -> list[Policy]:
     texts = [text.strip() for text in given.split(",")] if isinstance(given, str) else list(given)
     if not texts or len(set(texts)) != len(texts):
         raise ValueError(f"policy '{','.join(texts)}' names a policy twice or none; name each once, such as lru,belady")
-    return [find_policy(text) for text in texts]
+    policies = [find_policy(text) for text in texts]
+    by_label: dict[str, str] = {}
+    for text, policy in zip(texts, policies, strict=True):
+        other = by_label.setdefault(policy.label, text)
+        if other != text:
+            raise ValueError(
+                f"policies '{other}' and '{text}' are both called '{policy.label}'; give one of them another name"
+            )
+    return policies
 
 
 def check_policies(policies: Sequence[Policy], settings: Settings, trained: bool) -> None:

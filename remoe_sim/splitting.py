@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from remoe_sim.caches import Caches
-from remoe_sim.curves import layer_curve
+from remoe_sim.curves import layer_curves
 from remoe_sim.engine import BYTES, HITS, LOOKUPS, describe, replay_stream
 from remoe_sim.errors import unknown
 from remoe_sim.kernels.tallies import DECODE, PREFILL
@@ -76,16 +76,6 @@ def split(
         expert_bytes=trace.model.expert_bytes,
         results=tuple(_divide(trace, limit, minimise, *one) for one in of_policies),
     )
-
-
-def layer_curves(caches: Caches, policies: Sequence[Policy], index: int) -> list[tuple[Longs, Longs]]:
-    """Of each policy at MoE layer `index`: lookups of each kind, int64[3]; hits at 0 to E experts, int64[3, E + 1]."""
-    views, rules = caches.layer_views(index), caches.layer_rules(index)
-    streams = [views.get(policy.by_last) for policy in policies]
-    return [
-        (np.bincount(stream.kinds, minlength=3), layer_curve(policy, stream, rules))
-        for policy, stream in zip(policies, streams, strict=True)
-    ]
 
 
 def _total(trace: Trace, limit: Limit) -> int:

@@ -40,7 +40,7 @@ from remoe_sim.tier_passes import Course, Items, Memory, Passed, pass_tier
 from remoe_sim.tier_results import Tier, TierCounts, TierReport, TierResult
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_bytes, parse_count
+from remoe_sim.units import parse_bytes, parse_count, plural
 from remoe_sim.verbs import check_drivable
 
 RELATIONS = ("inclusive", "exclusive", "independent")
@@ -84,6 +84,8 @@ def tiers(
     for one in relations:
         if one not in RELATIONS:
             raise unknown("relation", one, RELATIONS)
+    if len(set(relations)) != len(relations) or not relations:
+        raise ValueError(f"relation '{','.join(relations)}' names one twice or none; name each once")
     policies = find_policies(device_policy), find_policies(host_policy)
     for policy in (*policies[0], *policies[1]):
         check_drivable(policy, "a tier")
@@ -141,9 +143,9 @@ def _check_inclusion(device: Memory, host: Memory) -> None:
                 most += _most_held(device.sizes[low:high], other_limit, device.in_bytes, host.sizes[low:high],
                                    host.in_bytes)  # fmt: skip
         if most > limit:
-            unit = "bytes" if host.in_bytes else "experts"
+            room = plural(most, "byte" if host.in_bytes else "expert")
             raise ValueError(
-                f"an inclusive host needs room for {most} {unit} that the device may hold of its layers, and has "
+                f"an inclusive host needs room for {room} that the device may hold of its layers, and has "
                 f"{limit}; raise the host's limit or take --relation exclusive"
             )
 

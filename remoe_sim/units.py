@@ -11,6 +11,7 @@ _FACTORS = {
 }  # fmt: skip
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
 _LARGEST = 2**62
+_MOST_IN_RANGE = 1_000_000
 
 
 def parse_bytes(text: str | int | float) -> int:
@@ -28,10 +29,12 @@ def parse_bytes(text: str | int | float) -> int:
     return size
 
 
-def parse_count(text: str | int, what: str) -> int:
-    """A whole number ≥ 0; ValueError otherwise, naming `what`."""
-    if not re.fullmatch(r"\d{1,18}", str(text)):
-        raise ValueError(f"{what} '{text}' is not possible; give a whole number that is 0 or more")
+def parse_count(text: str | int, what: str, least: int = 0) -> int:
+    """A whole number ≥ `least` of at most 18 digits; ValueError otherwise, naming `what`."""
+    if re.fullmatch(r"\d{19,}", str(text)):
+        raise ValueError(f"{what} '{text}' is not possible; give a whole number of at most 18 digits")
+    if not re.fullmatch(r"\d+", str(text)) or int(text) < least:
+        raise ValueError(f"{what} '{text}' is not possible; give a whole number that is {least} or more")
     return int(text)
 
 
@@ -47,14 +50,17 @@ def parse_number(text: str | float, what: str, most: float = float("inf")) -> fl
     return number
 
 
-def parse_range(text: str | int, what: str) -> list[int]:
-    """Whole numbers from `8`, `4,8,16`, `4:64` or `4:64:4`; a range includes both ends."""
+def parse_range(text: str | int, what: str, least: int = 0) -> list[int]:
+    """Whole numbers ≥ `least` from `8`, `4,8,16`, `4:64` or `4:64:4`; a range includes both ends."""
     numbers: list[int] = []
     for part in str(text).split(","):
-        ends = [parse_count(end, what) for end in part.split(":")]
+        ends = [parse_count(end, what, least) for end in part.split(":")]
         if len(ends) > 3 or (len(ends) > 1 and ends[1] < ends[0]) or (len(ends) == 3 and ends[2] == 0):
             raise ValueError(f"{what} '{part}' is not a range; give a:b or a:b:step with a ≤ b and a step above 0")
-        numbers += [ends[0]] if len(ends) == 1 else range(ends[0], ends[1] + 1, *ends[2:])
+        found = range(ends[0], ends[-1] + 1) if len(ends) < 3 else range(ends[0], ends[1] + 1, ends[2])
+        if len(found) > _MOST_IN_RANGE:
+            raise ValueError(f"{what} '{part}' is {len(found)} numbers; give a range of at most {_MOST_IN_RANGE}")
+        numbers += found
     return numbers
 
 
@@ -64,3 +70,8 @@ def format_bytes(size: float) -> str:
         if abs(size) >= factor:
             return f"{size / factor:,.1f} {unit}"
     return f"{size:,.0f} B"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 request`, `8 requests`."""
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.units import format_bytes
+from remoe_sim.units import format_bytes, plural
 from remoe_sim.verdict_report import POLICY_SHARE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def size_of(verdict: Verdict) -> str:
     if verdict.settings["scope"] == "global":
         return f"{held} for all layers together"
     if unit == "bytes":
-        return f"{held} shared equally by {verdict.trace['moe_layers']} layers"
+        return f"{held} shared equally by {plural(verdict.trace['moe_layers'], 'layer')}"
     cycle = verdict.token_cycle
     return f"{held} per layer" + (f" ({amount(cycle, 'limit')} in all)" if cycle["unit"] == "bytes" else "")
 
@@ -51,10 +51,14 @@ def _misses(verdict: Verdict) -> str:
     usual = next((one for one in verdict.online if one.policy == "lru"), best)
     if usual.misses > best.misses:
         sentence += f", {usual.misses - best.misses:,} fewer than lru"
-    return (
-        f"{sentence}. {best.cold_misses:,} of these misses are cold, first uses that no cache avoids; "
-        f"{best.capacity_misses:,} are capacity misses."
+    cold, capacity = best.cold_misses, best.capacity_misses
+    return f"{sentence}. {cold:,} of these misses {_are(cold)} cold, first uses that no cache avoids; " + (
+        "1 is a capacity miss." if capacity == 1 else f"{capacity:,} are capacity misses."
     )
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _judgement(verdict: Verdict) -> str:
@@ -75,9 +79,10 @@ def _judgement(verdict: Verdict) -> str:
         )
     forced = best.misses - verdict.bounds["bypass"].misses >= POLICY_SHARE * capacity
     remedy = ", prefetching or experts that need not enter the cache" if forced else " or prefetching"
+    remain = "remains" if verdict.remaining == 1 else "remain"
     sentence = (
-        f"{foresight}; {verdict.remaining:,} remain even then. Most of them need more memory, smaller experts{remedy}, "
-        "not another policy."
+        f"{foresight}; {verdict.remaining:,} {remain} even then. Most of them need more memory, smaller "
+        f"experts{remedy}, not another policy."
     )
     if verdict.proven:
         return sentence
@@ -110,9 +115,10 @@ def _regime(verdict: Verdict) -> str:
     if not found["above_one"]:
         return ""
     what = ("groups", "their layer's cache") if layered else ("steps", "the cache")
+    above = found["above_one"]
     return (
-        f"{found['above_one']:,} of {found['groups']:,} {name} {what[0]} are larger than {what[1]}, which cannot hold "
-        "what they need until it is needed again."
+        f"{above:,} of {found['groups']:,} {name} {what[0]} {_are(above)} larger than {what[1]}, which cannot hold "
+        f"what {'it needs' if above == 1 else 'they need'} until it is needed again."
     )
 
 
@@ -122,7 +128,7 @@ def _cycle(verdict: Verdict) -> str:
         f"A decode token touches {amount(cycle, 'token_cycle')}; the limit is {cycle['limit_over_token_cycle']:.2f} of "
         "these token cycles."
     )
-    if not cycle["floods"]:
+    if not cycle["floods"] or not verdict.best.decode.lookups:
         return text
     bound = amount(cycle, "lru_hits_nothing_below")
     if verdict.settings["scope"] == "global":
@@ -132,7 +138,8 @@ def _cycle(verdict: Verdict) -> str:
 
 def amount(cycle: dict[str, Any], name: str) -> str:
     """A number of the token cycle, in its unit."""
-    return format_bytes(cycle[name]) if cycle["unit"] == "bytes" else f"{cycle[name]:,} experts"
+    number = cycle[name]
+    return format_bytes(number) if cycle["unit"] == "bytes" else f"{number:,} expert{'s' * (number != 1)}"
 
 
 def _working_set(verdict: Verdict) -> str:
@@ -162,5 +169,5 @@ def _needed(verdict: Verdict) -> str:
     size = "" if best["bytes"] is None else f" ({format_bytes(best['bytes'])} in all)"
     return (
         f"To hit 80 % of the decode lookups with a cache per layer, {verdict.best.policy} needs "
-        f"{best['experts_per_layer']} experts in each{size}, Belady {belady['experts_per_layer']}."
+        f"{plural(best['experts_per_layer'], 'expert')} in each{size}, Belady {belady['experts_per_layer']}."
     )

@@ -127,7 +127,8 @@ def test_over_nothing_rates_are_missing():
     ("given", "sentence"),
     [
         ({"sizes": ()}, "no batch size is given"),
-        ({"sizes": "1,0"}, "batch 0 is not possible"),
+        ({"sizes": "1,0"}, "batch '0' is not possible; give a whole number that is 1 or more"),
+        ({"sizes": "1:99999999999"}, "batch '1:99999999999' is 99999999999 numbers; give a range of at most 1000000"),
         ({"sizes": "two"}, "batch 'two' is not possible"),
         ({"sizes": 1, "accept": 0.5}, "accept 0.5 is about drafts"),
         ({"sizes": 1, "policy": "lry"}, "unknown policy 'lry'; did you mean 'lru'"),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from naive import DECODE, Row
+from naive import DECODE, PREFILL, Row
 from strategies import Shape, trace_of
 from test_verdict import one_layer
 
@@ -84,3 +84,14 @@ def test_unknown_sizes(tmp_path):
     assert shown.exit_code == 0
     assert "MiB" not in shown.stdout.replace("MiB/token", "").replace("KiB/token", "")
     assert "pass --expert-bytes" in shown.stderr
+
+
+def test_one_of_a_thing_is_not_many(run):
+    rows = [Row(0, 0, 0, PREFILL, [[0, 1]]), Row(0, 1, 1, PREFILL, [[0, 2]])]
+    remoe_sim.write_trace(trace_of(rows, Shape((4,), (2,), None)), "prompt.parquet")
+    shown = " ".join(run("prompt.parquet", "--cache", "1", "--policy", "lru").out.split())
+    assert "2 tokens, 1 MoE layer scope" in shown
+    assert "With 1 expert per layer" in shown
+    assert "1 is a capacity miss" in shown
+    assert "flood" not in shown.partition("policy misses")[0]  # says something of decode lookups, and there are none
+    assert "MiB/token" not in shown

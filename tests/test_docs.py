@@ -71,7 +71,7 @@ class Reader:
             command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert done.returncode == 0, f"{command}: {done.stdout}"
-        return "\n".join(line for line in done.stdout.splitlines() if "compiling its kernels" not in line)
+        return "\n".join(line for line in done.stdout.splitlines() if "compiling kernels" not in line)
 
     def write(self, name, body):
         (self.folder / name).write_text(body)

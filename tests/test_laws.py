@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -304,3 +305,13 @@ def test_the_check_is_made_on_every_replay(monkeypatch):
     remoe_sim.replay(TRACE, 2, policy=POLICIES)
     remoe_sim.replay(TRACE, 2, policy=POLICIES, scope="global")
     assert len(seen) == 5 * 2 + 5
+
+
+@pytest.mark.parametrize(("in_bytes", "limit", "most"), [(True, 7, 7), (False, 2, 9 + 4), (False, 5, 9 + 4 + 1)])
+def test_the_check_knows_what_a_cache_can_hold(in_bytes, limit, most):
+    """Under a limit in experts of unequal sizes that is what the largest of them take."""
+    stream = SimpleNamespace(in_bytes=in_bytes, weights=np.array([4, 1, 9]))
+    for resting in (0, most):
+        engine.check_outcome(stream, SimpleNamespace(resting=np.array([resting]), evictions=0), limit)
+    with pytest.raises(RuntimeError, match=f"residents take {most + 1} where {most} are allowed"):
+        engine.check_outcome(stream, SimpleNamespace(resting=np.array([0, most + 1]), evictions=0), limit)

@@ -163,3 +163,62 @@ def test_another_distribution(folder, monkeypatch):
     registry.plugins.cache_clear()
     assert "theirs" in listed()
     assert remoe_sim.replay(TRACE, 3, policy="theirs")["theirs"].hits == 13
+
+
+def test_one_name_for_two_files_is_an_error_that_names_both(folder, monkeypatch, tmp_path_factory):
+    (folder / "one.py").write_text(NEAREST.format(which="zero"))
+    (folder / "other.py").write_text(NEAREST.format(which="zero"))
+    registry.plugins.cache_clear()
+    for call in (lambda: registry.plugins("remoe_sim.policies", Policy), lambda: registry.find_policy("nearest-zero")):
+        with pytest.raises(ValueError, match=r"policy 'nearest-zero' is in .*one\.py and in .*other\.py; rename one"):
+            call()
+    (folder / "other.py").unlink()
+    path = tmp_path_factory.mktemp("elsewhere") / "mine.py"
+    path.write_text(NEAREST.format(which="zero"))
+    assert registry.find_policy(str(path)).label == "nearest-zero"  # which of the two is meant is clear
+    with pytest.raises(ValueError, match=r"policies '.*mine\.py' and 'nearest-zero' are both called 'nearest-zero'"):
+        remoe_sim.replay(TRACE, 3, policy=[str(path), "lru", "nearest-zero"])
+    (folder / "both.py").write_text(NEAREST.format(which="a") + "\n\nclass Second(Nearest):\n    name = 'second'\n")
+    registry.plugins.cache_clear()
+    with pytest.raises(ValueError, match=r"both\.py has more than one policy with a name \(Nearest and Second\)"):
+        registry.find_policy("second")
+
+
+def test_the_same_class_from_two_places_is_one_policy(folder, monkeypatch):
+    lru = registry.find_plugin("remoe_sim.policies", Policy, "lru")
+    entries = {"remoe_sim.policies": [SimpleNamespace(load=lambda: lru)]}
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries.get(group, []))
+    registry.plugins.cache_clear()
+    assert registry.plugins("remoe_sim.policies", Policy)["lru"] is lru
+
+
+OPTIONS = """
+from remoe_sim.policy import SlotPolicy
+
+
+class Optional(SlotPolicy):
+    name = "optional"
+
+    def __init__(self, flag=True, most=None, share=0.5, kinds=()):
+        self.given = flag, most, share
+"""
+
+
+def test_options_are_converted_to_the_type_of_their_defaults(tmp_path):
+    path = tmp_path / "optional.py"
+    path.write_text(OPTIONS)
+    for text, given in (
+        ("", (True, None, 0.5)),
+        (":flag=false", (False, None, 0.5)),
+        (":flag=No:most=3", (False, 3, 0.5)),
+        (":flag=1:most=0.25:share=1", (True, 0.25, 1.0)),
+        (":most=few", (True, "few", 0.5)),
+    ):
+        assert registry.find_policy(f"{path}{text}").given == given
+    for text, sentence in (
+        (":flag=maybe", "option 'flag=maybe' of policy '.*' is not possible; give true or false"),
+        (":share=half", "option 'share=half' of policy '.*' is not possible; share takes float"),
+        (":kinds=a", r"option 'kinds=a' of policy '.*' cannot be given as text; its default is \(\)"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            registry.find_policy(f"{path}{text}")

@@ -106,7 +106,7 @@ def run(monkeypatch, capsys, tmp_path):
 def test_command(run):
     code, out, err = run("probs.parquet", "--cache", "1", "--method", "drop", "--threshold", "1.2", "-o", "new.parquet")
     assert code == 0
-    assert "drop, threshold 1.2, keep 1, LRU, 1 experts per layer" in out
+    assert "drop, threshold 1.2, keep 1, LRU, 1 expert per layer" in out
     assert "changed slots: 25.00 % (1 / 4)" in out
     assert "Open loop: later tokens" in out
     assert max(map(len, out.splitlines())) <= 80

@@ -60,10 +60,10 @@ def test_what_was_done_is_said():
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"size": 0}, "batch 0 is not possible; give a whole number that is 1 or more"),
-        ({"size": -1}, "batch '-1' is not possible; give a whole number that is 0 or more"),
+        ({"size": 0}, "batch '0' is not possible; give a whole number that is 1 or more"),
+        ({"size": -1}, "batch '-1' is not possible; give a whole number that is 1 or more"),
         ({"size": 1.5}, "batch '1.5' is not possible"),
-        ({"prefill_chunk": 0}, "prefill_chunk 0 is not possible"),
+        ({"prefill_chunk": 0}, "prefill_chunk '0' is not possible"),
         ({"draft": -2}, "draft '-2' is not possible"),
         ({"accept": 0.5}, "accept 0.5 is about drafts, and there are none; give draft, such as 3, as well"),
         ({"draft": 1, "accept": 1.5}, "accept '1.5' is not possible; give a number from 0 to 1"),
@@ -122,7 +122,7 @@ def test_flags_of_replay(run):
     assert answer["trace"]["schedule"] == made.origin["schedule"]
     assert answer["results"] == remoe_sim.replay(made, cache=3).to_dict()["results"]
     out = run("replay", "trace.parquet", "--cache", "3", *FLAGS)[1]
-    assert "steps scheduled anew: batch 2, prompts in chunks of 3, draft 1, each accepted" in out
+    assert "steps scheduled anew: batch 2, prompts in chunks of 3, draft 1, each accepted" in " ".join(out.split())
     plain = run("replay", "trace.parquet", "--cache", "3")[1]
     assert "scheduled" not in plain
     assert json.loads(run("replay", "trace.parquet", "--cache", "3", "--json")[1])["trace"]["schedule"] is None
@@ -145,7 +145,7 @@ def test_flags_of_curve(run):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (("--batch", "0"), "batch 0 is not possible"),
+        (("--batch", "0"), "batch '0' is not possible"),
         (("--accept", "0.5"), "accept 0.5 is about drafts"),
         (("--seed", "1"), "a seed without chance changes nothing"),
         (("--batch", "2", "--reset", "request"), "--reset never"),

@@ -249,6 +249,8 @@ def test_bytes_are_unknown_without_sizes():
     [
         ({"device_cache": 2}, "limit the host by one of --host-cache EXPERTS and --host-budget BYTES"),
         ({"device_cache": 2, "device_budget": 9, "host_cache": 2}, "limit the device by one of"),
+        ({"device_cache": 1, "scope": "global", "host_cache": 0}, "needs room for 1 expert that"),
+        ({"device_cache": 2, "host_cache": 9, "relation": "exclusive,exclusive"}, "names one twice or none; name each"),
         ({"device_cache": 2, "host_cache": 5}, "needs room for 6 experts .* has 5; raise the host's limit"),
         ({"device_cache": 2, "host_budget": 23}, "needs room for 24 bytes .* has 23"),
         ({"device_budget": 36, "host_cache": 5}, "needs room for 9 experts"),
@@ -269,6 +271,18 @@ def printed(*arguments):
     done = CliRunner().invoke(cli.main, list(map(str, arguments)), env={"COLUMNS": "80"})
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def test_the_command_leaves_out_bytes_that_are_unknown(tmp_path):
+    trace = tmp_path / "trace.parquet"
+    remoe_sim.write_trace(trace_of([Row(0, 0, 0, DECODE, [[1]])], Shape((4,), (1,), None)), trace)
+    shown = printed("tiers", trace, "--device-cache", "1", "--host-cache", "1")
+    assert "1 token, 1 request, 1 MoE layer\ndevice: 1 expert per layer, scope layer\nhost: 1 expert, scope" in shown
+    assert "1 decode lookups" in shown
+    assert "unknown" not in shown
+    guessed = printed("prefetch", trace, "--cache", "1")
+    assert "experts/token" in guessed
+    assert "unknown" not in guessed
 
 
 def test_the_command(tmp_path):

@@ -44,6 +44,7 @@ def command(as_json: bool, **arguments: Any) -> None:
       remoe-sim batches sample:demo --batch 1,4 --cache 8 --draft 3 --accept 0.7 --json
     """
     import remoe_sim
+    from remoe_sim.units import plural
 
     report = remoe_sim.batches(**schedule_arguments(arguments), **arguments)
     if as_json:
@@ -54,7 +55,7 @@ def command(as_json: bool, **arguments: Any) -> None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
     most, requests = max(one.batch for one in report), report.trace["requests"]
     if most > requests:
-        note(f"the trace has {requests} requests, so no step of a larger batch is ever full")
+        note(f"the trace has {plural(requests, 'request')}, so no step of a larger batch is ever full")
 
 
 def show(report: BatchReport) -> None:
@@ -62,12 +63,14 @@ def show(report: BatchReport) -> None:
     from rich.console import Console
 
     from remoe_sim.commands.replay import held
+    from remoe_sim.units import plural
 
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report.batches[0].results[0]
-    console.print(f"{trace['model'] or 'unnamed model'}: {trace['tokens']} tokens, {trace['requests']} requests")
+    tokens = plural(trace["tokens"], "token")
+    console.print(f"{trace['model'] or 'unnamed model'}: {tokens}, {plural(trace['requests'], 'request')}")
     sizes = "/".join(str(one.batch) for one in report)
-    console.print(schedule_in_words({**report.schedule, "batch": sizes}), soft_wrap=True)
+    console.print(schedule_in_words({**report.schedule, "batch": sizes}))
     console.print(
         f"cache: {held(first.capacity)}, scope {first.scope}, admission {first.admission}, order {first.order}"
     )

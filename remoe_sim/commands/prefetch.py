@@ -81,19 +81,19 @@ def show(report: PrefetchReport, by_layer: bool = False) -> None:
     from rich.console import Console
 
     from remoe_sim.commands.replay import held
-    from remoe_sim.units import format_bytes
+    from remoe_sim.units import format_bytes, plural
 
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report[0]
     said = first.settings
     console.print(
-        f"{trace['model'] or 'unnamed model'}: {first.total.tokens} of {trace['tokens']} tokens counted, "
-        f"{trace['moe_layers']} MoE layers"
+        f"{trace['model'] or 'unnamed model'}: {first.total.tokens} of {plural(trace['tokens'], 'token')} counted, "
+        f"{plural(trace['moe_layers'], 'MoE layer')}"
     )
     console.print(f"cache: {held(said['capacity'])}, scope {said['scope']}, admission {said['admission']}, ", end="")
     console.print(f"reset {said['reset']}")
     cap = "no byte cap" if said["cap_bytes"] is None else f"at most {format_bytes(said['cap_bytes'])} per step"
-    console.print(f"prefetch: {said['depth']} layer{'s' * (said['depth'] != 1)} ahead, {cap}")
+    console.print(f"prefetch: {plural(said['depth'], 'layer')} ahead, {cap}")
     if trace.get("schedule"):
         console.print(schedule_in_words(trace["schedule"]))
     for phase in ("decode", "prefill"):
@@ -146,11 +146,15 @@ def _guesses_table(report: PrefetchReport) -> Table:
 
 
 def _bytes_tables(report: PrefetchReport) -> Iterator[Table]:
-    """Bytes per token of both phases: of the demand beside those prefetched, then what became of these."""
+    """Per token of both phases, in bytes or, where sizes are unknown, experts: the demand beside what is prefetched,
+    then what became of this."""
     from remoe_sim.commands.replay import size_unit
 
     tokens = max(report[0].total.tokens, 1)
-    unit, factor = size_unit(max((result.total.total_bytes or 0) / tokens for result in report))
+    sizes = report[0].total.total_bytes is not None
+    unit, factor = ("experts", 1)
+    if sizes:
+        unit, factor = size_unit(max((result.total.total_bytes or 0) / tokens for result in report))
 
     def row(result: PrefetchResult, *amounts: int | None) -> tuple[str, ...]:
         shown = (sized(None if amount is None else amount / tokens, factor) for amount in amounts)
@@ -161,9 +165,13 @@ def _bytes_tables(report: PrefetchReport) -> Iterator[Table]:
     for result in report:
         one = result.total
         assert result.without is not None
-        before = result.without.total.demand_bytes
-        read.add_row(*row(result, before, one.demand_bytes, one.prefetch_bytes, one.total_bytes))
-        loaded.add_row(*row(result, one.useful_bytes, one.wasted_bytes, one.wrong_bytes, one.cap_refused_bytes))
+        bare = result.without.total
+        if sizes:
+            read.add_row(*row(result, bare.demand_bytes, one.demand_bytes, one.prefetch_bytes, one.total_bytes))
+            loaded.add_row(*row(result, one.useful_bytes, one.wasted_bytes, one.wrong_bytes, one.cap_refused_bytes))
+        else:
+            read.add_row(*row(result, bare.misses, one.misses, one.prefetched, one.misses + one.prefetched))
+            loaded.add_row(*row(result, one.useful, one.wasted, one.wrong, one.cap_refused))
     yield read
     yield loaded
 

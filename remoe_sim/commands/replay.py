@@ -8,6 +8,7 @@ import click
 
 from remoe_sim.commands._options import (
     batch_options,
+    limit_options,
     note,
     print_json,
     replay_options,
@@ -23,14 +24,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("trace")
-@click.option("--cache", metavar="N", help="Experts per layer (scope layer) or in all (scope global); 0: no cache.")
-@click.option(
-    "--budget", metavar="SIZE", help="Bytes instead, such as 4000MiB; shared equally by layers under scope layer."
-)
-@click.option("--memory", metavar="SIZE", help="Memory of a device instead, of which --reserve is not for the cache.")
-@click.option(
-    "--reserve", default="", metavar="SIZE,…", help="What others take: sizes, or 'dense' for the dense layers."
-)
+@limit_options
 @click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay.")
 @replay_options
 @batch_options
@@ -62,11 +56,13 @@ def show(report: ReplayReport) -> None:
     """Tables for people, 80 columns wide: decode and prefill lookups, then what happened to the misses."""
     from rich.console import Console
 
+    from remoe_sim.units import plural
+
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report.results[0]
     console.print(
-        f"{trace['model'] or 'unnamed model'}: {trace['tokens']} tokens, {trace['requests']} requests, "
-        f"{trace['moe_layers']} MoE layers"
+        f"{trace['model'] or 'unnamed model'}: {plural(trace['tokens'], 'token')}, "
+        f"{plural(trace['requests'], 'request')}, {plural(trace['moe_layers'], 'MoE layer')}"
     )
     console.print(
         f"cache: {held(first.capacity)}, scope {first.scope}, admission {first.admission}, order {first.order}, ",
@@ -74,7 +70,7 @@ def show(report: ReplayReport) -> None:
     )
     console.print(f"reset {first.reset}")
     if trace["schedule"]:
-        console.print(schedule_in_words(trace["schedule"]), soft_wrap=True)
+        console.print(schedule_in_words(trace["schedule"]))
     if trace["reroute"]:
         console.print(f"decode tokens re-routed ({trace['reroute']['method']}), open loop: an upper bound")
     for phase in ("decode", "prefill"):
@@ -97,10 +93,12 @@ def show(report: ReplayReport) -> None:
 
 def held(capacity: dict[str, int]) -> str:
     """What a cache of this `capacity` holds."""
-    from remoe_sim.units import format_bytes
+    from remoe_sim.units import format_bytes, plural
 
     unit, limit = next(iter(capacity.items()))
-    return format_bytes(limit) if unit == "bytes" else f"{limit} experts{' per layer' if 'per' in unit else ''}"
+    return (
+        format_bytes(limit) if unit == "bytes" else plural(limit, "expert") + " per layer" * unit.endswith("per_layer")
+    )
 
 
 def _table(*headings: str) -> Table:

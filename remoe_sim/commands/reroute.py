@@ -69,6 +69,7 @@ def show(report: RerouteReport) -> None:
     from rich.table import Table
 
     from remoe_sim.commands.replay import size_unit
+    from remoe_sim.units import plural
 
     console = Console(highlight=False, markup=False)
     rule, lost, counts = report.rule, report.lost_mass, report.to_dict()
@@ -79,7 +80,7 @@ def show(report: RerouteReport) -> None:
     ]
     console.print(
         f"{report.trace['model'] or 'unnamed model'}: {rule['method']}, {taken[0]}, keep {rule['keep']}, LRU, "
-        f"{rule['experts_per_layer']} experts per layer\n"
+        f"{plural(rule['experts_per_layer'], 'expert')} per layer\n"
     )
     unit, factor = size_unit(max(counts[one]["bytes_read_per_token"] or 0 for one in ("before", "after")))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -93,7 +94,7 @@ def show(report: RerouteReport) -> None:
             "none" if one["hit_rate"] is None else f"{100 * one['hit_rate']:.2f} %",
             f"{one['hits']} / {one['lookups']}",
             str(one["misses"]),
-            "unknown" if per_token is None else f"{per_token / factor:,.1f}",
+            "unknown" if one["bytes_read"] is None else "none" if per_token is None else f"{per_token / factor:,.1f}",
         )
     console.print(table)
     if report.slots:

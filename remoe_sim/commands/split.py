@@ -58,20 +58,22 @@ def command(as_json: bool, **arguments: Any) -> None:
 
 def show(report: SplitReport) -> None:
     """A table per policy, then how many experts each layer gets; 80 columns wide."""
-    from remoe_sim.units import format_bytes
+    from remoe_sim.commands.verdict import print_text
+    from remoe_sim.units import format_bytes, plural
 
     unit, limit = next(iter(report.capacity.items()))
     of = report.settings
-    held = format_bytes(limit) if unit == "bytes" else f"{limit} experts"
+    held = format_bytes(limit) if unit == "bytes" else plural(limit, "expert")
     click.echo(
-        f"{report.trace['model'] or 'unnamed model'}: a cache of {held} divided among {len(report.layers)} MoE layers"
+        f"{report.trace['model'] or 'unnamed model'}: a cache of {held} divided among "
+        f"{plural(len(report.layers), 'MoE layer')}"
     )
     click.echo(
         f"fewest {report.minimise}, admission {of['admission']}, order {of['order']}, reset {of['reset']}, "
         f"phase {of['phase']}"
     )
     if report.trace.get("schedule"):
-        click.echo(schedule_in_words(report.trace["schedule"]))
+        print_text(schedule_in_words(report.trace["schedule"]))
     for result in report:
         click.echo()
         _show_policy(result)

@@ -72,12 +72,13 @@ def show(report: TierReport) -> None:
     from rich.console import Console
 
     from remoe_sim.commands.replay import held
+    from remoe_sim.units import plural
 
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report[0]
     console.print(
-        f"{trace['model'] or 'unnamed model'}: {trace['tokens']} tokens, {trace['requests']} requests, "
-        f"{trace['moe_layers']} MoE layers"
+        f"{trace['model'] or 'unnamed model'}: {plural(trace['tokens'], 'token')}, "
+        f"{plural(trace['requests'], 'request')}, {plural(trace['moe_layers'], 'MoE layer')}"
     )
     for name in ("device", "host"):
         tier = getattr(first, name)
@@ -89,8 +90,9 @@ def show(report: TierReport) -> None:
         if any(getattr(result, phase).device_lookups for result in report):
             console.print()
             console.print(_hits_table(report, phase))
-            console.print()
-            console.print(_links_table(report, phase))
+            if first.counts.host_to_device_bytes is not None:
+                console.print()
+                console.print(_links_table(report, phase))
 
 
 def _table(*headings: str) -> Table:

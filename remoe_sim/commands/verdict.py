@@ -60,17 +60,21 @@ def command(as_json: bool, **arguments: Any) -> None:
 
 def show(found: Verdict) -> None:
     """The paragraph, then the numbers behind it; 80 columns wide."""
+    from remoe_sim.units import plural
     from remoe_sim.verdict_report import RULE
 
     of = found.settings
     trace = found.trace
-    click.echo(f"{trace['model'] or 'unnamed model'}: {trace['tokens']} tokens, {trace['moe_layers']} MoE layers")
+    click.echo(
+        f"{trace['model'] or 'unnamed model'}: {plural(trace['tokens'], 'token')}, "
+        f"{plural(trace['moe_layers'], 'MoE layer')}"
+    )
     click.echo(
         f"scope {of['scope']}, admission {of['admission']}, order {of['order']}, reset {of['reset']}, "
         f"phase {of['phase']}"
     )
     if found.trace.get("schedule"):
-        click.echo(schedule_in_words(found.trace["schedule"]))
+        print_text(schedule_in_words(found.trace["schedule"]))
     click.echo()
     print_text(found.paragraph)
     for table in (_policies(found), _regime(found), _needed(found)):
@@ -119,7 +123,7 @@ def _policies(found: Verdict) -> Table:
             regret,
             _rate(result.hit_rate),
             _rate(result.decode.hit_rate),
-            "" if per_token is None else f"{per_token / factor:,.1f}",
+            "unknown" if result.bytes_read is None else "none" if per_token is None else f"{per_token / factor:,.1f}",
         )
 
     for result in found.online:
