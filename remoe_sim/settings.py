@@ -93,7 +93,7 @@ class Limit:
             )
         if taken > self.budget:
             raise ValueError(
-                f"of a memory of {format_bytes(self.budget)} {format_bytes(taken)} are reserved, which leaves nothing "
+                f"{format_bytes(taken)} are reserved of a memory of {format_bytes(self.budget)}, which leaves nothing "
                 "for experts; give more memory or reserve less"
             )
         return Limit(None, self.budget - taken)
