@@ -192,13 +192,17 @@ class Trace:
         """The column name of a layer, such as `experts_07`."""
         return f"{kind}_{self.layer_numbers[index]:02d}"
 
-    def check_layer(self, index: int, decisions: Decisions) -> None:
-        """Raise TraceError for an expert id ≥ E, a repeated expert in a decision, or wrong shapes."""
+    def check_layer(self, index: int, decisions: Decisions, rows: slice | None = None) -> None:
+        """Raise TraceError for an expert id ≥ E, a repeated expert in a decision, or wrong shapes.
+
+        rows: the rows of the trace that the decisions are of; all without it.
+        """
         from remoe_sim.kernels.grouping import ID_TOO_LARGE, check_decisions
 
         name, experts, top_k = self.column(index), self.model.experts[index], self.model.top_k[index]
-        if decisions.experts.shape != (self.tokens, top_k):
-            raise self.error(f"column '{name}' has shape {decisions.experts.shape}, expected {(self.tokens, top_k)}")
+        first, last, _ = (rows or slice(None)).indices(self.tokens)
+        if decisions.experts.shape != (last - first, top_k):
+            raise self.error(f"column '{name}' has shape {decisions.experts.shape}, expected {(last - first, top_k)}")
         marks = np.full(experts, -1, np.int64)
         row, slot, fault = check_decisions(decisions.experts, decisions.mask, experts, marks)
         if fault:
@@ -208,7 +212,7 @@ class Trace:
                 if fault == ID_TOO_LARGE
                 else f"expert {expert} appears twice in one decision; each expert is chosen at most once per token"
             )
-            raise self.error(f"row {row}, column '{name}': {why}")
+            raise self.error(f"row {first + row}, column '{name}': {why}")
 
     def with_sizes(self, expert_bytes: int | Sequence[int]) -> Trace:
         """The same trace with `expert_bytes` for every MoE layer, or one number per MoE layer."""

@@ -21,6 +21,43 @@ def array_hash(values: npt.NDArray[Any]) -> str:
     return "xxh3:" + xxhash.xxh3_128_hexdigest(np.ascontiguousarray(values).data)
 
 
+class ArrayHash:
+    """`array_hash` of an array that comes in parts."""
+
+    def __init__(self) -> None:
+        self._state = xxhash.xxh3_128()
+
+    def update(self, values: npt.NDArray[Any]) -> None:
+        self._state.update(np.ascontiguousarray(values).data)
+
+    def digest(self) -> str:
+        return "xxh3:" + self._state.hexdigest()
+
+
+class DecisionsHash:
+    """`decisions_hash` of decisions that come in parts, each but the last of a multiple of eight rows."""
+
+    def __init__(self) -> None:
+        self._experts, self._rows = ArrayHash(), 0
+        self._masks: dict[str, Any] = {}
+
+    def update(self, decisions: Decisions) -> None:
+        self._experts.update(decisions.experts)
+        rows, k = decisions.experts.shape
+        for name, width in (("valid", k), ("routed", 1)):
+            mask = getattr(decisions, name)
+            if name not in self._masks and (mask is None or mask.all()):
+                continue  # all there so far
+            if name not in self._masks:
+                self._masks[name] = xxhash.xxh3_64(b"\xff" * (self._rows * width // 8))
+            self._masks[name].update(np.packbits(np.ones((rows, width), np.bool_) if mask is None else mask).data)
+        self._rows += rows
+
+    def digest(self) -> str:
+        masks = [self._masks[name].hexdigest() for name in ("valid", "routed") if name in self._masks]
+        return "-".join([self._experts.digest(), *masks])
+
+
 def row_hash(trace: Trace, name: str) -> str:
     """Hash of a column that describes tokens."""
     return array_hash(getattr(trace, name))
@@ -28,11 +65,9 @@ def row_hash(trace: Trace, name: str) -> str:
 
 def decisions_hash(decisions: Decisions) -> str:
     """Hash of the ids, and of where the nulls are if there are any."""
-    digest = array_hash(decisions.experts)
-    for mask in (decisions.valid, decisions.routed):
-        if mask is not None:
-            digest += "-" + xxhash.xxh3_64_hexdigest(np.packbits(mask).data)
-    return digest
+    hashed = DecisionsHash()
+    hashed.update(decisions)
+    return hashed.digest()
 
 
 def checksum(text: bytes) -> bytes:

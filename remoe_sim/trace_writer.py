@@ -6,6 +6,7 @@ and verified alone.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -17,31 +18,73 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from remoe_sim.arrow_lists import to_arrow
+from remoe_sim.blocks import block_rows, blocks_of
 from remoe_sim.trace import PHASES, SCHEMA_VERSION, Trace
-from remoe_sim.trace_format import CHECK_KEY, KEY, ROWS, array_hash, checksum, decisions_hash, row_hash
+from remoe_sim.trace_format import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHash, checksum
 
 
 def write_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
-    """Write a trace file; it appears whole or not at all. Raises OSError if the place is not writable."""
-    target = Path(path)
-    columns = _token_columns(trace)
-    content = {name: row_hash(trace, name) for name in columns}
-    for index in range(trace.moe_layers):
-        decisions = trace.decisions(index)
-        name = trace.column(index)
-        columns[name] = to_arrow(decisions.experts, decisions.valid, decisions.routed)
-        content[name] = decisions_hash(decisions)
-        for kind in ("weights", "probs"):
-            values = getattr(trace.source, kind)(index)
-            if values is not None:
-                columns[trace.column(index, kind)] = to_arrow(values, present=decisions.routed)
-                content[trace.column(index, kind)] = array_hash(values)
-    text = json.dumps(_metadata(trace, content), sort_keys=True).encode()
-    whole = pa.table(columns).replace_schema_metadata({KEY: text, CHECK_KEY: checksum(text)})
-    with replacing(target) as beside:
-        pq.write_table(
-            whole, beside, compression="zstd", use_dictionary=True, write_page_checksum=True, row_group_size=2**20
-        )
+    """Write a trace file; it appears whole or not at all. Raises OSError if the place is not writable.
+
+    Rows are written in blocks, so that a trace whose source reads blocks never has to fit in memory.
+    """
+    with replacing(Path(path)) as beside:
+        _Writer(trace, beside).run()
+
+
+class _Writer:
+    """Writes a trace block by block, and what it has hashed at the end."""
+
+    def __init__(self, trace: Trace, path: Path) -> None:
+        self.trace, self.path = trace, path
+        self.hashes: dict[str, Any] = {}
+
+    def run(self) -> None:
+        file = None
+        try:
+            for part in blocks_of(self.trace, block_rows(_row_bytes(self.trace))):
+                table = self._table(part)
+                if file is None:
+                    file = pq.ParquetWriter(
+                        self.path, table.schema, compression="zstd", write_page_checksum=True, store_schema=False
+                    )
+                file.write_table(table, row_group_size=max(part.tokens, 1))
+            assert file is not None  # there is at least one block
+            content = {name: hashed.digest() for name, hashed in self.hashes.items()}
+            text = json.dumps(_metadata(self.trace, content), sort_keys=True)
+            entries = {KEY.decode(): text, CHECK_KEY.decode(): checksum(text.encode()).decode()}
+            # Arrow keeps its types and metadata in the schema, which is written first; the hashes are known last
+            schema = table.schema.with_metadata(entries).serialize().to_pybytes()
+            file.add_key_value_metadata(entries | {"ARROW:schema": base64.b64encode(schema).decode()})
+        finally:
+            if file is not None:
+                file.close()
+
+    def _table(self, part: Trace) -> pa.Table:
+        columns = _token_columns(part)
+        for name in columns:
+            self._hashed(name, ArrayHash).update(getattr(part, name))
+        for index in range(part.moe_layers):
+            decisions = part.source.decisions(index)
+            name = part.column(index)
+            columns[name] = to_arrow(decisions.experts, decisions.valid, decisions.routed)
+            self._hashed(name, DecisionsHash).update(decisions)
+            for kind in ("weights", "probs"):
+                values = getattr(part.source, kind)(index)
+                if values is not None:
+                    columns[part.column(index, kind)] = to_arrow(values, present=decisions.routed)
+                    self._hashed(part.column(index, kind), ArrayHash).update(values)
+        return pa.table(columns)
+
+    def _hashed(self, name: str, kind: Any) -> Any:
+        if name not in self.hashes:
+            self.hashes[name] = kind()
+        return self.hashes[name]
+
+
+def _row_bytes(trace: Trace) -> int:
+    """Bytes of a row with ids and weights of all layers, the most that is common."""
+    return 16 + sum(6 * k for k in trace.model.top_k)
 
 
 @contextmanager

@@ -338,6 +338,27 @@ def kimi_linear():
     return "\n".join(lines) + "\n"
 
 
+def flame_moe(folder, samples=True, **changed):
+    """Layers 2 and 3, as the data set's script writes them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = folder / "flame" / "actives" / "iter_0010"
+    place.mkdir(parents=True, exist_ok=True)
+    for layer in range(2):
+        columns = {
+            "scores": pa.array([[0.75, 0.25]] * len(FIRST), pa.list_(pa.float16())),
+            "indices": pa.array(FIRST[:, layer].tolist(), pa.list_(pa.int16())),
+        }
+        pq.write_table(pa.table(columns | changed.get(f"layer_{layer}", {})), place / f"layer_{layer + 2:02d}.parquet")
+    if samples:
+        (folder / "flame" / "samples").mkdir(exist_ok=True)
+        for number, ids in enumerate(([7, 8, 9], [10, 11])):
+            table = pa.table({"token_id": pa.array(ids, pa.int32())})
+            pq.write_table(table, folder / "flame" / "samples" / f"{number:03d}.parquet")
+    return folder / "flame"
+
+
 FOREIGN = {
     "vllm npy": Foreign(vllm_npy, rows(FIRST)),
     "vllm npz": Foreign(vllm_npz, rows(FIRST, prompts=[2])),
@@ -375,6 +396,7 @@ FOREIGN = {
     "imp flat": Foreign(lambda f: json_file(f, "i.json", {"top_k": 2, "data": flat_imp()}), rows(FIRST)),
     "imp bare": Foreign(lambda f: json_file(f, "i.json", flat_imp()), rows(FIRST), options={"top_k": 2}),
     "imp list": Foreign(lambda f: json_file(f, "i.json", imp(), indent=2), rows(FIRST)),
+    "flame-moe": Foreign(flame_moe, rows(FIRST), (2, 3)),
     "kimi-linear": Foreign(lambda f: text_file(f, "k.csv", kimi_linear()), PRUNED, (1, 2)),
 }
 for _name, _one in FOREIGN.items():

@@ -1,0 +1,237 @@
+"""A directory of FLAME-MoE-Traces: one Parquet file per layer, with a row for each token of a packed training stream.
+
+    actives/iter_0010/layer_02.parquet      indices: list<int16> [k], scores: list<float16> [k], largest first
+    samples/000.parquet, 001.parquet, ...   token_id: int32, row by row the same tokens; may be missing
+
+Give the directory of an iteration, or one above it if there is only one iteration in it. The stream has no bounds of
+requests and is teacher-forced: it is one request, and each token a decode step. Shared experts are not recorded. The
+files are read side by side in blocks, never whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.import_source import Source
+from remoe_sim.importing import TraceFormat
+from remoe_sim.trace import DECODE, Decisions, InMemory, Model, Trace
+
+_LAYER = re.compile(r"layer_(\d{1,5})\.parquet")
+_READ_AT_ONCE = 2**20
+
+
+class FlameMoe(TraceFormat):
+    name = "flame-moe"
+    summary = "FLAME-MoE-Traces: a directory with layer_NN.parquet (indices, scores), read in blocks"
+    layout = __doc__ or ""
+    shape = "directory"
+    words = (".parquet", "layer_")
+    directories = True
+
+    def recognises(self, source: Source) -> bool:
+        return source.path.is_dir() and any(_LAYER.fullmatch(Path(name).name) for name in source.members)
+
+    def read(self, source: Source) -> Trace:
+        layers = _Layers(source, _files(source))
+        tokens = layers.rows
+        rows = np.arange(tokens, dtype=np.int32)  # both position and step
+        source.note("each token of the packed, teacher-forced stream is a decode step of its own, of one request")
+        return Trace(
+            request=np.broadcast_to(np.int32(0), (tokens,)),
+            position=rows,
+            step=rows,
+            phase=np.broadcast_to(np.uint8(DECODE), (tokens,)),
+            token_id=_token_ids(source, next(iter(layers.files.values())), tokens),
+            layer_numbers=tuple(layers.files),
+            model=Model((source.experts(layers.largest()),) * len(layers.files), (layers.k,) * len(layers.files)),
+            source=layers,
+        )
+
+
+def _files(source: Source) -> dict[int, Path]:
+    """Layer number to file, of the only directory that holds any."""
+    if not source.path.is_dir():
+        raise source.error("this is a file; give the directory that holds layer_NN.parquet")
+    found: dict[Path, dict[int, Path]] = {}
+    for name in source.members:
+        match = _LAYER.fullmatch(Path(name).name)
+        if match:
+            path = source.path / name
+            found.setdefault(path.parent, {})[int(match[1])] = path
+    if not found:
+        raise source.error("there is no layer_NN.parquet in it; give the directory of an iteration")
+    if len(found) > 1:
+        names = ", ".join(str(one.relative_to(source.path)) for one in sorted(found))
+        raise source.error(f"several directories hold layer_NN.parquet ({names}); give one of them")
+    return dict(sorted(next(iter(found.values())).items()))
+
+
+class _Layers:
+    """The layers as a source of a trace. k: experts per token; rows: tokens."""
+
+    resident = False
+
+    def __init__(self, source: Source, files: dict[int, Path]) -> None:
+        self.source, self.files = source, files
+        counts = {number: self._open(number).metadata.num_rows for number in files}
+        first = next(iter(files))
+        self.rows = counts[first]
+        if not self.rows:
+            raise source.error(f"{files[first].name} has no rows; copy it again")
+        for number, count in counts.items():
+            if count != self.rows:
+                text = f"{files[number].name} has {count} rows, {files[first].name} has {self.rows}"
+                raise source.error(f"{text}; copy the shorter one again")
+        scored = [number for number in files if "scores" in self._open(number).schema_arrow.names]
+        self.scored = len(scored) == len(files)
+        if not self.scored:
+            source.note("gate weights left out, because not all layers have scores")
+        head = next(self._batches(first, "indices", 1), None)
+        self.k = 0 if head is None or not head[0].is_valid else len(head[0])
+        if not self.k:
+            raise source.error(f"{files[first].name}: the first row of 'indices' is empty; copy it again")
+
+    def decisions(self, index: int) -> Decisions:
+        return Decisions(self._whole(index, "indices", np.uint16))
+
+    def weights(self, index: int) -> npt.NDArray[np.float32] | None:
+        return self._whole(index, "scores", np.float32) if self.scored else None
+
+    def probs(self, index: int) -> None:
+        return None
+
+    def blocks(self, rows: int) -> Iterator[InMemory]:
+        """All layers side by side."""
+        streams = [
+            _Stream(self, number, name, dtype)
+            for name, dtype in (("indices", np.uint16), *([("scores", np.float32)] if self.scored else []))
+            for number in self.files
+        ]
+        for at in range(0, self.rows, rows):
+            read = [one.take(min(rows, self.rows - at)) for one in streams]
+            ids, scores = read[: len(self.files)], read[len(self.files) :]
+            yield InMemory([Decisions(one) for one in ids], scores or None)
+
+    def largest(self) -> int:
+        """The largest id, from the statistics of the files where they have them."""
+        import pyarrow.compute as pc
+
+        largest = 0
+        for number in self.files if self.source.given.experts is None else ():
+            meta = self._open(number).metadata
+            paths = [meta.schema.column(leaf).path.split(".")[0] for leaf in range(meta.num_columns)]
+            leaf = paths.index("indices")
+            groups = [meta.row_group(group).column(leaf).statistics for group in range(meta.num_row_groups)]
+            if all(one is not None and one.has_min_max for one in groups):
+                largest = max(largest, *(int(one.max) for one in groups))
+            else:
+                for batch in self._batches(number, "indices", _READ_AT_ONCE):
+                    largest = max(largest, pc.max(batch.flatten()).as_py() or 0)
+        return largest
+
+    def _open(self, number: int) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.files[number]
+        try:
+            file = pq.ParquetFile(path, buffer_size=2**20)
+            if "indices" not in file.schema_arrow.names:
+                names = ", ".join(file.schema_arrow.names)
+                raise self.source.error(f"{path.name}: column 'indices' is missing (there are {names}); copy it again")
+            return file
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(number, error) from None
+
+    def _unreadable(self, number: int, error: Exception) -> Exception:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        return self.source.error(f"{self.files[number].name} cannot be read ({why}); copy it again")
+
+    def _batches(self, number: int, name: str, rows: int) -> Iterator[Any]:
+        """Arrays of lists of a column, of at most so many rows."""
+        import pyarrow as pa
+
+        try:
+            for group in range(self._open(number).metadata.num_row_groups):
+                with self._open(number) as file:  # a reader keeps what it needed of each group until it is closed
+                    for batch in file.iter_batches(rows, [group], columns=[name], use_threads=False):
+                        yield batch.column(0)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(number, error) from None
+
+    def _whole(self, index: int, name: str, dtype: type) -> npt.NDArray[Any]:
+        return _Stream(self, list(self.files)[index], name, dtype).take(self.rows)
+
+
+@dataclass
+class _Stream:
+    """One column of one layer, taken from its beginning to its end."""
+
+    layers: _Layers
+    number: int
+    name: str
+    dtype: type
+
+    def __post_init__(self) -> None:
+        self._batches = self.layers._batches(self.number, self.name, 2**17)
+        self._rest: Any = None
+        self._at = 0
+
+    def take(self, rows: int) -> npt.NDArray[Any]:
+        """The next rows, [rows, k]."""
+        values: npt.NDArray[Any] = np.empty((rows, self.layers.k), self.dtype)
+        filled = 0
+        while filled < rows:
+            chunk = self._rest if self._rest is not None and len(self._rest) else next(self._batches)
+            part, self._rest = chunk[: rows - filled], chunk[rows - filled :]
+            values[filled : filled + len(part)] = self._numbers(part)
+            filled += len(part)
+            self._at += len(part)
+        return values
+
+    def _numbers(self, part: Any) -> npt.NDArray[Any]:
+        import pyarrow as pa
+
+        from remoe_sim.arrow_lists import from_arrow
+
+        place = f"{self.layers.files[self.number].name}, rows from {self._at} on, column '{self.name}'"
+        try:
+            values, valid, _ = from_arrow(pa.chunked_array([part]), self.layers.k, self.dtype)
+        except ValueError as error:
+            raise self.layers.source.error(f"{place}: {error}; copy it again") from None
+        if valid is not None:
+            raise self.layers.source.error(f"{place}: a row or number is null; copy it again")
+        return values
+
+
+def _token_ids(source: Source, layer: Path, tokens: int) -> npt.NDArray[np.int32] | None:
+    """Ids from the samples beside the activations; None, with a note, if there are none for just these tokens."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folders = (folder / "samples" for folder in list(layer.parents)[:3])
+    files = next((sorted(folder.glob("*.parquet")) for folder in folders if folder.is_dir()), [])
+    if not files:
+        return None
+    try:
+        counts = [pq.ParquetFile(file).metadata.num_rows for file in files]
+        if sum(counts) != tokens:
+            source.note(f"token ids left out, because the samples have {sum(counts)} rows for {tokens} tokens")
+            return None
+        ids: npt.NDArray[np.int32] = np.empty(tokens, np.int32)
+        at = 0
+        for file in files:
+            for batch in pq.ParquetFile(file).iter_batches(_READ_AT_ONCE, columns=["token_id"]):
+                ids[at : at + len(batch)] = batch.column(0).to_numpy(zero_copy_only=False)
+                at += len(batch)
+        return ids
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise source.error(f"the samples beside it cannot be read ({why}); copy them again or remove them") from None
