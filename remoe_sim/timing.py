@@ -1,0 +1,192 @@
+"""The device side of a replay: which model runs on which device, and what each step of a trace has to do there."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from remoe_sim.cards import card_names
+from remoe_sim.costs import Costs, costs_of
+from remoe_sim.device_cards import Device
+from remoe_sim.device_cards import device as find_device
+from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.model_cards import model as find_model
+from remoe_sim.model_sizes import SizedModel
+from remoe_sim.streams import Longs, Stream, Tokens
+from remoe_sim.timelines import Counts, Log, Reads, Steps, Times, check_overlap, log, run
+from remoe_sim.trace import Trace
+from remoe_sim.units import parse_count, parse_number
+
+_QUANTS = r"(ud-)?(q\d_k_[sml]|q\d_k|q\d_[01]|iq\d_\w+?|mxfp4|nvfp4|bf16|fp16|fp8|int8)(?=$|\W)"
+
+
+@dataclass(frozen=True)
+class DeviceRun:
+    """What the user asked for beside the cache; `of` checks it. context: tokens that attention reads, instead of the
+    positions of the trace; first_steps: how many are logged for a timeline file."""
+
+    device: Device
+    model: str | Path | SizedModel | None = None
+    quant: str | None = None
+    overlap: str = "layer"
+    lanes: int | None = None
+    context: int | None = None
+    compute_ms: float | None = None
+    misses_from: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        device: str | Path | Device,
+        model: str | Path | SizedModel | None = None,
+        quant: str | None = None,
+        overlap: str = "layer",
+        lanes: int | str | None = None,
+        context: int | str | None = None,
+        compute_ms: float | str | None = None,
+        misses_from: str | None = None,
+    ) -> DeviceRun:
+        """From the arguments of a command; ValueError for what is not possible."""
+        lanes = None if lanes is None else parse_count(lanes, "lanes")
+        if lanes == 0:
+            raise ValueError("lanes 0 are not possible; give a whole number from 1")
+        return cls(
+            device if isinstance(device, Device) else find_device(device),
+            model,
+            quant,
+            check_overlap(overlap),
+            lanes,
+            None if context is None else parse_count(context, "context"),
+            None if compute_ms is None else parse_number(compute_ms, "compute time in ms"),
+            misses_from,
+        )
+
+    def sized(self, trace: Trace) -> tuple[Trace, SizedModel]:
+        """The trace and its model with the same sizes of experts: those of a quantisation that was asked for, else
+        those that the trace knows, else those of the card.
+
+        Raises ValueError if there is no card for the model, TraceError if the card does not fit the trace.
+        """
+        model = self._model(trace)
+        if len(model.moe_layers) != trace.moe_layers or any(e > model.experts for e in trace.model.experts):
+            raise trace.error(
+                f"it has {trace.moe_layers} MoE layers of {max(trace.model.experts)} experts, but model '{model.name}' "
+                f"has {len(model.moe_layers)} of {model.experts}; name the right one with --model"
+            )
+        known = trace.model.expert_bytes
+        if known is None or self.quant is not None:
+            return trace.with_sizes(list(model.expert_bytes)), model
+        return trace, replace(model, expert_bytes=known)
+
+    def _model(self, trace: Trace) -> SizedModel:
+        if isinstance(self.model, SizedModel):
+            return self.model
+        spoken = re.sub(r"[\s_/]+", "-", " ".join(filter(None, (trace.model.name, trace.model.quant))).lower())
+        name = self.model or max((card for card in card_names("model") if card in spoken), key=len, default=None)
+        if name is None:
+            raise trace.error(
+                f"its model ('{trace.model.name or 'unnamed'}') has no card of that name; name one that 'remoe-sim list "
+                "models' shows, or your own card, config.json or GGUF file, with --model"
+            )
+        quant = self.quant
+        if quant is None and Path(name).suffix != ".gguf":
+            found = re.search(_QUANTS, spoken.replace("-k-", "_k_"))
+            quant = found[2] if found else None
+        return find_model(name, quant)
+
+    def costs(self, trace: Trace, model: SizedModel) -> Costs:
+        return costs_of(model, self.device, self.lanes, self.misses_from, max(trace.model.top_k))
+
+    def steps(self, trace: Trace, tokens: Tokens, needed: Counts) -> Steps:
+        """What every step has to do; prompts are those whose prefill is counted."""
+        rows = np.arange(trace.tokens) if tokens.rows is None else tokens.rows
+        starts, kinds = tokens.starts, tokens.kinds
+        of_token = np.repeat(np.arange(tokens.n_steps), np.diff(starts))
+        count = np.diff(starts)
+        request, position = trace.request[rows], trace.position[rows]
+        decode = np.bincount(of_token, kinds == DECODE, tokens.n_steps).astype(np.int64)
+        return Steps(
+            count, self._cached(of_token, request, position, tokens.n_steps), decode, needed,
+            _prompts(of_token, request, kinds == PREFILL),
+        )  # fmt: skip
+
+    def _cached(self, of_token: Longs, request: np.ndarray, position: np.ndarray, n_steps: int) -> Longs:  # type: ignore[type-arg]
+        """Cached tokens that attention reads in each step: per request up to its last token there."""
+        last = np.lexsort((position, request, of_token))
+        ends = np.ones(last.size, np.bool_)  # the last token of a request in a step
+        ends[:-1] = (np.diff(of_token[last]) != 0) | (np.diff(request[last]) != 0)
+        last = last[ends]
+        reach = position[last].astype(np.int64) + 1 if self.context is None else np.full(last.size, self.context)
+        return np.bincount(of_token[last], reach, n_steps).astype(np.int64)
+
+
+def _prompts(of_token: Longs, request: np.ndarray, prefill: np.ndarray) -> Longs:  # type: ignore[type-arg]
+    """int64[requests, 2]: first and last step of the counted prefill of each request that has one."""
+    steps, requests = of_token[prefill], request[prefill]
+    if not steps.size:
+        return np.zeros((0, 2), np.int64)
+    order = np.argsort(requests, kind="stable")
+    steps, requests = steps[order], requests[order]
+    begins = np.flatnonzero(np.append(True, np.diff(requests) != 0))
+    return np.stack([steps[begins], steps[np.append(begins[1:], steps.size) - 1]], axis=1)
+
+
+class StepCounts:
+    """Collects, cache by cache, what each step needs and misses at each MoE layer: uint16[steps, layers]."""
+
+    def __init__(self, trace: Trace, tokens: Tokens, policies: int) -> None:
+        shape = (tokens.n_steps, trace.moe_layers)
+        self.needed, self.missed = np.zeros(shape, np.uint16), [np.zeros(shape, np.uint16) for _ in range(policies)]
+
+    def need(self, stream: Stream, layer: int | None) -> None:
+        """The groups of a cache: of one layer, or of all."""
+        from remoe_sim.kernels.step_counts import count_needed
+
+        count_needed(stream.steps, stream.offsets, _columns(stream, layer), self.needed)
+
+    def miss(self, policy: int, stream: Stream, hit: np.ndarray, layer: int | None) -> None:  # type: ignore[type-arg]
+        """What a policy missed of them."""
+        from remoe_sim.kernels.step_counts import count_missed
+
+        count_missed(stream.steps, stream.offsets, _columns(stream, layer), hit, self.missed[policy])
+
+
+def _columns(stream: Stream, layer: int | None) -> np.ndarray:  # type: ignore[type-arg]
+    if layer is not None:
+        return np.full(stream.steps.size, layer, np.int32)
+    first = stream.entries[np.minimum(stream.offsets[:-1], max(stream.entries.size - 1, 0))]
+    return (np.searchsorted(stream.layer_starts, first, side="right") - 1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The times of one policy, and what it takes to log its events."""
+
+    run: DeviceRun
+    costs: Costs
+    steps: Steps
+    reads: Reads
+
+    @classmethod
+    def of(cls, run: DeviceRun, costs: Costs, steps: Steps, missed: Counts) -> Timed:
+        return cls(run, costs, steps, Reads.of(costs, missed, run.overlap))
+
+    @cached_property
+    def times(self) -> Times:
+        return run(self.costs, self.steps, self.reads, self.run.overlap, self.run.compute_ms)
+
+    def log(self, first: int) -> Log:
+        """The events of the first steps."""
+        return log(self.costs, self.steps, self.reads, self.run.overlap, first)
+
+
+def first_steps(path: str | os.PathLike[str], timed: Timed, title: str, steps: int = 24) -> None:
+    """Write the events of the first steps as a Chrome trace."""
+    from remoe_sim.chrome_events import write_events
+
+    write_events(path, timed.log(steps), title)
