@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from remoe_sim.caches import Caches
+from remoe_sim.device_cards import Device
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.metrics import adjacent_reuse
+from remoe_sim.model_sizes import SizedModel
 from remoe_sim.pinning import NONE, Entries, Pins, room_beside, with_pinned, without
 from remoe_sim.policy import Outcome, Policy, Rules
 from remoe_sim.preload import Preload
@@ -19,6 +21,7 @@ from remoe_sim.results import PhaseCounts, ReplayReport, ReplayResult
 from remoe_sim.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.streams import Longs, Stream, select_tokens
 from remoe_sim.threads import map_layers
+from remoe_sim.timing import DeviceRun, StepCounts
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
 
@@ -42,6 +45,14 @@ def replay(
     reserve: int | str | Sequence[int | str] = (),
     pin: str | Mapping[int, Sequence[int]] | None = None,
     train: Trace | str | os.PathLike[str] | None = None,
+    device: str | os.PathLike[str] | Device | None = None,
+    model: str | os.PathLike[str] | SizedModel | None = None,
+    quant: str | None = None,
+    overlap: str = "layer",
+    lanes: int | None = None,
+    context: int | None = None,
+    compute_ms: float | None = None,
+    misses_from: str | None = None,
 ) -> ReplayReport:
     """Replay a trace through a cache and count.
 
@@ -52,21 +63,35 @@ def replay(
     starts with. expert_bytes: bytes of an expert, or one number per MoE layer, where the trace does not say. pin:
     experts that always stay, {layer: experts} or "3:17,3:20". train: a trace that policies such as `static` learn from.
 
+    device: what it runs on, which adds times; model and quant: whose sizes, if the trace's name does not tell or others
+    are wanted; overlap: `none`, `layer` or `prefetch` (all misses foreseen, one layer ahead); lanes, context,
+    compute_ms, misses_from: as in `estimate`.
+
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
     settings = Settings(scope, admission, order, reset, phase, warmup)
     policies = find_policies(policy)
     check_policies(policies, settings, train is not None)
     limit = Limit.of(cache, budget, memory)
+    on = DeviceRun.asked(device, model, quant, overlap, lanes, context, compute_ms, misses_from)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    trace = known_sizes(trace, expert_bytes, "" if limit.budget is None else "a byte budget")
+    trace = known_sizes(trace, expert_bytes, "" if limit.budget is None or on is not None else "a byte budget")
+    if on is not None:
+        if order != "set":
+            raise ValueError("times are those of whole steps; use --order set with a device")
+        trace, sized = on.sized(trace)
     limit = limit.without_reserve(trace, reserve)
     caches = Caches(
         trace, settings, select_tokens(trace, phase, reset, settings.warmup), Preload.of(trace, preload),
         Pins.of(trace, pin), Preload.of(trace, train),
     )  # fmt: skip
-    tallied = (_replay_layers if settings.per_layer else _replay_global)(caches, limit, policies)
-    return ReplayReport(describe(trace), _results(caches, limit, policies, tallied))
+    counts = None if on is None else StepCounts(trace, caches.tokens, len(policies))
+    tallied = (_replay_layers if settings.per_layer else _replay_global)(caches, limit, policies, counts)
+    results = _results(caches, limit, policies, tallied)
+    if on is not None and counts is not None:
+        timed = on.timed(trace, sized, caches.tokens, counts)
+        results = tuple(replace(result, timed=one) for result, one in zip(results, timed, strict=True))
+    return ReplayReport(describe(trace), results)
 
 
 def describe(trace: Trace) -> dict[str, object]:
@@ -124,12 +149,25 @@ def replay_stream(
     return stream, outcome, Tally(table, int(outcome.evictions), int(outcome.running.max(initial=0)))
 
 
-def _replay_global(caches: Caches, limit: Limit, policies: list[Policy]) -> list[Tally]:
+def _replay_global(
+    caches: Caches, limit: Limit, policies: list[Policy], counts: StepCounts | None = None
+) -> list[Tally]:
     views, rules, pinned = caches.global_views(limit.budget is not None), caches.global_rules(), caches.pins.everywhere
-    return [replay_stream(policy, views.get(policy.by_last), limit.in_all, rules, pinned)[2] for policy in policies]
+    tallied = []
+    for number, policy in enumerate(policies):
+        full = views.get(policy.by_last)
+        stream, outcome, tally = replay_stream(policy, full, limit.in_all, rules, pinned)
+        tallied.append(tally)
+        if counts is not None:
+            counts.miss(number, stream, outcome.hit)
+            if not number:
+                counts.need(full)
+    return tallied
 
 
-def _replay_layers(caches: Caches, limit: Limit, policies: list[Policy]) -> list[Tally]:
+def _replay_layers(
+    caches: Caches, limit: Limit, policies: list[Policy], counts: StepCounts | None = None
+) -> list[Tally]:
     trace, tokens = caches.trace, caches.tokens
 
     def one_layer(index: int) -> tuple[list[tuple[Stream, Outcome, Tally]], int]:
@@ -139,6 +177,10 @@ def _replay_layers(caches: Caches, limit: Limit, policies: list[Policy]) -> list
         done = [
             replay_stream(policy, stream, most, rules, pinned) for policy, stream in zip(policies, streams, strict=True)
         ]
+        if counts is not None:
+            counts.need(streams[0], index)
+            for number, (stream, outcome, _) in enumerate(done):
+                counts.miss(number, stream, outcome.hit, index)
         return done, min(most, rules.preload.size + pinned.size)
 
     totals = [Tally(np.zeros((3, 4), np.int64)) for _ in policies]

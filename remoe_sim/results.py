@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remoe_sim.timing import Timed
+
 SCHEMA = "remoe-sim.replay.v1"
 
 
@@ -60,8 +62,7 @@ class ReplayResult:
     peak_resident_bytes: int | None
     reuse_rate: float | None
     belady_misses: int | None = None
-    tpot_ms: dict[str, float] | None = None
-    tokens_per_second: float | None = None
+    timed: Timed | None = None
 
     @property
     def lookups(self) -> int:
@@ -104,6 +105,15 @@ class ReplayResult:
         """Decode bytes per decode token."""
         return None if self.decode.bytes_read is None else rate(self.decode.bytes_read, self.decode.tokens)
 
+    @property
+    def tpot_ms(self) -> dict[str, float] | None:
+        """Time per output token: mean, p50, p95 and p99; None without a device."""
+        return None if self.timed is None else self.timed.times.tpot_ms
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return None if self.timed is None else self.timed.times.tokens_per_second
+
     def to_dict(self) -> dict[str, Any]:
         names = (
             "policy", "scope", "admission", "order", "reset", "phase", "capacity", "lookups", "hits", "misses",
@@ -117,6 +127,9 @@ class ReplayResult:
             "reuse_rate": self.reuse_rate,
             "tpot_ms": self.tpot_ms,
             "tokens_per_second": self.tokens_per_second,
+            "ttft_ms": None if self.timed is None else self.timed.times.ttft_ms,
+            "parts_ms": None if self.timed is None else self.timed.times.parts_ms,
+            "device_run": None if self.timed is None else self.timed.to_dict(),
         }
 
 

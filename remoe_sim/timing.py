@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from remoe_sim.model_sizes import SizedModel
 from remoe_sim.streams import Longs, Stream, Tokens
 from remoe_sim.timelines import Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.trace import Trace
+from remoe_sim.trace_models import model_of_trace
 from remoe_sim.units import parse_count, parse_number
 
 _QUANTS = r"(ud-)?(q\d_k_[sml]|q\d_k|q\d_[01]|iq\d_\w+?|mxfp4|nvfp4|bf16|fp16|fp8|int8)(?=$|\W)"
@@ -28,7 +29,7 @@ _QUANTS = r"(ud-)?(q\d_k_[sml]|q\d_k|q\d_[01]|iq\d_\w+?|mxfp4|nvfp4|bf16|fp16|fp
 @dataclass(frozen=True)
 class DeviceRun:
     """What the user asked for beside the cache; `of` checks it. context: tokens that attention reads, instead of the
-    positions of the trace; first_steps: how many are logged for a timeline file."""
+    positions of the trace."""
 
     device: Device
     model: str | Path | SizedModel | None = None
@@ -66,6 +67,15 @@ class DeviceRun:
             misses_from,
         )
 
+    @classmethod
+    def asked(cls, device: Any, *others: Any) -> DeviceRun | None:
+        """From the arguments of a replay; None without a device, and then ValueError if the others were given."""
+        if device is not None:
+            return cls.of(device, *others)
+        if others != (None, None, "layer", None, None, None, None):
+            raise ValueError("model, quant, overlap and what else makes times go with --device; name one")
+        return None
+
     def sized(self, trace: Trace) -> tuple[Trace, SizedModel]:
         """The trace and its model with the same sizes of experts: those of a quantisation that was asked for, else
         those that the trace knows, else those of the card.
@@ -89,9 +99,12 @@ class DeviceRun:
         spoken = re.sub(r"[\s_/]+", "-", " ".join(filter(None, (trace.model.name, trace.model.quant))).lower())
         name = self.model or max((card for card in card_names("model") if card in spoken), key=len, default=None)
         if name is None:
+            own = model_of_trace(trace) if self.quant is None else None
+            if own is not None:
+                return own
             raise trace.error(
-                f"its model ('{trace.model.name or 'unnamed'}') has no card of that name; name one that 'remoe-sim list "
-                "models' shows, or your own card, config.json or GGUF file, with --model"
+                f"its model ('{trace.model.name or 'unnamed'}') has no card of that name; name one that 'remoe-sim "
+                "list models' shows, or your own card, config.json or GGUF file, with --model"
             )
         quant = self.quant
         if quant is None and Path(name).suffix != ".gguf":
@@ -99,10 +112,13 @@ class DeviceRun:
             quant = found[2] if found else None
         return find_model(name, quant)
 
-    def costs(self, trace: Trace, model: SizedModel) -> Costs:
-        return costs_of(model, self.device, self.lanes, self.misses_from, max(trace.model.top_k))
+    def timed(self, trace: Trace, model: SizedModel, tokens: Tokens, counts: StepCounts) -> list[Timed]:
+        """The times of every policy whose misses were counted."""
+        costs = costs_of(model, self.device, self.lanes, self.misses_from, max(trace.model.top_k))
+        steps = self._steps(trace, tokens, counts.needed)
+        return [Timed(self, model, costs, steps, Reads.of(costs, missed, self.overlap)) for missed in counts.missed]
 
-    def steps(self, trace: Trace, tokens: Tokens, needed: Counts) -> Steps:
+    def _steps(self, trace: Trace, tokens: Tokens, needed: Counts) -> Steps:
         """What every step has to do; prompts are those whose prefill is counted."""
         rows = np.arange(trace.tokens) if tokens.rows is None else tokens.rows
         starts, kinds = tokens.starts, tokens.kinds
@@ -115,7 +131,7 @@ class DeviceRun:
             _prompts(of_token, request, kinds == PREFILL),
         )  # fmt: skip
 
-    def _cached(self, of_token: Longs, request: np.ndarray, position: np.ndarray, n_steps: int) -> Longs:  # type: ignore[type-arg]
+    def _cached(self, of_token: Longs, request: np.ndarray, position: np.ndarray, n_steps: int) -> Longs:
         """Cached tokens that attention reads in each step: per request up to its last token there."""
         last = np.lexsort((position, request, of_token))
         ends = np.ones(last.size, np.bool_)  # the last token of a request in a step
@@ -125,7 +141,7 @@ class DeviceRun:
         return np.bincount(of_token[last], reach, n_steps).astype(np.int64)
 
 
-def _prompts(of_token: Longs, request: np.ndarray, prefill: np.ndarray) -> Longs:  # type: ignore[type-arg]
+def _prompts(of_token: Longs, request: np.ndarray, prefill: np.ndarray) -> Longs:
     """int64[requests, 2]: first and last step of the counted prefill of each request that has one."""
     steps, requests = of_token[prefill], request[prefill]
     if not steps.size:
@@ -143,20 +159,20 @@ class StepCounts:
         shape = (tokens.n_steps, trace.moe_layers)
         self.needed, self.missed = np.zeros(shape, np.uint16), [np.zeros(shape, np.uint16) for _ in range(policies)]
 
-    def need(self, stream: Stream, layer: int | None) -> None:
+    def need(self, stream: Stream, layer: int | None = None) -> None:
         """The groups of a cache: of one layer, or of all."""
         from remoe_sim.kernels.step_counts import count_needed
 
         count_needed(stream.steps, stream.offsets, _columns(stream, layer), self.needed)
 
-    def miss(self, policy: int, stream: Stream, hit: np.ndarray, layer: int | None) -> None:  # type: ignore[type-arg]
+    def miss(self, policy: int, stream: Stream, hit: np.ndarray, layer: int | None = None) -> None:
         """What a policy missed of them."""
         from remoe_sim.kernels.step_counts import count_missed
 
         count_missed(stream.steps, stream.offsets, _columns(stream, layer), hit, self.missed[policy])
 
 
-def _columns(stream: Stream, layer: int | None) -> np.ndarray:  # type: ignore[type-arg]
+def _columns(stream: Stream, layer: int | None) -> np.ndarray:
     if layer is not None:
         return np.full(stream.steps.size, layer, np.int32)
     first = stream.entries[np.minimum(stream.offsets[:-1], max(stream.entries.size - 1, 0))]
@@ -168,13 +184,10 @@ class Timed:
     """The times of one policy, and what it takes to log its events."""
 
     run: DeviceRun
+    model: SizedModel
     costs: Costs
     steps: Steps
     reads: Reads
-
-    @classmethod
-    def of(cls, run: DeviceRun, costs: Costs, steps: Steps, missed: Counts) -> Timed:
-        return cls(run, costs, steps, Reads.of(costs, missed, run.overlap))
 
     @cached_property
     def times(self) -> Times:
@@ -184,9 +197,11 @@ class Timed:
         """The events of the first steps."""
         return log(self.costs, self.steps, self.reads, self.run.overlap, first)
 
-
-def first_steps(path: str | os.PathLike[str], timed: Timed, title: str, steps: int = 24) -> None:
-    """Write the events of the first steps as a Chrome trace."""
-    from remoe_sim.chrome_events import write_events
-
-    write_events(path, timed.log(steps), title)
+    def to_dict(self) -> dict[str, Any]:
+        """What was timed; the times are beside it."""
+        lanes = next((int(lanes) for lanes in self.costs.lanes if lanes), None)
+        return {
+            "device": self.run.device.name, "model": self.model.name, "quant": self.model.quant,
+            "overlap": self.run.overlap, "misses_from": self.costs.misses_from, "lanes": lanes,
+            "context": self.run.context, "compute_ms": self.run.compute_ms, "notes": list(self.costs.notes),
+        }  # fmt: skip

@@ -83,7 +83,8 @@ def test_what_a_report_says():
                 "peak_resident_bytes": 20,
                 "prefill": {"tokens": 1, "lookups": 2, "hits": 0, "hit_rate": 0.0, "bytes_read": 20},
                 "decode": {"tokens": 2, "lookups": 4, "hits": 2, "hit_rate": 0.5, "bytes_read": 20},
-                "reuse_rate": 0.5, "tpot_ms": None, "tokens_per_second": None,
+                "reuse_rate": 0.5, "tpot_ms": None, "tokens_per_second": None, "ttft_ms": None,
+                    "parts_ms": None, "device_run": None,
             }
             for policy in ("lru", "belady")
         ],

@@ -12,6 +12,8 @@ from remoe_sim.commands._options import note
 if TYPE_CHECKING:
     from rich.table import Table
 
+LOGGED_STEPS = 24  # in a timeline file
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (

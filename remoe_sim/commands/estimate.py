@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._device import device_options, note_all, parts_table
+from remoe_sim.commands._device import LOGGED_STEPS, device_options, note_all, parts_table
 from remoe_sim.commands._options import print_json
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def command(as_json: bool, timeline: str | None, context: str | None, **argument
 
         if len(report) > 1:
             raise ValueError("a timeline shows one run; give one device and one quantisation with --timeline")
-        write_events(timeline, report[0].log(8), f"{report[0].model.title} on {report[0].device.title}")
+        write_events(timeline, report[0].log(LOGGED_STEPS), f"{report[0].model.title} on {report[0].device.title}")
     if as_json:
         print_json(report.to_dict())
     else:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._device import LOGGED_STEPS, device_options, note_all, parts_table
 from remoe_sim.commands._options import (
     batch_options,
     limit_options,
@@ -17,9 +18,11 @@ from remoe_sim.commands._options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from remoe_sim.results import ReplayReport, ReplayResult
+    from remoe_sim.timing import Timed
 
 
 @click.command()
@@ -28,8 +31,14 @@ if TYPE_CHECKING:
 @click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay.")
 @replay_options
 @batch_options
+@click.option("--device", metavar="NAME", help="Also say how long it takes there: a name of 'list devices', or a card.")
+@click.option(
+    "--model", metavar="NAME", help="Whose sizes, if the trace does not tell: a name of 'list models', or a file."
+)
+@click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
+@device_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.replay.v1).")
-def command(as_json: bool, **arguments: Any) -> None:
+def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
     """Replay TRACE through a cache: hit rates, misses and bytes of each policy beside the offline optimum.
 
     A lookup is one distinct expert that a step needs at one layer. TRACE is a file, or sample:NAME for a bundled one.
@@ -40,16 +49,27 @@ def command(as_json: bool, **arguments: Any) -> None:
       remoe-sim replay sample:demo --cache 8 --phase decode --reset request --policy lru,fifo,belady
       remoe-sim replay sample:demo --budget 16MiB --scope global --policy lru --json
       remoe-sim replay sample:demo --cache 8 --batch 4 --prefill-chunk 16
+      remoe-sim replay sample:demo --cache 8 --device jetson-orin-nx-16gb --overlap none
     """
     import remoe_sim
 
+    if timeline is not None and arguments["device"] is None:
+        raise ValueError("a timeline is that of a device; name one with --device")
     report = remoe_sim.replay(scheduled(arguments), **arguments)
+    timed = report.results[0].timed
+    if timeline is not None and timed is not None:
+        from remoe_sim.chrome_events import write_events
+
+        title = f"{timed.model.title} on {timed.run.device.title}, {report.results[0].policy}"
+        write_events(timeline, timed.log(LOGGED_STEPS), title)
     if as_json:
         print_json(report.to_dict())
     else:
         show(report)
     if report.results[0].bytes_read is None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+    if timed is not None:
+        note_all(timed.costs.notes)
 
 
 def show(report: ReplayReport) -> None:
@@ -79,6 +99,9 @@ def show(report: ReplayReport) -> None:
             console.print(_phase_table(report, phase))
     console.print()
     console.print(_misses_table(report))
+    if first.timed is not None:
+        console.print()
+        _show_times(console, report, first.timed)
     belady = next((result for result in report if result.policy == "belady"), None)
     if belady is not None:
         console.print(
@@ -89,6 +112,30 @@ def show(report: ReplayReport) -> None:
         )
     if first.reuse_rate is not None:
         console.print(f"Adjacent decode tokens share {100 * first.reuse_rate:.2f} % of their experts.")
+
+
+def _show_times(console: Console, report: ReplayReport, timed: Timed) -> None:
+    """Modelled times: what runs where, a table per policy, and the time to the first token."""
+    place = "computed by the CPU" if timed.costs.misses_from == "cpu" else f"read from {timed.costs.misses_from}"
+    console.print(
+        f"{timed.model.title} {timed.model.quant} on {timed.run.device.title}: misses {place}, overlap "
+        f"{timed.run.overlap}",
+        soft_wrap=True,
+    )
+    times = [(result, result.timed.times) for result in report if result.timed is not None]
+    rows = [(_name(result), one.parts_ms) for result, one in times]
+    if any(parts for _, parts in rows):
+        console.print(parts_table("modelled, decode", [(name, parts) for name, parts in rows if parts]))
+    table = _table("", "p50 ms", "p95 ms", "p99 ms", "tokens/s", "TTFT ms, mean")
+    for result, one in times:
+        tpot, ttft = one.tpot_ms, one.ttft_ms
+        table.add_row(
+            _name(result),
+            *(f"{tpot[name]:,.2f}" if tpot else "" for name in ("p50", "p95", "p99")),
+            f"{one.tokens_per_second:,.2f}" if one.tokens_per_second else "",
+            f"{ttft['mean']:,.1f}" if ttft else "",
+        )
+    console.print(table)
 
 
 def held(capacity: dict[str, int]) -> str:
