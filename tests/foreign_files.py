@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from naive import DECODE, PREFILL, Row
+from torch_writing import tensor, torch_save
 
 FIRST = np.array([[[5, 2], [1, 0]], [[2, 7], [1, 4]], [[7, 5], [3, 1]], [[1, 5], [3, 2]], [[6, 5], [0, 2]]])
 SECOND = np.array([[[6, 5], [4, 3]], [[6, 0], [0, 3]], [[0, 7], [3, 6]]])
@@ -338,6 +339,36 @@ def kimi_linear():
     return "\n".join(lines) + "\n"
 
 
+def sglang_records(**changed):
+    """Two prompts in a pass, a decode pass of both, two of the first alone; layer 0 is dense, k is padded to 8."""
+
+    def record(number, tokens, positions, lengths=None):
+        topk = np.full((3, len(tokens), 8), -1, np.int32)
+        topk[1:, :, :2] = np.array(tokens).transpose(1, 0, 2)
+        return {
+            "forward_pass_id": number, "rank": 0, "gatherer_key": "primary", "input_ids": list(range(len(tokens))),
+            "positions": positions, "extend_seq_lens": lengths, "forward_mode": 1 if lengths else 2,
+            "topk_ids_of_layer": tensor(topk), "misc_objects": [],
+        }  # fmt: skip
+
+    records = [
+        record(7, [*FIRST[:2], SECOND[0]], [0, 1, 0], [2, 1]),
+        record(8, [FIRST[2], SECOND[1]], [2, 1]),
+        record(9, [FIRST[3]], [3]),
+        record(10, [FIRST[4]], [4]),
+    ]
+    return {"records": records, "last_physical_to_logical_map": tensor(np.tile(np.arange(8), (3, 1)))} | changed
+
+
+SGLANG_ROWS = [
+    Row(request, position, step, DECODE if step else PREFILL, ids[position].tolist())
+    for step, request, position, ids in [
+        (0, 0, 0, FIRST), (0, 0, 1, FIRST), (0, 1, 0, SECOND), (1, 0, 2, FIRST), (1, 1, 1, SECOND), (2, 0, 3, FIRST),
+        (3, 0, 4, FIRST),
+    ]
+]  # fmt: skip
+
+
 def flame_moe(folder, samples=True, **changed):
     """Layers 2 and 3, as the data set's script writes them."""
     import pyarrow as pa
@@ -396,6 +427,7 @@ FOREIGN = {
     "imp flat": Foreign(lambda f: json_file(f, "i.json", {"top_k": 2, "data": flat_imp()}), rows(FIRST)),
     "imp bare": Foreign(lambda f: json_file(f, "i.json", flat_imp()), rows(FIRST), options={"top_k": 2}),
     "imp list": Foreign(lambda f: json_file(f, "i.json", imp(), indent=2), rows(FIRST)),
+    "sglang-recorder": Foreign(lambda f: torch_save(sglang_records(), f / "r.pt"), SGLANG_ROWS, (1, 2)),
     "flame-moe": Foreign(flame_moe, rows(FIRST), (2, 3)),
     "kimi-linear": Foreign(lambda f: text_file(f, "k.csv", kimi_linear()), PRUNED, (1, 2)),
 }

@@ -1,0 +1,97 @@
+"""Files of torch.save read without torch: tensors become arrays, and nothing but containers and tensors is unpickled.
+
+The layout is that of torch's zip format: NAME/data.pkl is a pickle whose tensors point to NAME/data/KEY, raw numbers.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.import_source import Source
+
+_TYPES = {
+    "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1",
+    "BoolStorage": "?", "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16",
+}  # fmt: skip
+
+
+def torch_pickle(source: Source) -> bytes:
+    """The pickle in a file of torch.save, for a look at the names in it; nothing for other files."""
+    member = next((name for name in source.members if name.split("/")[-1] == "data.pkl"), None)
+    if member is None:
+        return b""
+    try:
+        with source.seekable() as file, zipfile.ZipFile(file) as archive:
+            return archive.read(member)
+    except Exception:  # a broken archive fails in many ways; reading it says how
+        return b""
+
+
+def read_torch(source: Source) -> Any:
+    """What torch.save has saved; TraceError for a damaged file, and for anything but containers and tensors."""
+    member = next((name for name in source.members if name.split("/")[-1] == "data.pkl"), None)
+    if member is None:
+        raise source.error("not a file of torch.save in its zip format; save it again with a recent torch")
+    try:
+        with source.seekable() as file, zipfile.ZipFile(file) as archive:
+            return _Restricted(archive, member, source).load()
+    except _RefusedError as refused:
+        raise source.error(
+            f"it holds '{refused}', but only tensors, lists and dictionaries are read; save just these"
+        ) from None
+    except Exception as error:  # a broken archive or pickle fails in many ways
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise source.error(
+            f"cannot be read as a file of torch.save ({why}), perhaps truncated; copy it again"
+        ) from None
+
+
+class _RefusedError(Exception):
+    """A class or function that is neither a container nor part of a tensor."""
+
+
+class _Restricted(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile, member: str, source: Source) -> None:
+        super().__init__(archive.open(member), encoding="utf-8")
+        self._archive, self._folder = archive, member.removesuffix("data.pkl")
+        order = f"{self._folder}byteorder"
+        self._order = ">" if order in archive.namelist() and archive.read(order).strip() == b"big" else "<"
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch", "Size"):
+            return tuple
+        if module == "torch" and name in _TYPES:
+            return _TYPES[name]
+        raise _RefusedError(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> npt.NDArray[Any]:
+        """The numbers of a storage, from ("storage", type, key, device, count)."""
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or dtype not in _TYPES.values():
+            raise ValueError("a tensor without numbers")
+        raw = self._archive.read(f"{self._folder}data/{key}")
+        flat = np.frombuffer(raw, self._order + ("u2" if dtype == "bf16" else dtype))
+        if flat.size < count:
+            raise ValueError(f"a tensor of {count} numbers has {flat.size}")
+        if dtype == "bf16":
+            flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        return flat[:count]
+
+
+def _tensor(storage: npt.NDArray[Any], offset: int, size: Any, stride: Any, *_: Any) -> npt.NDArray[Any]:
+    """A view of a storage; ValueError if it would reach beyond."""
+    reach = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if min([offset, *size, *stride]) < 0 or (0 not in size and reach >= storage.size):
+        raise ValueError("a tensor reaches beyond its numbers")
+    strides = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], tuple(size), strides, writeable=False)
