@@ -369,6 +369,24 @@ SGLANG_ROWS = [
 ]  # fmt: skip
 
 
+def cecar(full=False, **changed):
+    """Two questions; the second answer ends after two tokens, but generation went on."""
+
+    def routing(ids):
+        if not full:
+            val = np.broadcast_to(np.float16([0.75, 0.25]), ids.shape)[:, None]
+            return {"type": "topk", "idx": tensor(ids[:, None]), "val": tensor(val)}
+        logits = np.zeros((*ids.shape[:2], 8), np.float32)
+        np.put_along_axis(logits, ids, np.float32([3, 2]), axis=2)
+        return {"type": "full_logits", "logits": tensor(logits[:, None])}
+
+    return {
+        "model_alias": "m", "hf_model_id": "some/moe", "dataset_name": "gsm8k", "num_questions": 2,
+        "fixed_decode_tokens": 5, "prompt_len": [97, 40], "gen_ids_decode": [[1] * 5] * 2,
+        "eos_pos_in_decode": [-1, 2], "routing_decode": [routing(FIRST), routing(SECOND)],
+    } | changed  # fmt: skip
+
+
 def flame_moe(folder, samples=True, **changed):
     """Layers 2 and 3, as the data set's script writes them."""
     import pyarrow as pa
@@ -428,6 +446,12 @@ FOREIGN = {
     "imp bare": Foreign(lambda f: json_file(f, "i.json", flat_imp()), rows(FIRST), options={"top_k": 2}),
     "imp list": Foreign(lambda f: json_file(f, "i.json", imp(), indent=2), rows(FIRST)),
     "sglang-recorder": Foreign(lambda f: torch_save(sglang_records(), f / "r.pt"), SGLANG_ROWS, (1, 2)),
+    "cecar": Foreign(lambda f: torch_save(cecar(), f / "c.pt"), rows(FIRST, SECOND[:2], firsts=[97, 40])),
+    "cecar logits": Foreign(
+        lambda f: torch_save(cecar(full=True), f / "c.pt"),
+        rows(FIRST, SECOND[:2], firsts=[97, 40]),
+        options={"top_k": 2},
+    ),
     "flame-moe": Foreign(flame_moe, rows(FIRST), (2, 3)),
     "kimi-linear": Foreign(lambda f: text_file(f, "k.csv", kimi_linear()), PRUNED, (1, 2)),
 }

@@ -7,6 +7,7 @@ import pytest
 from data import SHARED, needs_traces
 from foreign_files import (
     FIRST,
+    cecar,
     core12345,
     exp_ids,
     gpt_oss,
@@ -18,6 +19,7 @@ from foreign_files import (
     text_file,
 )
 from imported import assert_round_trip, refused, rows_of
+from torch_writing import tensor, torch_save
 
 from remoe_sim import import_trace, read_trace, write_trace
 
@@ -188,3 +190,40 @@ def test_moe_beyond_cut_short(tmp_path):
     lines = moe_beyond().splitlines()
     refused(text_file(tmp_path, "b.csv", "\n".join(lines[:-2])), "layer . has . tokens in batch 0, another layer")
     refused(text_file(tmp_path, "b.csv", lines[0] + "\n"), "no rows below the column names")
+
+
+def test_cecar_is_cut_at_the_end_of_an_answer(tmp_path):
+    trace = import_trace(torch_save(cecar(), tmp_path / "c.pt"))
+    assert "1 tokens after the end of their answer left out" in trace.notes
+    assert trace.model.name == "some/moe"
+    assert trace.source.weights(0).tolist() == [[0.75, 0.25]] * 7
+    assert trace.source.probs(0) is None
+
+
+def test_cecar_logits_become_probabilities(tmp_path):
+    path = torch_save(cecar(full=True), tmp_path / "c.pt")
+    refused(path, "pass --top-k N")
+    trace = import_trace(path, top_k=2)
+    assert trace.model.experts == (8, 8)
+    probs = trace.source.probs(1)
+    assert (probs.shape, probs.argmax(axis=1).tolist()) == ((7, 8), [*FIRST[:, 1, 0], 4, 0])
+    assert np.allclose(trace.source.weights(1)[0], [0.6, 0.2207], atol=1e-3)
+    assert_round_trip(trace, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"routing_decode": []}, "there is no routing_decode"),
+        ({"routing_decode": [{"type": "sum"}] * 2}, "question 0: its type is 'sum'"),
+        (
+            {"routing_decode": [{"type": "topk", "idx": tensor(FIRST), "val": tensor(FIRST)}] * 2},
+            "question 0: 'idx' is",
+        ),
+        ({"eos_pos_in_decode": [1]}, "eos_pos_in_decode is not a list of 2"),
+        ({"prompt_len": [1, -1]}, "prompt_len holds -1"),
+        ({"eos_pos_in_decode": [0, 0]}, "every answer ends at its first token"),
+    ],
+)
+def test_malformed_cecar(tmp_path, changed, part):
+    refused(torch_save(cecar(**changed), tmp_path / "c.pt"), part)
