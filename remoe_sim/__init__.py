@@ -41,6 +41,7 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from remoe_sim import capture as capture
     from remoe_sim.batch_reports import batches as batches
     from remoe_sim.curves import curve as curve
     from remoe_sim.device_cards import Device as Device
@@ -70,10 +71,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "capture":  # a package: `remoe_sim.capture.record`, `remoe_sim.capture.run`
+        return import_module("remoe_sim.capture")
     if name not in _HOMES:
         raise AttributeError(f"module 'remoe_sim' has no attribute {name!r}")
     return getattr(import_module(f"remoe_sim.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "capture"])

@@ -1,0 +1,204 @@
+"""From recorded forward passes to a trace: which row of a batch is which request, and which tokens there really are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.assembling import steps_of, to_decisions
+from remoe_sim.capture.routers import Router
+from remoe_sim.capture.weighing import weigh
+from remoe_sim.trace import DECODE, PREFILL, InMemory, Trace
+
+Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+
+
+class Conversation:
+    """The requests of a batch over several passes: the first one's number, how many there are, how many tokens each
+    had before it was recorded, and how many columns (padding too) the cache holds by now."""
+
+    def __init__(self, first_request: int, past: npt.NDArray[np.int64]) -> None:
+        self.first_request, self.past, self.rows, self.columns = first_request, past, len(past), 0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass of rows x columns tokens. first: it begins its requests; tokens int32[rows, columns] and
+    real bool[rows, columns] (no padding), or None; top_k: of each MoE layer, 0 where its router did not run; experts,
+    weights, probs: layers that ran one after the other, [tokens, k] (or E) of each, flat; prompts: of each row so many
+    tokens are a prompt, where teacher forcing has one."""
+
+    conversation: Conversation
+    first: bool
+    rows: int
+    columns: int
+    tokens: npt.NDArray[np.int32] | None
+    real: Bools | None
+    top_k: Sequence[int]
+    experts: Array | None
+    weights: Array | None
+    probs: Array | None
+    prompts: Sequence[int] | None = None
+
+
+@dataclass
+class Recorded:
+    """All passes of a model. ends: tokens that end a request in a batch that generates; guessed: a router did not say
+    which experts it chose; sigmoid: a router's scores are not a softmax."""
+
+    model: Any
+    routers: Sequence[Router]
+    teacher_force: bool
+    ends: frozenset[int]
+    passes: list[Pass] = field(default_factory=list)
+    requests: int = 0
+    guessed: bool = False
+    sigmoid: bool = False
+
+    def begin(self, past: npt.NDArray[np.int64]) -> Conversation:
+        """Requests with numbers of their own, one for each row."""
+        conversation = Conversation(self.requests, past)
+        self.requests += len(past)
+        return conversation
+
+
+def one_trace(recorded: Recorded) -> Trace:
+    """All passes as one trace, in the order they were computed; under teacher forcing request after request."""
+    rows = _Rows(recorded)
+    columns, order = rows.columns()
+    kept = [index for index in range(len(recorded.routers)) if any(one.top_k[index] for one in recorded.passes)]
+    if not kept or not order.size:
+        raise ValueError("no token was recorded with the experts it got; run the model on a text within the with block")
+    layers, weights, probs = zip(*(_layer(recorded, index, rows.real, order) for index in kept), strict=True)
+    routers = [recorded.routers[index] for index in kept]
+    facts = weigh(recorded.model, routers, tuple(layer.experts.shape[1] for layer in layers))
+    return Trace(
+        **columns,
+        layer_numbers=tuple(router.layer for router in routers),
+        model=facts.model,
+        source=InMemory(
+            layers,
+            weights if all(one is not None for one in weights) else None,
+            probs if all(one is not None for one in probs) else None,
+        ),
+        origin={"format": "capture", "path": facts.path, "sha256": None},
+        notes="; ".join([*_notes(recorded, rows), *facts.notes]),
+    )
+
+
+class _Rows:
+    """The tokens of all passes: what there is to know of each besides its experts. real: for each pass, which."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self.recorded = recorded
+        self.lengths: dict[int, npt.NDArray[np.int64]] = {}
+        self.finished: dict[int, Bools] = {}
+        self.real: list[Bools] = []
+        self.left_out = 0
+        self.parts = [self._part(number, one) for number, one in enumerate(recorded.passes)]
+
+    def _part(self, number: int, one: Pass) -> tuple[Array, Array, Array, Array, Array | None]:
+        conversation = one.conversation
+        lengths = self.lengths.setdefault(conversation.first_request, conversation.past.copy())
+        real = np.ones((one.rows, one.columns), np.bool_) if one.real is None else one.real.copy()
+        decode = one.columns == 1 and not one.first
+        self._leave_out_ended(one, real, decode)
+        self.real.append(real.reshape(-1))
+        position = lengths[:, None] + np.cumsum(real, axis=1) - 1
+        phase = np.full(real.shape, DECODE if decode else PREFILL, np.uint8)
+        if self.recorded.teacher_force:
+            prompts = np.zeros(one.rows, np.int64) if one.prompts is None else np.asarray(one.prompts)
+            phase = np.where(position < prompts[:, None], PREFILL, DECODE).astype(np.uint8)
+        lengths += real.sum(axis=1)
+        request = np.broadcast_to((conversation.first_request + np.arange(one.rows))[:, None], real.shape)
+        passed = np.full(int(real.sum()), number)
+        return request[real], position[real], phase[real], passed, None if one.tokens is None else one.tokens[real]
+
+    def _leave_out_ended(self, one: Pass, real: Bools, decode: bool) -> None:
+        """A batch computes on for rows that are done, until its last one is."""
+        finished = self.finished.setdefault(one.conversation.first_request, np.zeros(one.rows, np.bool_))
+        if not decode:
+            finished[:] = False
+        elif one.rows > 1 and one.tokens is not None and self.recorded.ends:
+            finished |= np.isin(one.tokens[:, 0], list(self.recorded.ends))
+            self.left_out += int((real[:, 0] & finished).sum())
+            real[finished] = False
+
+    def columns(self) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+        """The columns of a trace that describe tokens, and the order of the recorded tokens in it."""
+        request, position, phase, passed = (np.concatenate([part[i] for part in self.parts]) for i in range(4))
+        ids = [part[4] for part in self.parts if part[4] is not None]
+        tokens = np.concatenate(ids) if len(ids) == len(self.parts) else None
+        request = np.unique(request, return_inverse=True)[1]
+        order: npt.NDArray[np.int64] = np.arange(request.size)
+        if self.recorded.teacher_force:
+            order = np.lexsort((position, request))
+            step = steps_of(request[order], phase[order])
+        else:
+            step = np.unique(passed, return_inverse=True)[1].astype(np.int32)
+        return {
+            "request": request[order].astype(np.int32),
+            "position": position[order].astype(np.int32),
+            "step": step,
+            "phase": phase[order],
+            "token_id": None if tokens is None else tokens[order],
+        }, order
+
+
+def _layer(
+    recorded: Recorded, index: int, real: list[Bools], order: npt.NDArray[np.int64]
+) -> tuple[Any, Array | None, Array | None]:
+    """Decisions of one MoE layer, the largest gate weight first, with weights and probs where there are any."""
+    top_k = max(one.top_k[index] for one in recorded.passes)
+    experts = recorded.routers[index].experts
+    kinds = {"experts": top_k, "weights": top_k, "probs": experts}
+    parts: dict[str, list[Array]] = {kind: [] for kind in kinds}
+    for one, kept in zip(recorded.passes, real, strict=True):
+        tokens = one.rows * one.columns
+        for kind, width in kinds.items():
+            flat = getattr(one, kind)
+            if not one.top_k[index]:
+                parts[kind].append(np.full((int(kept.sum()), width), -1, np.int32 if kind == "experts" else np.float32))
+            elif flat is not None:
+                before = [
+                    router.experts if kind == "probs" else k
+                    for router, k in zip(recorded.routers[:index], one.top_k[:index], strict=True)
+                    if k
+                ]
+                begin = tokens * sum(before)
+                parts[kind].append(flat[begin : begin + tokens * width].reshape(tokens, width)[kept])
+    table = np.concatenate(parts["experts"])[order]
+    routed = table[:, 0] >= 0
+    whole = {kind: np.concatenate(one)[order] if len(one) == len(real) else None for kind, one in parts.items()}
+    weights, probs = whole["weights"], whole["probs"]
+    if weights is not None:
+        by_weight = np.argsort(-weights, axis=1, kind="stable")
+        table = np.take_along_axis(table, by_weight, axis=1)
+        weights = np.take_along_axis(weights, by_weight, axis=1).astype(np.float32)
+        weights[~routed] = 0
+    if probs is not None:
+        probs = probs.astype(np.float16)
+        probs[~routed] = 0
+    return to_decisions(table, routed), weights, probs
+
+
+def _notes(recorded: Recorded, rows: _Rows) -> list[str]:
+    notes = ["captured while the model ran; each row of a batch is a request, and padding is left out"]
+    if recorded.teacher_force:
+        notes = [
+            "captured from texts that were given (teacher forcing); each token is a decode step of its own, a known "
+            "prompt is one prefill step, and requests follow one another"
+        ]
+    if rows.left_out:
+        notes.append(f"{rows.left_out} tokens left out that were computed for rows whose request had ended")
+    if recorded.guessed:
+        notes.append("experts are those with the largest router logits, as the routers do not say which they chose")
+    if any(one.probs is not None for one in recorded.passes):
+        kind = "sigmoid scores divided by their sum" if recorded.sigmoid else "a softmax of router logits"
+        notes.append(f"probs are {kind}")
+    return notes

@@ -1,0 +1,50 @@
+"""remoe-sim capture"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from remoe_sim.commands._options import note
+
+
+@click.command()
+@click.argument("model")
+@click.option("--prompts", required=True, metavar="FILE", help="A .txt file with a prompt per line, or a .jsonl file.")
+@click.option("-o", "output", required=True, metavar="TRACE", help="The trace file to write (Parquet).")
+@click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N", help="Generated per prompt.")
+@click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Prompts that run at once.")
+@click.option("--teacher-force", is_flag=True, help="Read the texts instead of generating; tokens count as decode.")
+@click.option("--probs", is_flag=True, help="Keep the full distributions of the routers too.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+def command(output: str, **arguments: Any) -> None:
+    """Record the expert routing of a model that Hugging Face Transformers runs.
+
+    MODEL is a name on the Hugging Face Hub or a folder. Generates greedily from each prompt. Lines of a .jsonl file
+    have "prompt", "text" or "messages"; under --teacher-force also "completion", and the prompt is prefill then.
+    Needs torch and transformers: pip install 'remoe-sim[capture]'.
+
+    \b
+    Examples:
+      remoe-sim capture ./my-model --prompts prompts.txt -o trace.parquet
+      remoe-sim capture ./my-model --prompts prompts.txt --batch 4 --max-new-tokens 8 -o trace.parquet
+      remoe-sim capture ./my-model --prompts prompts.jsonl --teacher-force --probs -o trace.parquet
+    """
+    from pathlib import Path
+
+    from remoe_sim.capture import run
+    from remoe_sim.commands.import_ import describe
+    from remoe_sim.trace_writer import write_trace
+
+    if not Path(output).resolve().parent.is_dir():
+        raise click.UsageError(f"folder '{Path(output).parent}' does not exist; give -o a path in one that does")
+    trace = run(**arguments, progress=_progress if sys.stderr.isatty() else None)
+    write_trace(trace, output)
+    click.echo(f"wrote {output}: {describe(trace)}")
+    note(trace.notes)
+
+
+def _progress(done: int, total: int) -> None:
+    click.echo(f"\r\x1b[2Kprompt {done + 1} of {total}\r", err=True, nl=False)
