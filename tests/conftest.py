@@ -1,11 +1,13 @@
-"""What all tests share: how hard hypothesis tries, and what an interpreted or bounds-checked run leaves out."""
+"""What all tests share: how hard hypothesis tries, and what is left out where it tells nothing new or cannot run."""
 
+import importlib.util
 import os
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]  # the first example compiles kernels
+TORCH = all(importlib.util.find_spec(package) for package in ("torch", "transformers"))
 INTERPRETED, CHECKED = (os.environ.get(name, "0") != "0" for name in ("NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"))
 
 settings.register_profile("compiled", deadline=None, derandomize=True, max_examples=100, suppress_health_check=SLOW)
@@ -15,7 +17,11 @@ settings.load_profile("interpreted" if INTERPRETED else "compiled")
 
 def pytest_collection_modifyitems(items):
     """Leave out tests that would only do the same again: their processes inherit no setting of Numba, or they run
-    whole commands, which takes minutes where kernels are interpreted."""
+    whole commands, which takes minutes where kernels are interpreted. Those marked `heavy` need what is not here."""
+    if not TORCH:
+        for item in items:
+            if item.get_closest_marker("heavy"):
+                item.add_marker(pytest.mark.skip(reason="needs torch and transformers: make test-all"))
     if INTERPRETED or CHECKED:
         for item in items:
             if item.get_closest_marker("once"):

@@ -365,7 +365,8 @@ def test_completions_are_read_under_teacher_forcing_only(folder, tmp_path):
 
 def test_a_model_that_cannot_be_loaded_is_one_sentence(folder, tmp_path):
     for arguments, sentence in (
-        ({"model": str(tmp_path / "nothing")}, "nothing' cannot be loaded"),
+        ({"model": str(tmp_path / "nothing")}, "nothing' is no folder"),
+        ({"model": str(tmp_path)}, "cannot be loaded"),
         ({"device": "abacus"}, "device 'abacus' is not here or unknown; give auto, cpu"),
         ({"prompts": [" "]}, "prompt 0: not one token is in it"),
     ):

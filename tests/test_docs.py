@@ -2,7 +2,8 @@
 
 In a document, lines after `$` in a `console` block are commands, the lines below a command what it prints; a `python`
 block is run, and a `text` block right after it is what it prints. A block below a line that ends in a file's name in
-backquotes and a colon is that file. Commands that set up a checkout are not run here.
+backquotes and a colon is that file. Commands that set up a checkout are not run here. What has `<!-- needs capture -->`
+before it needs torch and transformers: it is run by the tests that are marked `heavy`, with the rest of its document.
 """
 
 import gzip
@@ -28,7 +29,13 @@ from remoe_sim import cli, compile
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "traces" / "samples" / "README.md"]
 SETUP = ("make ", "git ", "pip ", "source ", "cd ")
-BLOCK = re.compile(r"(?:`(?P<file>[\w.-]+\.\w+)`:\n\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDS = "<!-- needs capture -->"
+BLOCK = re.compile(
+    rf"(?P<needs>{NEEDS}\n+)?(?:`(?P<file>[\w.-]+\.\w+)`:\n\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+HEAVY_COMMANDS = {"capture"}
+heavy = (pytest.mark.heavy, pytest.mark.filterwarnings("ignore"))
 KINDS = {"console", "python", "text", "toml", "json", "csv", ""}
 
 
@@ -64,6 +71,7 @@ class Reader:
         self.environment = inherited | {
             **{"PATH": os.pathsep.join(path), "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1", "COLUMNS": "80"},
             "REMOE_SIM_CACHE_DIR": str(kernels),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         }
 
     def run(self, *command):
@@ -87,13 +95,26 @@ class Reader:
             (about / "entry_points.txt").write_text("\n".join(lines))
 
 
+def readings():
+    """Each document, and once more with the blocks that need torch where it has some."""
+    for document in DOCUMENTS:
+        name = str(document.relative_to(ROOT))
+        yield pytest.param(document, False, id=name)
+        if NEEDS in document.read_text():
+            yield pytest.param(document, True, id=f"{name} with torch", marks=heavy)
+
+
 @pytest.mark.once
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_everything_in_a_document_runs_and_prints_what_it_shows(document, tmp_path, kernels):
-    reader, printed = Reader(tmp_path, kernels), None
-    for block in BLOCK.finditer(document.read_text()):
+@pytest.mark.parametrize(("document", "with_torch"), list(readings()))
+def test_everything_in_a_document_runs_and_prints_what_it_shows(document, with_torch, tmp_path, kernels):
+    reader, printed, blocks = Reader(tmp_path, kernels), None, list(BLOCK.finditer(document.read_text()))
+    assert sum(bool(block["needs"]) for block in blocks) == document.read_text().count(NEEDS)
+    for block in blocks:
         kind, body = block["kind"], block["body"]
         assert kind in KINDS, f"{document.name} has a block of kind '{kind}', which nothing here checks"
+        if block["needs"] and not with_torch:
+            printed = None
+            continue
         if block["file"]:
             reader.write(block["file"], body)
         elif kind == "python":
@@ -159,6 +180,14 @@ PLAIN_CSV = "request,position,phase,layer,expert\n0,0,prefill,0,3\n0,1,decode,0,
 PLAIN_JSONL = '{"request": 0, "position": 0, "phase": "decode", "layer": 0, "experts": [3, 1]}\n'
 
 
+OTHER_TEXTS = {
+    "prompts.jsonl": '{"prompt": "w5 w6"}\n',
+    "prompts.txt": "w5 w6\nw7\n",
+    ".jsonl": PLAIN_JSONL,
+    ".csv": PLAIN_CSV,
+}
+
+
 def provide(name):
     """A file of the user's, of the kind that its name says."""
     path = Path(name)
@@ -168,18 +197,23 @@ def provide(name):
         shutil.copy(ROOT / "traces" / "samples" / "demo.parquet", path)
     elif name.endswith(".npz"):
         np.savez(path, experts=np.array([[[0, 1]], [[1, 2]]]))
+    elif name == "my-model":
+        from tiny_models import save_tiny
+
+        save_tiny(path)
     else:
-        text = BIGMOE if ".route." in name else PLAIN_JSONL if ".jsonl" in name else PLAIN_CSV
+        text = BIGMOE if ".route." in name else OTHER_TEXTS[next(end for end in OTHER_TEXTS if end in name)]
         path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
 
 
 def examples():
-    """Pairs of a command's name and one of its examples."""
+    """A command's name and one of its examples; marked if they need torch."""
     found = []
     for name in [None, *cli.main.list_commands(None)]:
         text = CliRunner().invoke(cli.main, [*([name] if name else []), "--help"], terminal_width=200).stdout
         lines = EXAMPLE.findall(re.sub(r" *\\\n +", " ", text))
-        found += [(name or "remoe-sim", re.split(r" {2,}| \| ", line)[0]) for line in lines]
+        marks = heavy if name in HEAVY_COMMANDS else ()
+        found += [pytest.param(name or "remoe-sim", re.split(r" {2,}| \| ", line)[0], marks=marks) for line in lines]
     return found
 
 
@@ -189,15 +223,15 @@ def test_examples_of_help_run(name, example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(example)[1:]
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        if re.search(r"\.(parquet|npz|csv|jsonl)(\.gz)?$", argument) and before != "-o":
-            provide(argument)
+        if re.search(r"\.(parquet|npz|csv|jsonl|txt)(\.gz)?$|/my-model$", argument) and before != "-o":
+            provide(argument.removeprefix("./"))
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 0, result.exception
     assert result.stdout or "-o" in arguments
 
 
 def test_every_command_has_examples_of_its_own():
-    names = {name for name, example in examples() if example.split()[1] == name}
+    names = {name for name, example in (one.values for one in examples()) if example.split()[1] == name}
     assert names == set(cli.main.list_commands(None))
 
 

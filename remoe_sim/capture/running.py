@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,11 +66,16 @@ def run(
 
 def load(name: str, device: str) -> tuple[Any, Any]:
     """A model and its tokenizer on a device; ValueError for one that cannot be loaded."""
+    if name.startswith((".", "/", "~")) and not os.path.isdir(name):
+        raise ValueError(f"model '{name}' is no folder; give one with config.json and weights, or a name on the Hub")
     if any(importlib.util.find_spec(package) is None for package in ("torch", "transformers")):
         raise ValueError(NEEDED)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     options: dict[str, Any] = {}
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
