@@ -30,6 +30,7 @@ _HOMES = {
     "reroute": "rerouting",
     "split": "splitting",
     "verdict": "verdicts",
+    "sweep": "sweeping",
     "estimate": "estimating",
     "Device": "device_cards",
     "Link": "links",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from remoe_sim.scheduling import batch as batch
     from remoe_sim.splitting import split as split
     from remoe_sim.summary import info as info
+    from remoe_sim.sweeping import sweep as sweep
     from remoe_sim.tiering import tiers as tiers
     from remoe_sim.trace import Decisions as Decisions
     from remoe_sim.trace import InMemory as InMemory

@@ -66,7 +66,7 @@ def costs_of(
     by default host memory where the device has a memory and a link of its own, else storage; top_k: experts per token
     of the trace. Raises ValueError if the device lacks the link.
     """
-    place = _place(device, misses_from)
+    place = place_of_misses(device, misses_from)
     rate = device.bandwidth_bytes_per_s * device.efficiency
     per_flop = 0.0 if device.flops_per_s is None else 1 / (device.flops_per_s * device.efficiency)
     layers = np.zeros((model.layers, 4))
@@ -103,7 +103,7 @@ def costs_of(
     )
 
 
-def _place(device: Device, given: str | None) -> str:
+def place_of_misses(device: Device, given: str | None) -> str:
     """Where misses come from; ValueError where the device has no such way."""
     has = {
         "host": device.host is not None,

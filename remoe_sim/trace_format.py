@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from remoe_sim.threads import map_layers
 from remoe_sim.trace import Decisions, Trace
 
 KEY, CHECK_KEY = b"remoe_sim", b"remoe_sim_checksum"
@@ -68,6 +70,15 @@ def decisions_hash(decisions: Decisions) -> str:
     hashed = DecisionsHash()
     hashed.update(decisions)
     return hashed.digest()
+
+
+def content_hash(trace: Trace) -> str:
+    """Hash of all that a replay looks at: tokens, decisions, sizes and shapes, wherever the trace is from."""
+    model = trace.model
+    parts: list[Any] = [trace.layer_numbers, model.experts, model.top_k, model.expert_bytes, model.dense_bytes]
+    parts += [row_hash(trace, name) for name in (*ROWS, "phase")]
+    parts += map_layers(lambda index: decisions_hash(trace.decisions(index)), trace.moe_layers)
+    return "xxh3:" + xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
 
 
 def checksum(text: bytes) -> bytes:

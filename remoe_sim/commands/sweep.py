@@ -1,0 +1,229 @@
+"""`remoe-sim sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._device import note_all
+from remoe_sim.commands._options import note, print_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+SCHEMA = "remoe-sim.sweep.v1"
+MOST_TABLES, MOST_LINES, MOST_POLICIES = 4, 12, 4
+_SAME = ("trace", "batch", "scope", "device", "quant", "overlap", "capacity_unit")  # of one table
+
+
+def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    """Takes what was not given from a TOML file, whose keys are the long names of the options."""
+    if path is None:
+        return
+    import tomllib
+
+    with open(path, "rb") as file:
+        try:
+            content = tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no TOML: {error}; correct it there") from None
+    known = {one.name for one in ctx.command.params if one.name not in (None, "config", "dry_run", "as_json")}
+    values = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            from remoe_sim.errors import unknown
+
+            raise unknown(f"key of {path}", key, (str(one).replace("_", "-") for one in known))
+        several = [str(one) for one in (value if isinstance(value, list) else [value])]
+        values[name] = several if name == "traces" else ",".join(several)
+    ctx.default_map = values
+
+
+@click.command()
+@click.argument("traces", nargs=-1)
+@click.option("--policy", default="lru,lfu,belady", show_default=True, help="Policies, separated by commas.")
+@click.option("--cache", metavar="RANGE,…", help="Experts per layer (in all under scope global), 4:64 or auto.")
+@click.option("--budget", metavar="SIZE,…", help="Bytes, or shares of those of all experts: 4000MiB, 10%, 10%:50%:10%.")
+@click.option("--scope", default="layer", show_default=True, metavar="layer,global", help="Caches per layer, or one.")
+@click.option("--batch", metavar="B,…", help="Requests at once; 'trace' for the steps as they were recorded.")
+@click.option("--device", metavar="NAME,…", help="Also say how long it takes there: names of 'list devices', or cards.")
+@click.option("--quant", metavar="NAME,…", help="Quantisations, such as q4_k_m,mxfp4.")
+@click.option("--overlap", metavar="MODE,…", help="none, layer or prefetch; layer if not given.")
+@click.option("-o", "--output", metavar="FILE", help="A .parquet file to add rows to as they come, and to go on with.")
+@click.option("--config", metavar="FILE", is_eager=True, expose_value=False, callback=_from_file,
+              help="A TOML file with any of these options by name, and traces; flags given as well win.")  # fmt: skip
+@click.option("--model", metavar="NAME", help="Whose sizes, if the traces do not tell: a name of 'list models'.")
+@click.option("--misses-from", metavar="host|storage|cpu", help="Where missing experts are; host if there is a link.")
+@click.option("--lanes", metavar="N", help="Reads in flight on that link, if not the device's own number.")
+@click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
+@click.option("--compute-ms", metavar="X", help="A measured computing time per token instead of the modelled one.")
+@click.option("--admission", default="mandatory", show_default=True, metavar="mandatory|bypass",
+              help="Whether what a step needs must enter the cache.")  # fmt: skip
+@click.option("--reset", default="never", show_default=True, metavar="never|request", help="When caches are emptied.")
+@click.option(
+    "--phase", default="all", show_default=True, metavar="all|decode|prefill", help="Which tokens are replayed."
+)
+@click.option("--warmup", default="0", metavar="N", help="Replay the first N decode tokens uncounted.")
+@click.option("--train", metavar="TRACE", help="What policies such as static learn from.")
+@click.option("--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if traces have none.")
+@click.option("--dry-run", is_flag=True, help="Show what would be computed, and compute nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.sweep.v1).")
+def command(as_json: bool, dry_run: bool, traces: tuple[str, ...], output: str | None, **arguments: Any) -> None:
+    """Every combination of TRACES and of what is given as lists, one row each.
+
+    One replay serves all capacities of lru, lfu and belady in a layer's cache, and all devices. With -o rows are kept
+    as they come, and a sweep that was interrupted or is asked for more goes on where it was. Without limits all
+    capacities are swept.
+
+    \b
+    Examples:
+      remoe-sim sweep sample:demo --cache 4:32:4 -o sweep.parquet
+      remoe-sim sweep sample:demo --policy lru,belady --cache 8,16 --device rtx-4090,jetson-orin-nx-16gb
+      remoe-sim sweep sample:demo --scope layer,global --budget 10%:50%:10% --batch trace,4 --dry-run
+    """
+    import remoe_sim
+
+    files = _files(traces)
+    if output in files:
+        files.remove(output)
+        note(f"{output} is what this sweep writes, so it is not taken for a trace")
+    call = {"traces": files, "output": output, **arguments}
+    if dry_run:
+        frame = remoe_sim.sweep(dry_run=True, **call)
+        if as_json:
+            _print(frame)
+        else:
+            _show_plan(frame)
+        return
+    with _bar() as progress:
+        frame = remoe_sim.sweep(progress=progress, **call)
+    if as_json:
+        _print(frame)
+    else:
+        _show(frame)
+    if output is not None:
+        note(f"{len(frame)} cells are in {output}")
+    note_all(tuple(frame.attrs["notes"]))
+    if frame["bytes_read"].isna().any():
+        note("bytes are not known where a trace has no expert sizes; pass --expert-bytes 3MiB or --device")
+
+
+def _files(traces: tuple[str, ...]) -> list[str]:
+    """The traces, patterns that no shell has expanded included."""
+    from glob import glob, has_magic
+
+    found: list[str] = []
+    for one in traces:
+        files = sorted(glob(one)) if has_magic(one) else [one]
+        if not files:
+            raise ValueError(f"no file is called like '{one}'; give the paths of traces")
+        found += files
+    return found
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with cells done and time left, where people look at it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print(frame: pd.DataFrame) -> None:
+    from remoe_sim.commands.curve import records
+
+    print_json({"schema": SCHEMA, "notes": frame.attrs.get("notes", []), "rows": records(frame)})
+
+
+def _show_plan(frame: pd.DataFrame) -> None:
+    """Per trace and scope, how many replays and cells there are to do."""
+    import pandas as pd
+
+    table = _table("trace", "scope", "batch", "replays", "cells", "done")
+    for names, rows in frame.groupby(["trace", "scope", "batch"], sort=False, dropna=False):
+        trace, scope, batch = names
+        counts = (rows[~rows["done"]]["replay"].nunique(), len(rows), int(rows["done"].sum()))
+        table.add_row(trace, scope, "as recorded" if pd.isna(batch) else str(int(batch)), *(str(one) for one in counts))
+    console = _console()
+    console.print(table)
+    left = frame[~frame["done"]]
+    console.print(
+        f"{len(frame)} cells, {len(frame) - len(left)} of them done; {left['replay'].nunique()} replays are left"
+    )
+
+
+def _show(frame: pd.DataFrame) -> None:
+    """Policies side by side at some limits, the first few tables; the rest is in the file."""
+    console = _console()
+    groups = list(frame.groupby(list(_SAME), sort=False, dropna=False))
+    for names, rows in groups[:MOST_TABLES]:
+        console.print(_heading(dict(zip(_SAME, names, strict=True))), soft_wrap=True)
+        console.print(_side_by_side(rows))
+        console.print()
+    if len(groups) > MOST_TABLES:
+        console.print(f"{len(groups) - MOST_TABLES} more tables are not shown; -o sweep.parquet keeps all rows")
+
+
+def _heading(names: dict[str, Any]) -> str:
+    import pandas as pd
+
+    given = {name: value for name, value in names.items() if not pd.isna(value)}
+    parts = [str(given["trace"]), f"scope {given['scope']}"]
+    parts += [f"batch {given['batch']}"] if "batch" in given else []
+    parts += [f"{given['device']}, {given['quant']}, overlap {given['overlap']}"] if "device" in given else []
+    return "; ".join(parts)
+
+
+def _side_by_side(rows: pd.DataFrame) -> Table:
+    from remoe_sim.units import format_bytes
+
+    timed = rows["tpot_ms_mean"].notna().any()
+    unit = str(rows["capacity_unit"].iloc[0])
+    policies = list(dict.fromkeys(rows["policy"]))[:MOST_POLICIES]
+    limits = sorted(set(rows["capacity"]))
+    if len(limits) > MOST_LINES:
+        limits = [limits[round(i * (len(limits) - 1) / (MOST_LINES - 1))] for i in range(MOST_LINES)]
+    table = _table(unit.replace("_", " "), *policies, first="right")
+    for limit in limits:
+        cells = [rows[(rows["capacity"] == limit) & (rows["policy"] == policy)] for policy in policies]
+        shown = [_cell(one, bool(timed)) if len(one) else "" for one in cells]
+        table.add_row(format_bytes(limit) if unit == "bytes" else str(limit), *shown)
+    table.caption = "decode hit rate, TPOT" if timed else "decode hit rate"
+    table.caption_justify = "left"
+    return table
+
+
+def _cell(rows: pd.DataFrame, timed: bool) -> str:
+    import pandas as pd
+
+    hit_rate, tpot = rows.iloc[0][["decode_hit_rate", "tpot_ms_mean"]]
+    shown = "none" if pd.isna(hit_rate) else f"{100 * hit_rate:.2f} %"
+    if timed:
+        shown += "  none" if pd.isna(tpot) else f"  {tpot:,.1f} ms"
+    return shown
+
+
+def _table(*headings: str, first: Any = "left") -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else first)
+    return table
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False)

@@ -1,0 +1,166 @@
+"""The cells of a sweep, what identifies each, and the passes that serve many of them at once."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import remoe_sim
+from remoe_sim.costs import place_of_misses
+from remoe_sim.model_sizes import SizedModel
+from remoe_sim.policy import Policy
+from remoe_sim.scheduling import batch
+from remoe_sim.settings import Limit, Settings, known_sizes
+from remoe_sim.streams import select_tokens
+from remoe_sim.sweep_axes import Axes
+from remoe_sim.timing import DeviceRun
+from remoe_sim.trace import Trace
+from remoe_sim.trace_format import content_hash
+from remoe_sim.trace_reader import read_trace
+
+ON_DEVICE = ("device", "device_model", "quant", "overlap", "misses_from", "lanes", "context", "compute_ms")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trace of a sweep: its name and hash, and itself or where to read it, so that only one is in memory."""
+
+    name: str
+    given: Trace | str
+    expert_bytes: Any
+    digest: str
+
+    @classmethod
+    def of(cls, given: Trace | str | os.PathLike[str], number: int, expert_bytes: Any) -> Subject:
+        """Reads the trace once to hash it; TraceError if it cannot be read."""
+        trace = given if isinstance(given, Trace) else read_trace(given)
+        name = trace.path or f"trace-{number}"
+        return cls(name, given if isinstance(given, Trace) else str(given), expert_bytes, content_hash(trace))
+
+    def load(self, size: int | None = None) -> Trace:
+        """The trace with sizes of experts as far as they are known; scheduled anew for `size` requests at once."""
+        trace = self.given if isinstance(self.given, Trace) else read_trace(self.given)
+        trace = known_sizes(trace, self.expert_bytes)
+        return trace if size is None else batch(trace, size)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What counts are turned into, without another pass: bytes of sizes, and times on a device."""
+
+    run: DeviceRun | None
+    sizes: tuple[int, ...] | None  # bytes of an expert in each MoE layer
+    model: SizedModel | None
+
+    @cached_property
+    def mark(self) -> str:
+        """Hash of the sizes and of the cards' content."""
+        about = self.sizes, None if self.run is None else self.run.device.to_dict(), self.model
+        return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the result. at: the limit of the cache of every MoE layer, or of the one cache of all."""
+
+    key: str
+    names: dict[str, Any]
+    limit: Limit
+    at: tuple[int, ...]
+    variant: Variant
+
+
+@dataclass
+class Pass:
+    """Cells that one replay serves, or one per distinct limit where the policy needs that."""
+
+    subject: Subject
+    batch: int | None
+    settings: Settings
+    policy: Policy
+    in_bytes: bool
+    sizes: tuple[int, ...] | None  # where the limit of a cache of all layers counts bytes
+    cells: list[Cell] = field(default_factory=list)
+
+
+def passes_of(axes: Axes, subjects: Sequence[Subject], training: str | None) -> Iterator[Pass]:
+    """All passes in the order of rows; TraceError for a trace that cannot be replayed so."""
+    marks = {policy.label: _policy_mark(policy) for _, policy in axes.policies}
+    for subject in subjects:
+        for size in axes.batches:
+            trace = subject.load(size)
+            variants = [_variant(trace, run, axes) for run in axes.runs]
+            for settings in axes.settings:
+                select_tokens(trace, settings.phase, settings.reset, settings.warmup)  # refuses what cannot be reset
+                for _, policy in axes.policies:
+                    yield from _passes(axes, subject, size, settings, policy, variants, (marks[policy.label], training))
+
+
+def _passes(
+    axes: Axes, subject: Subject, size: int | None, settings: Settings, policy: Policy,
+    variants: list[tuple[Variant, Trace]], marks: tuple[Any, ...],
+) -> Iterator[Pass]:  # fmt: skip
+    """One pass per kind of limit; in one cache of all layers that counts bytes, one per sizes of experts."""
+    found: dict[Any, Pass] = {}
+    for variant, trace in variants:
+        for limit in axes.limits(trace, settings):
+            in_bytes = not settings.per_layer and limit.budget is not None
+            sizes = variant.sizes if in_bytes else None
+            one = found.setdefault((in_bytes, sizes), Pass(subject, size, settings, policy, in_bytes, sizes))
+            at = (
+                tuple(min(limit.for_layer(trace, index), e) for index, e in enumerate(trace.model.experts))
+                if settings.per_layer
+                else (limit.in_all,)
+            )
+            names = _names(subject, size, settings, policy, limit, variant)
+            one.cells.append(Cell(_key(names, subject, variant, marks), names, limit, at, variant))
+    yield from found.values()
+
+
+def _variant(trace: Trace, run: DeviceRun | None, axes: Axes) -> tuple[Variant, Trace]:
+    """A variant, and the trace with its sizes."""
+    model = None
+    if run is not None:
+        trace, model = run.sized(trace)
+    elif axes.budgets or axes.shares:
+        trace = known_sizes(trace, None, "a byte budget")
+    return Variant(run, trace.model.expert_bytes, model), trace
+
+
+def _names(
+    subject: Subject, size: int | None, settings: Settings, policy: Policy, limit: Limit, variant: Variant
+) -> dict[str, Any]:
+    """The columns that say what a row is about."""
+    run, model = variant.run, variant.model
+    unit, capacity = next(iter(limit.to_dict(settings.per_layer).items()))
+    names = {
+        "version": remoe_sim.__version__, "trace": subject.name, "batch": size, "policy": policy.label,
+        "scope": settings.scope, "admission": settings.admission, "reset": settings.reset, "phase": settings.phase,
+        "warmup": settings.warmup, "capacity_unit": unit, "capacity": capacity,
+    }  # fmt: skip
+    if run is None or model is None:
+        return names | dict.fromkeys(ON_DEVICE)
+    place = place_of_misses(run.device, run.misses_from)
+    values = (run.device.name, model.name, model.quant, run.overlap, place, run.lanes, run.context, run.compute_ms)
+    return names | dict(zip(ON_DEVICE, values, strict=True))
+
+
+def _key(names: dict[str, Any], subject: Subject, variant: Variant, marks: tuple[Any, ...]) -> str:
+    """Hash of the trace's content, of all that was asked for and of the version; the trace's name is no part of it."""
+    known = {name: value for name, value in names.items() if name != "trace"}
+    about = json.dumps([known, subject.digest, variant.mark, marks], sort_keys=True)
+    return hashlib.sha256(about.encode()).hexdigest()[:32]
+
+
+def _policy_mark(policy: Policy) -> str:
+    """Hash of the file that a policy is in, so that a changed policy is computed anew."""
+    file = inspect.getsourcefile(type(policy))
+    text = Path(file).read_bytes() if file and Path(file).is_file() else repr(type(policy)).encode()
+    return hashlib.sha256(text).hexdigest()[:16]

@@ -1,0 +1,109 @@
+"""What one pass over a trace counts at many limits: hits of every layer, and misses of every step for times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from remoe_sim.caches import Caches
+from remoe_sim.engine import replay_stream
+from remoe_sim.kernels import tallies
+from remoe_sim.policy import Policy, StackPolicy
+from remoe_sim.streams import Longs, Stream
+from remoe_sim.threads import map_layers
+from remoe_sim.timing import StepCounts
+
+MOST_MISSED_BYTES = 2**29  # of counts per step and layer that are held at once
+LOOKUPS, HITS, COLD = range(3)  # columns of tables of counts
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Some limits. tables: int64[limits, layers, 3, 3], per layer and kind: lookups, hits, cold misses; counts: the
+    misses of every step and layer at each limit, if they were wanted."""
+
+    tables: Longs
+    counts: StepCounts | None
+
+
+def counted(
+    caches: Caches, policy: Policy, limits: Sequence[tuple[int, ...]], in_bytes: bool, timed: bool
+) -> Iterator[Counted]:
+    """The counts at the limits, block by block in their order; a limit is one number per MoE layer under scope `layer`,
+    else one number. A stack policy reads the trace once for as many limits as memory holds misses of."""
+    of_limit = caches.tokens.n_steps * caches.trace.moe_layers * 2 if timed else 0
+    together = max(1, MOST_MISSED_BYTES // of_limit) if of_limit else len(limits)
+    if not isinstance(policy, StackPolicy):  # nothing is shared, so rows come as soon as processors have been busy
+        together = min(together, 1 if caches.settings.per_layer else os.cpu_count() or 1)
+    blocks = (limits[first : first + together] for first in range(0, len(limits), together))
+    if caches.settings.per_layer:
+        yield from (_per_layer(caches, policy, block, timed) for block in blocks)
+        return
+    whole = _AllLayers(caches, policy, in_bytes)
+    yield from (whole.counted([limit[0] for limit in block], timed) for block in blocks)
+
+
+def _per_layer(caches: Caches, policy: Policy, limits: Sequence[tuple[int, ...]], timed: bool) -> Counted:
+    trace = caches.trace
+    counts = StepCounts(trace, caches.tokens, len(limits)) if timed else None
+
+    def one_layer(index: int) -> Longs:
+        rules = caches.layer_rules(index)
+        stream = caches.layer_views(index).get(policy.by_last)
+        if counts is not None:
+            counts.need(stream, index)
+        depths = policy.depths(stream, rules) if isinstance(policy, StackPolicy) else None
+        tables = np.zeros((len(limits), 3, 3), np.int64)
+        wanted = np.array([limit[index] for limit in limits], np.int64)
+        for capacity in np.unique(wanted).tolist():
+            if depths is None:
+                hit = replay_stream(policy, stream, capacity, rules)[1].hit
+            else:
+                hit = depths.before < capacity
+            numbers = np.flatnonzero(wanted == capacity).tolist()
+            tables[numbers] = _tally(stream, hit)
+            if counts is not None:
+                for number in numbers:
+                    counts.miss(number, stream, hit, index)
+        return tables
+
+    return Counted(np.stack(list(map_layers(one_layer, trace.moe_layers)), axis=1), counts)
+
+
+def _tally(stream: Stream, hit: np.ndarray) -> Longs:
+    """int64[3, 3]: per kind lookups, hits, cold misses."""
+    table = np.zeros((3, 4), np.int64)
+    tallies.tally(stream.entries, stream.kinds, hit, stream.first, stream.weights, table)
+    return table[:, :3]
+
+
+class _AllLayers:
+    """The one cache of all layers."""
+
+    def __init__(self, caches: Caches, policy: Policy, in_bytes: bool) -> None:
+        self.caches, self.policy, self.rules = caches, policy, caches.global_rules()
+        self.stream = caches.global_views(in_bytes).get(policy.by_last)
+        self.needed = policy.needed_bytes(self.stream, self.rules) if isinstance(policy, StackPolicy) else None
+        layer = np.repeat(np.arange(caches.trace.moe_layers), caches.trace.model.experts)
+        self.code = layer[self.stream.entries.astype(np.int64)] * 3 + self.stream.kinds  # of layer and kind
+
+    def counted(self, limits: Sequence[int], timed: bool) -> Counted:
+        counts = StepCounts(self.caches.trace, self.caches.tokens, len(limits)) if timed else None
+        if counts is not None:
+            counts.need(self.stream)
+
+        def one_limit(number: int) -> Longs:
+            if self.needed is None:
+                hit = replay_stream(self.policy, self.stream, limits[number], self.rules)[1].hit
+            else:
+                hit = self.needed <= limits[number]
+            if counts is not None:
+                counts.miss(number, self.stream, hit)
+            several = self.code, self.code[hit], self.code[self.stream.first & ~hit]
+            layers = self.caches.trace.moe_layers
+            return np.stack([np.bincount(code, minlength=layers * 3) for code in several], axis=1).reshape(layers, 3, 3)
+
+        return Counted(np.stack(list(map_layers(one_limit, len(limits)))), counts)

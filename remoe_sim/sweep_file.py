@@ -1,0 +1,150 @@
+"""The file of a sweep: one Parquet table that is whole at any moment, keyed so that no cell is computed twice."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from remoe_sim.trace_writer import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = "remoe-sim.sweep.v1"
+_MARK = b"remoe_sim_sweep"
+MOST_OF_TIME = 0.1  # share of the time that writing may take
+TEXT, WHOLE, REAL, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+NAMES = {  # what a row is about
+    "version": TEXT, "trace": TEXT, "batch": WHOLE, "policy": TEXT, "scope": TEXT, "admission": TEXT, "reset": TEXT,
+    "phase": TEXT, "warmup": WHOLE, "capacity_unit": TEXT, "capacity": WHOLE, "device": TEXT, "device_model": TEXT,
+    "quant": TEXT, "overlap": TEXT, "misses_from": TEXT, "lanes": WHOLE, "context": WHOLE, "compute_ms": REAL,
+}  # fmt: skip
+VALUES = {
+    "capacity_bytes": WHOLE, "capacity_share": REAL, "lookups": WHOLE, "hits": WHOLE, "misses": WHOLE,
+    "hit_rate": REAL, "cold_misses": WHOLE, "capacity_misses": WHOLE, "optimal": FLAG, "decode_tokens": WHOLE,
+    "decode_lookups": WHOLE, "decode_hits": WHOLE, "decode_hit_rate": REAL, "prefill_lookups": WHOLE,
+    "prefill_hits": WHOLE, "bytes_read": WHOLE, "bytes_read_per_token": REAL, "tpot_ms_mean": REAL,
+    "tpot_ms_p50": REAL, "tpot_ms_p95": REAL, "tpot_ms_p99": REAL, "tokens_per_second": REAL, "ttft_ms_mean": REAL,
+    "dense_ms": REAL, "experts_ms": REAL, "storage_wait_ms": REAL, "pcie_wait_ms": REAL, "fixed_ms": REAL,
+    "reuse_rate": REAL, "model": TEXT, "tokens": WHOLE, "requests": WHOLE, "moe_layers": WHOLE, "experts": WHOLE,
+}  # fmt: skip
+COLUMNS = pa.schema({**NAMES, **VALUES, "trace_hash": TEXT, "key": TEXT}, {_MARK: SCHEMA.encode()})
+MAYBE_UNKNOWN = ("batch", "lanes", "context", "capacity_bytes", "bytes_read")
+Row = dict[str, Any]
+
+
+class SweepFile:
+    """The rows of a sweep, on disk if it has a path, which nobody else may write to meanwhile.
+
+    wanted: the names of every cell of the sweep by its key, in the order of rows. Rows of other cells stay in the file,
+    behind those. `replaced`: rows about wanted cells that were made by another version, of another content of the trace
+    or card, and are dropped.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, wanted: dict[str, Row]) -> None:
+        self.path, self.wanted = None if path is None else Path(path), wanted
+        self.rows: dict[str, Row] = {}
+        self.replaced = 0
+        self._written, self._took, self._new = time.monotonic(), 0.0, False
+        asked = {_identity(names) for names in wanted.values()}
+        for row in [] if self.path is None or not self.path.exists() else read_rows(self.path):
+            if row["key"] not in wanted and _identity(row) in asked:
+                self.replaced += 1
+            else:
+                self.rows[row["key"]] = row | ({"trace": wanted[row["key"]]["trace"]} if row["key"] in wanted else {})
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """The keys that have no row yet."""
+        return [key for key in keys if key not in self.rows]
+
+    def begin(self) -> None:
+        """Writes what there is, so that a place that cannot be written to is found before any work is done."""
+        self._new = True
+        self.write()
+        self._took = 0.0  # the first time says nothing of the next
+
+    def add(self, row: Row) -> None:
+        """A new row; it is written soon."""
+        self.rows[row["key"]] = row
+        self._new = True
+        if time.monotonic() - self._written >= self._took / MOST_OF_TIME:
+            self.write()
+
+    def write(self) -> None:
+        """Everything to disk, unless nothing is new; the old file is there until the new one is whole."""
+        if self.path is None or not (self._new or self.replaced):
+            return
+        start = time.monotonic()
+        with replacing(self.path) as beside:
+            pq.write_table(self.table(), beside, compression="zstd")
+        self._written, self._new = time.monotonic(), False
+        self._took = self._written - start
+
+    def table(self, only_wanted: bool = False) -> pa.Table:
+        """Rows in the order of the sweep, then those that it did not ask for."""
+        keys = [key for key in self.wanted if key in self.rows]
+        keys += [] if only_wanted else [key for key in self.rows if key not in self.wanted]
+        return pa.Table.from_pylist([self.rows[key] for key in keys], COLUMNS)
+
+    def frame(self) -> pd.DataFrame:
+        """The rows that the sweep asked for; whole numbers stay whole where some are unknown."""
+        frame = self.table(only_wanted=True).to_pandas()
+        return frame.astype(dict.fromkeys(MAYBE_UNKNOWN, "Int64"))
+
+
+def _identity(row: Row) -> tuple[Any, ...]:
+    """What a row is about, in the user's eyes."""
+    return tuple(row[name] for name in NAMES if name != "version")
+
+
+def read_rows(path: Path) -> Sequence[Row]:
+    """The rows of a sweep file; ValueError if it is none."""
+    try:
+        file = pq.ParquetFile(path)
+        marked = (file.schema_arrow.metadata or {}).get(_MARK) == SCHEMA.encode()
+        if marked and file.schema_arrow.names == COLUMNS.names:
+            rows: list[Row] = file.read().to_pylist()
+            return rows
+    except (pa.ArrowException, OSError):
+        pass
+    raise ValueError(f"'{path}' is there and is no sweep of this release; name another file, or move it away")
+
+
+@contextmanager
+def alone(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Holds a sweep file for this process, and removes what a killed one left beside it; ValueError if another has it.
+
+    The lock is the system's, so that it goes with the process, however that ends.
+    """
+    if path is None:
+        yield
+        return
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.lock")
+    with open(beside, "w") as lock:
+        _lock(lock, target)
+        try:
+            for left in target.parent.glob(f".{target.name}.*.part"):
+                left.unlink(missing_ok=True)
+            yield
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _lock(file: Any, target: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # a system without it: two sweeps to one file are then the user's to avoid
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ValueError(f"another sweep is writing to '{target}'; wait for it, or name another file") from None

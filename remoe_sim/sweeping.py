@@ -1,0 +1,156 @@
+"""Hundreds of configurations in one call: traces × policies × scopes × limits × batches × devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remoe_sim.sweep_axes import axes_of, several
+from remoe_sim.sweep_cells import Pass, Subject, passes_of
+from remoe_sim.sweep_file import SweepFile, alone
+from remoe_sim.sweep_rows import rows_of
+from remoe_sim.trace import Trace
+from remoe_sim.trace_format import content_hash
+from remoe_sim.trace_reader import read_trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Several = Any  # one value, text with commas, or a sequence
+Traces = Trace | str | os.PathLike[str] | Sequence[Trace | str | os.PathLike[str]]
+Progress = Callable[[int, int], None]
+
+
+def sweep(
+    traces: Traces,
+    policy: Several = ("lru", "lfu", "belady"),
+    cache: Several = None,
+    budget: Several = None,
+    scope: Several = "layer",
+    batch: Several = None,
+    device: Several = None,
+    quant: Several = None,
+    overlap: Several = None,
+    output: str | os.PathLike[str] | None = None,
+    admission: str = "mandatory",
+    reset: str = "never",
+    phase: str = "all",
+    warmup: int = 0,
+    expert_bytes: int | str | Sequence[int] | None = None,
+    train: Trace | str | os.PathLike[str] | None = None,
+    model: Any = None,
+    lanes: int | None = None,
+    context: int | None = None,
+    compute_ms: float | None = None,
+    misses_from: str | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Every combination of what is given as lists: one row per cell, in the columns and units of docs/sweep.md.
+
+    traces: trace files, or traces. policy, scope, batch, device, quant, overlap: one, text with commas, or a sequence;
+    a batch is a number of requests at once, or "trace" for the steps as they were recorded. cache: experts per layer
+    (in all under scope `global`), such as "4:64"; budget: sizes such as "4000MiB", or shares of the bytes of all
+    experts, "10%" or "10%:90%:10%"; both may be given, and neither, or "auto", stands for every capacity of a layer (64
+    at most) under scope `layer` and for 5 % to 100 % under `global`. The others are single values, as in `replay`.
+
+    output: a Parquet file to which rows are added as they come. What it holds already is not computed again, as long
+    as the content of the trace, the configuration and the version are the same, so an interrupted or extended sweep
+    goes on where it was. dry_run: only the plan: for each cell `done`, and `replay`, the same number for cells that one
+    replay serves.
+    progress: called with the numbers of cells that are done and in all.
+
+    `attrs["notes"]` has sentences about what nobody has checked of the devices and models.
+    Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
+    """
+    settings = {"admission": admission, "reset": reset, "phase": phase, "warmup": warmup}
+    others = (model, lanes, context, compute_ms, misses_from)
+    axes = axes_of(policy, scope, cache, budget, batch, device, quant, overlap, others, settings, train is not None)
+    if output is not None and Path(output).suffix != ".parquet":
+        raise ValueError(f"'{output}' has no known suffix; write a sweep to a .parquet file")
+    learned = train if train is None or isinstance(train, Trace) else read_trace(train)
+    given = [traces] if isinstance(traces, Trace | str | os.PathLike) else several(traces)
+    taught = None if learned is None else content_hash(learned)
+    plan = _Plan.of(list(passes_of(axes, _subjects(given, expert_bytes), taught)))
+    if dry_run:
+        return plan.frame(SweepFile(output, plan.wanted))
+    with alone(output):
+        file = SweepFile(output, plan.wanted)
+        file.begin()
+        try:
+            _run(plan, file, learned, progress)
+        finally:
+            file.write()
+        frame = file.frame()
+    frame.attrs["notes"] = plan.notes
+    return frame
+
+
+def _subjects(given: Sequence[Any], expert_bytes: Any) -> list[Subject]:
+    if not given:
+        raise ValueError("no trace is given; name trace files, or sample:NAME for a bundled one")
+    subjects = [Subject.of(one, number, expert_bytes) for number, one in enumerate(given)]
+    by_digest: dict[str, str] = {}
+    for subject in subjects:
+        if subject.digest in by_digest:
+            raise ValueError(f"'{by_digest[subject.digest]}' and '{subject.name}' hold the same trace; name it once")
+        by_digest[subject.digest] = subject.name
+    return subjects
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """passes, without cells that two lists named; wanted: the names of all cells by their keys."""
+
+    passes: list[Pass]
+    wanted: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, passes: list[Pass]) -> _Plan:
+        wanted: dict[str, dict[str, Any]] = {}
+        for one in passes:
+            one.cells = [cell for cell in one.cells if wanted.setdefault(cell.key, cell.names) is cell.names]
+        return cls([one for one in passes if one.cells], wanted)
+
+    @property
+    def notes(self) -> list[str]:
+        """What any output has to say about the devices and models of the sweep."""
+        found: dict[str, None] = {}
+        for variant in {id(cell.variant): cell.variant for one in self.passes for cell in one.cells}.values():
+            if variant.run is not None and variant.model is not None:
+                said = (*variant.run.device.unverified, *variant.model.unverified, *variant.model.unknown)
+                found |= dict.fromkeys(said)
+        return list(found)
+
+    def frame(self, file: SweepFile) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = [
+            {**cell.names, "done": cell.key in file.rows, "replay": number}
+            for number, one in enumerate(self.passes)
+            for cell in one.cells
+        ]
+        return pd.DataFrame(rows)
+
+
+def _run(plan: _Plan, file: SweepFile, train: Trace | None, progress: Progress | None) -> None:
+    """Computes what is missing, a trace and batch at a time."""
+    total = len(plan.wanted)
+    done = total - len(file.missing(plan.wanted))
+    held: tuple[Any, Trace] | None = None
+    if progress is not None:
+        progress(done, total)
+    for one in plan.passes:
+        missing = set(file.missing(cell.key for cell in one.cells))
+        if not missing:
+            continue
+        if held is None or held[0] != (id(one.subject), one.batch):
+            held = (id(one.subject), one.batch), one.subject.load(one.batch)
+        for row in rows_of(one, [cell for cell in one.cells if cell.key in missing], held[1], train):
+            file.add(row)
+            done += 1
+            if progress is not None:
+                progress(done, total)
