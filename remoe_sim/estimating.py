@@ -130,7 +130,7 @@ def estimate(
     check_overlap(overlap)
     if hit_rate is not None and bytes_per_token is not None:
         raise ValueError("hit rate and bytes per token both say what is missed; give one of them")
-    number = {
+    number: dict[str, Any] = {
         "top_k": None if top_k is None else parse_count(top_k, "top-k"),
         "batch": _positive(batch, "batch"),
         "lanes": None if lanes is None else _positive(lanes, "lanes"),
@@ -147,9 +147,19 @@ def estimate(
     return EstimateReport(tuple(results))
 
 
+def estimate_one(
+    model: SizedModel, device: Device, *, overlap: str, lanes: int | None, hit_rate: float | None,
+    bytes_per_token: float | None, compute_ms: float | None, misses_from: str | None,
+) -> Estimate:  # fmt: skip
+    """One estimate at batch 1 from arguments that were checked before."""
+    number = {"batch": 1, "context": DEFAULT_CONTEXT}
+    costs = costs_of(model, device, lanes, misses_from)
+    return _estimate(model, device, costs, number, overlap, hit_rate, bytes_per_token, compute_ms)
+
+
 def _estimate(
     model: SizedModel, device: Device, costs: Costs, number: dict[str, Any], overlap: str, hits: float | None,
-    read: int | None, compute_ms: float | None,
+    read: float | None, compute_ms: float | None,
 ) -> Estimate:  # fmt: skip
     batch, context = number["batch"], number["context"]
     lookups = distinct_experts(model.experts, model.top_k, batch)

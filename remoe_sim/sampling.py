@@ -6,6 +6,8 @@ for every layer, so that few steps tell the mean and nothing hangs on luck.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from remoe_sim.timelines import Counts
@@ -18,6 +20,7 @@ def distinct_experts(experts: int, top_k: int, batch: int) -> float:
     return experts * (1 - (1 - top_k / experts) ** batch)
 
 
+@lru_cache(maxsize=256)
 def draw(layers: int, lookups: float, miss_rate: float, steps: int = STEPS) -> tuple[Counts, Counts]:
     """uint16[steps, layers] each: experts needed, `lookups` on average, and those of them that are missing."""
     from scipy.stats import binom
@@ -27,4 +30,7 @@ def draw(layers: int, lookups: float, miss_rate: float, steps: int = STEPS) -> t
     needed = np.floor(lookups + rng.permuted(np.tile(even, (layers, 1)), axis=1).T).astype(np.int64)
     drawn = rng.permuted(np.tile(even, (layers, 1)), axis=1).T
     missing = np.clip(binom.ppf(drawn, needed, min(max(miss_rate, 0.0), 1.0)), 0, needed)
-    return needed.astype(np.uint16), missing.astype(np.uint16)
+    answer = needed.astype(np.uint16), missing.astype(np.uint16)
+    for counts in answer:
+        counts.flags.writeable = False  # they are kept for the next call
+    return answer
