@@ -32,6 +32,7 @@ _HOMES = {
     "verdict": "verdicts",
     "sweep": "sweeping",
     "estimate": "estimating",
+    "calibrate": "calibrating",
     "Device": "device_cards",
     "Link": "links",
     "device": "device_cards",
@@ -44,6 +45,7 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 if TYPE_CHECKING:
     from remoe_sim import capture as capture
     from remoe_sim.batch_reports import batches as batches
+    from remoe_sim.calibrating import calibrate as calibrate
     from remoe_sim.curves import curve as curve
     from remoe_sim.device_cards import Device as Device
     from remoe_sim.device_cards import device as device

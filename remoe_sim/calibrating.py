@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 SCHEMA = "remoe-sim.calibrate.v1"
 SHARES = ("efficiency", "overlap_efficiency")
 FITTABLE = (
-    "efficiency", "overlap_efficiency", "layer_s", "expert_s", "step_s", "handling_bytes_per_s", "state_bytes_per_s",
+    "efficiency", "overlap_efficiency", "layer_s", "expert_s", "step_s", "contention_bytes_per_s", "state_bytes_per_s",
     "host_bandwidth_bytes_per_s", "host.latency_s", "host.overhead_s", "host.bandwidth_bytes_per_s",
     "host.lane_bandwidth_bytes_per_s", "storage.latency_s", "storage.overhead_s", "storage.bandwidth_bytes_per_s",
     "storage.lane_bandwidth_bytes_per_s",
 )  # fmt: skip
-STARTS = {"handling_bytes_per_s": 5e9, "state_bytes_per_s": 1e10, "overhead_s": 2e-5, "overlap_efficiency": 0.9}
+STARTS = {"contention_bytes_per_s": 4e9, "state_bytes_per_s": 1e10, "overhead_s": 2e-5, "overlap_efficiency": 0.9}
 DEFAULT_FIT = ("efficiency", "layer_s", "expert_s")
 OUTLIER = 0.1  # residuals (of logarithms) above this weigh less and less
 
@@ -118,16 +118,18 @@ def predict_ms(run: Run, device: Device, with_compute: bool = False, misses_from
     ).tpot_ms  # fmt: skip
 
 
-def fit_device(
-    runs: Sequence[Run], device: Device, names: Sequence[str], misses_from: str | None = None
-) -> tuple[Device, tuple[Fitted, ...]]:
-    """The device with the named numbers fitted to runs, by robust least squares (soft L1) on logarithms of ratios.
+def fit_devices(
+    runs: Sequence[tuple[Run, Device]], names: Sequence[str], misses_from: str | None = None
+) -> tuple[dict[str, Fact], tuple[Fitted, ...]]:
+    """The named numbers, the same for all devices, fitted to runs by robust least squares (soft L1) on logarithms of
+    ratios: as facts for `Device.changed`, and with intervals.
 
     A run counts with its time per token, and with its compute time, if it is known, once more given that. Raises
     ValueError for numbers that cannot be fitted or are more than the runs.
     """
     from scipy.optimize import least_squares
 
+    device = runs[0][1]
     for name in names:
         if name not in FITTABLE or ("." in name and getattr(device, name.partition(".")[0]) is None):
             raise unknown(f"number to fit of device '{device.name}'", name, _fittable(device))
@@ -138,10 +140,11 @@ def fit_device(
     start = [_start(device, name) for name in names]
 
     def residuals(x: npt.NDArray[np.float64]) -> list[float]:
-        made = _with(device, names, x)
-        given = [run for run in runs if run.compute_ms]
-        return [math.log(predict_ms(run, made, False, misses_from) / run.tpot_ms) for run in runs] + [
-            math.log(predict_ms(run, made, True, misses_from) / run.tpot_ms) for run in given
+        facts = _facts(names, x)
+        made = {one.name: one.changed(facts) for _, one in runs}
+        asked = [(run, one, given) for given in (False, True) for run, one in runs if run.compute_ms or not given]
+        return [
+            math.log(predict_ms(run, made[one.name], given, misses_from) / run.tpot_ms) for run, one, given in asked
         ]
 
     found = least_squares(
@@ -153,7 +156,7 @@ def fit_device(
     for name, x, deviation in zip(names, found.x, spread, strict=True):
         low, value, high = (_from_x(name, x + sign * 1.96 * deviation) for sign in (-1, 0, 1))
         fitted.append(Fitted(name, value, low, high, _card_value(device, name)))
-    return _with(device, names, found.x), tuple(fitted)
+    return _facts(names, found.x), tuple(fitted)
 
 
 def calibrate(
@@ -172,8 +175,8 @@ def calibrate(
     """Fit numbers of a device to measured runs.
 
     measurements: a CSV file of runs or an engine's metrics per token (`measurements`), or runs; device: the card to
-    start from; fit: which of its numbers, a list or "efficiency,storage.latency_s"; name: of the new card; model, quant,
-    top_k, overlap and lanes: what the file does not say; hardware: only rows whose hardware contains this text.
+    start from; fit: which of its numbers, a list or "efficiency,storage.latency_s"; name: of the new card; model,
+    quant, top_k, overlap and lanes: what the file does not say; hardware: only rows whose hardware contains this text.
 
     Raises ValueError for what cannot be fitted, TraceError for a file that cannot be read.
     """
@@ -190,12 +193,12 @@ def calibrate(
     if not runs:
         raise ValueError(f"{source} has no run that can be used; see its columns model, tpot_ms, MiB_read_per_token")
     names = [one.strip() for one in fit.split(",")] if isinstance(fit, str) else list(fit)
-    made, fitted = fit_device(runs, start, names, misses_from)
+    _, fitted = fit_devices([(run, start) for run in runs], names, misses_from)
     text = f"{len(runs)} runs of {source}: {', '.join(sorted({run.model for run in runs}))}"
     facts = {
         one.name: Fact(one.value, "fitted", f"{text}; 95 % interval {one.low:.4g} to {one.high:.4g}") for one in fitted
     }
-    made = made.changed(facts, name=name or f"{start.name}-fitted", fitted_from=text)
+    made = start.changed(facts, name=name or f"{start.name}-fitted", fitted_from=text)
     return Calibration(
         made, fitted, tuple(runs), tuple(predict_ms(run, made, False, misses_from) for run in runs),
         tuple(predict_ms(run, made, True, misses_from) if run.compute_ms else None for run in runs), tuple(left_out),
@@ -230,9 +233,8 @@ def _from_x(name: str, x: float) -> float:
     return 1 / (1 + math.exp(-min(max(x, -50.0), 50.0))) if name in SHARES else math.exp(min(max(x, -60.0), 60.0))
 
 
-def _with(device: Device, names: Sequence[str], x: npt.NDArray[np.float64]) -> Device:
-    facts = {n: Fact(_from_x(n, v), "fitted", "being fitted") for n, v in zip(names, x, strict=True)}
-    return device.changed(facts)
+def _facts(names: Sequence[str], x: npt.NDArray[np.float64]) -> dict[str, Fact]:
+    return {name: Fact(_from_x(name, one), "fitted", "measured runs") for name, one in zip(names, x, strict=True)}
 
 
 def _spread(jacobian: npt.NDArray[np.float64], residuals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

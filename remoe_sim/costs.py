@@ -16,6 +16,7 @@ from remoe_sim.links import Link
 from remoe_sim.model_sizes import SizedModel
 
 Reals = npt.NDArray[np.float64]
+CONTENTION = 2  # column of expert_costs
 PLACES = ("host", "storage", "cpu")
 
 
@@ -49,6 +50,14 @@ class Costs:
             expert_costs=self.expert_costs * factor,
         )
 
+    def with_reads_times(self, factor: float) -> Costs:
+        """The same with all reads of experts so many times as large."""
+        experts = self.expert_costs.copy()
+        experts[:, CONTENTION] *= factor
+        return replace(
+            self, expert_costs=experts, far_sizes=self.far_sizes * factor, near_sizes=self.near_sizes * factor
+        )
+
     def read_bytes(self, far: Reals, near: Reals) -> float:
         """Bytes that links carry for misses: far, near [steps, MoE layers], those from storage and from host memory.
         Direct reads cover whole blocks."""
@@ -80,7 +89,7 @@ def costs_of(
     experts = np.zeros((sizes.size, 5))
     experts[:, 0] = sizes / rate
     experts[:, 1] = model.expert_flops * (top_k or model.top_k) * per_flop
-    experts[:, 2] = 0.0 if device.handling_bytes_per_s is None else sizes / device.handling_bytes_per_s
+    experts[:, CONTENTION] = 0.0 if device.contention_bytes_per_s is None else sizes / device.contention_bytes_per_s
     experts[:, 3] = sizes / (device.host_bandwidth_bytes_per_s or np.inf)
     experts[:, 4] = device.expert_s
     moe_of = np.full(model.layers, -1, np.int32)

@@ -15,7 +15,7 @@ NUMBERS = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "layer_s", "ex
 MORE_NUMBERS = (
     "flops_per_s",
     "host_bandwidth_bytes_per_s",
-    "handling_bytes_per_s",
+    "contention_bytes_per_s",
     "state_bytes_per_s",
     "overlap_efficiency",
 )
@@ -24,7 +24,7 @@ LINK_NUMBERS = ("latency_s", "bandwidth_bytes_per_s", "lanes", "block_bytes")
 MORE_LINK_NUMBERS = ("overhead_s", "lane_bandwidth_bytes_per_s")
 _POSITIVE = (
     "memory_bytes", "bandwidth_bytes_per_s", "efficiency", "flops_per_s", "host_bandwidth_bytes_per_s",
-    "handling_bytes_per_s", "state_bytes_per_s",
+    "contention_bytes_per_s", "state_bytes_per_s",
 )  # fmt: skip
 _TEXTS = ("note", "fitted_from")
 SHOWN = {"assumed": "assumed, not measured", "unverified": "not verified"}
@@ -38,12 +38,12 @@ class Device:
     included. efficiency: share of bandwidth_bytes_per_s that decode reaches. flops_per_s: peak dense 16-bit arithmetic,
     None if unknown. layer_s, expert_s, step_s: fixed times per layer, per distinct expert of a layer and per step.
     host: host memory → device; storage: storage → host memory, or → the one memory; None if there is none or nothing is
-    known of it. host_bandwidth_bytes_per_s: the CPU reading host memory. handling_bytes_per_s: how fast the engine
-    copies and books what was read, None if that costs no computing time; state_bytes_per_s: how fast layers with linear
-    attention rewrite their state, None for twice at the effective bandwidth; overlap_efficiency: share of the time that
-    computing during reads saves on paper which it really saves. unverified: sentences that every output which uses the
-    device has to print. fitted_from: the measurements behind fitted numbers. facts: status and source of every number,
-    by its name, those of links as `storage.latency_s`.
+    known of it. host_bandwidth_bytes_per_s: the CPU reading host memory. contention_bytes_per_s: bytes read per second
+    of computing lost where reads and computing compete for the CPU, under overlap only, None where they do not;
+    state_bytes_per_s: how fast layers with linear attention rewrite their state, None for twice at the effective
+    bandwidth; overlap_efficiency: share of the time that computing during reads saves on paper which it really saves.
+    unverified: sentences that every output which uses the device has to print. fitted_from: the measurements behind
+    fitted numbers. facts: status and source of every number, by its name, those of links as `storage.latency_s`.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Device:
     host: Link | None
     storage: Link | None
     host_bandwidth_bytes_per_s: float | None
-    handling_bytes_per_s: float | None
+    contention_bytes_per_s: float | None
     state_bytes_per_s: float | None
     overlap_efficiency: float
     unverified: tuple[str, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +169,7 @@ def _estimate(
     needed, missing = draw(len(model.moe_layers), lookups, miss_rate)
     drawn = float((missing * np.array(model.expert_bytes)).sum()) / missing.shape[0] / batch
     factor = read_bytes / drawn if drawn else 1.0  # so that exactly the bytes that were asked for are read
-    costs = replace(costs, far_sizes=costs.far_sizes * factor, near_sizes=costs.near_sizes * factor)
+    costs = costs.with_reads_times(factor)
     count = needed.shape[0]
     steps = Steps(np.full(count, batch), np.full(count, batch * context), np.full(count, batch), needed)
     reads = Reads.of(costs, missing, overlap)

@@ -73,7 +73,9 @@ def read_runs(
     take: Callable[[int, Row, Run], Run | LeftOut]
     if "wall_ms" in columns and "read_bytes" in columns:
         if model is None:
-            raise TraceError(f"{path}: metrics do not say which model ran; name it with --model, and --quant and --top-k")
+            raise TraceError(
+                f"{path}: metrics do not say which model ran; name it with --model, and --quant and --top-k"
+            )
         take = _token
     elif "model" in columns and ("tpot_ms" in columns or "tok_s" in columns):
         take = _run

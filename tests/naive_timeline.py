@@ -87,7 +87,7 @@ def timeline(
             work("dense", base + per_cached * kv_tokens[step] + per_token * tokens[step], fixed)
             if j < 0:
                 continue
-            one, per_token, handling, cpu, fixed = expert_costs[j]
+            one, per_token, contention, cpu, fixed = expert_costs[j]
             wanted, misses = int(needed[step, j]), int(far[step, j]) + int(near[step, j])
             if wanted:
                 one += per_token * tokens[step] / wanted
@@ -103,7 +103,7 @@ def timeline(
             if overlap == 0:
                 for read in reads:
                     wait(*read)
-                work("experts", wanted * one + misses * handling, wanted * fixed)
+                work("experts", wanted * one, wanted * fixed)
                 continue
             came = int(early[step, j]) if overlap == 2 else 0
             asked = device.now
@@ -112,15 +112,15 @@ def timeline(
             work("experts", resident * one, resident * fixed)
             for read in arrived[step, j][: came - useful] if came else []:
                 wait(*read)
-                work("experts", handling, 0.0)
+                work("experts", contention, 0.0)
             for read in arrived[step, j][came - useful :] if came else []:
                 late += read[1] > device.now
                 wait(*read)
-                work("experts", one + handling, fixed)
+                work("experts", one + contention, fixed)
             for read in reads:
                 wait(*read)
-                work("experts", one + handling, fixed)
-            computing = wanted * (one + fixed) + (came + misses) * handling
+                work("experts", one + contention, fixed)
+            computing = wanted * (one + fixed) + (came + misses) * contention
             first_read_then_computed = max(
                 [asked, *(there for _, there in [*(arrived[step, j] if came else []), *reads])]
             )

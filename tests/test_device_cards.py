@@ -46,7 +46,7 @@ def test_a_card_is_sane(name):
     assert 2**30 <= device.memory_bytes <= 2**38
     assert 1e9 <= device.bandwidth_bytes_per_s <= 1e13
     assert 0 < device.efficiency <= 1
-    assert 0 <= device.expert_s <= device.layer_s <= device.step_s < 0.1
+    assert 0 <= max(device.expert_s, device.layer_s) <= device.step_s < 0.1
     assert device.unified == (device.host is None)
     for link in (device.host, device.storage):
         assert link is None or 1e8 <= link.bandwidth_bytes_per_s < device.bandwidth_bytes_per_s
@@ -100,7 +100,8 @@ def test_pcie_generations_differ():
 )
 def test_the_phone_reads_as_it_was_measured(size, lanes, measured):
     """BigMoeOnEdge, iobench-ceiling.md, MiB/s of direct random reads."""
-    assert remoe_sim.device("oneplus-15r").storage.throughput(size, lanes) / MIB == pytest.approx(measured, rel=0.07)
+    flash = remoe_sim.device("snapdragon-8-gen-3-phone").storage  # the OnePlus's card has what its engine reaches
+    assert flash.throughput(size, lanes) / MIB == pytest.approx(measured, rel=0.07)
 
 
 # --- links

@@ -177,12 +177,14 @@ turn,phase,step,layer,slot,expert,weight,residency,expert_bytes
 0,1,2,0,0,2,1.0,0,1000
 """
 PLAIN_CSV = "request,position,phase,layer,expert\n0,0,prefill,0,3\n0,1,decode,0,3\n0,2,decode,0,2\n"
+RUNS = "model,quant,tpot_ms,MiB_read_per_token\n" + "".join(f"olmoe-1b-7b,q4_k_m,{n}0,{n}5\n" for n in range(2, 6))
 PLAIN_JSONL = '{"request": 0, "position": 0, "phase": "decode", "layer": 0, "experts": [3, 1]}\n'
 
 
 OTHER_TEXTS = {
     "prompts.jsonl": '{"prompt": "w5 w6"}\n',
     "prompts.txt": "w5 w6\nw7\n",
+    "runs.csv": RUNS,
     ".jsonl": PLAIN_JSONL,
     ".csv": PLAIN_CSV,
 }

@@ -26,7 +26,7 @@ def test_bytes_follow_from_the_hit_rate():
     assert same.tpot_ms == pytest.approx(one.tpot_ms)
 
 
-@pytest.mark.parametrize("device", ["oneplus-15r", "rtx-3090-pcie3", "jetson-orin-nx-16gb", "rtx-5090"])
+@pytest.mark.parametrize("device", ["apple-m3-max", "rtx-3090-pcie3", "jetson-orin-nx-16gb", "rtx-5090"])
 def test_order_of_overlaps_and_of_hit_rates(device):
     for rate in (0.0, 0.5, 0.9, 1.0):
         modes = ("none", "layer", "prefetch")
@@ -41,9 +41,11 @@ def test_all_hits_wait_for_nothing_and_more_than_everything_can_be_read():
     parts = remoe_sim.estimate(**PHONE, hit_rate=1)[0].times.parts_ms
     assert parts["storage_wait"] == parts["pcie_wait"] == 0
     all_bytes = remoe_sim.estimate(**PHONE)[0].bytes_per_token
-    twice = remoe_sim.estimate(**PHONE, bytes_per_token=round(2 * all_bytes))[0]
+    once, twice = (
+        remoe_sim.estimate(**PHONE, overlap="none", bytes_per_token=round(factor * all_bytes))[0] for factor in (1, 2)
+    )
     assert twice.hit_rate == 0
-    assert twice.times.parts_ms["storage_wait"] > 1.8 * remoe_sim.estimate(**PHONE)[0].times.parts_ms["storage_wait"]
+    assert twice.times.parts_ms["storage_wait"] > 1.5 * once.times.parts_ms["storage_wait"]
 
 
 def test_a_batch_shares_experts():

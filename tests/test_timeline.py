@@ -77,13 +77,13 @@ def perfect(case):
 def test_overlap_only_helps_and_is_bounded_by_compute_and_by_links(case):
     if case["lanes"][0]:
         case["near"][:] = 0  # all misses take the same way, as those read ahead do
+    case["expert_costs"][:, 2] = 0  # where reads and computing compete for a CPU, overlap can lose
     slack = 1 + 1e-9
     none, layer, ahead = total(case, overlap=NONE), total(case, overlap=LAYER), total(case, **perfect(case))
     assert none * slack >= layer
     assert layer * slack >= ahead
     zeros = np.zeros_like(case["far"])
-    handled = ((case["far"] + case["near"]) * case["expert_costs"][:, 2]).sum()
-    assert ahead * slack >= total(case, far=zeros, near=zeros) + handled
+    assert ahead * slack >= total(case, far=zeros, near=zeros)
     for of, counts in ((0, case["far"]), (1, case["far"] + case["near"])):
         if case["lanes"][of]:
             sizes = case["far_sizes" if of == 0 else "near_sizes"]

@@ -104,10 +104,11 @@ def run_timeline(
     of the time saved by computing during reads that is really saved. on_cpu: misses are computed where they lie. moe_of
     int32[layers]: the MoE layer, or -1; layer_costs float64[layers, 4]: seconds of the dense part, per cached token,
     per token, fixed; head_costs float64[3]: seconds, per token, fixed; expert_costs float64[J, 5]: seconds of an
-    expert, of the group's arithmetic per token, of handling an expert that was read, of an expert on the CPU, fixed per
-    expert; far_sizes, near_sizes float64[J, tensors]: bytes of each read of an expert. link float64[2, 4]; lanes
-    int64[2], 0 where there is no link. Events are written down as far as there is room unless both are None: log
-    int32[n + 1, 4], kind, step, layer and lane after a first row with their number; spans float64[n, 2], start and end.
+    expert, of the group's arithmetic per token, lost to contention per expert read while others are computed, of one on
+    the CPU, fixed per expert; far_sizes, near_sizes float64[J, tensors]: bytes of each read of an expert. link
+    float64[2, 4]; lanes int64[2], 0 where there is no link. Events are written down as far as there is room unless both
+    are None: log int32[n + 1, 4], kind, step, layer and lane after a first row with their number; spans float64[n, 2],
+    start and end.
     """
     steps, columns = needed.shape
     most = max(1, max(lanes[0], lanes[1]))
@@ -139,7 +140,7 @@ def run_timeline(
                 continue
             wanted, from_storage = np.int64(needed[step, j]), np.int64(far[step, j])
             missing = from_storage + np.int64(near[step, j])
-            one, fixed, handling = expert_costs[j, 0], expert_costs[j, 4], expert_costs[j, 2]
+            one, fixed, contention = expert_costs[j, 0], expert_costs[j, 4], expert_costs[j, 2]
             if wanted > 0:
                 one += tokens[step] * expert_costs[j, 1] / wanted
             asked = clock[NOW]
@@ -159,8 +160,7 @@ def run_timeline(
             if overlap == NONE:
                 for i in range(missing):
                     _wait(clock, left[i], there[i], log, spans, step, layer)
-                takes = wanted * one + missing * handling
-                _work(clock, EXPERTS, takes, wanted * fixed, EXPERT_EVENT, log, spans, step, layer)
+                _work(clock, EXPERTS, wanted * one, wanted * fixed, EXPERT_EVENT, log, spans, step, layer)
                 continue
             came = np.int64(early[step, j]) if overlap == PREFETCH else 0
             useful = min(came, wanted - missing)
@@ -173,12 +173,12 @@ def run_timeline(
                 used = i >= came - useful
                 late[step] += used and early_there[slot, i] > clock[NOW]
                 _wait(clock, early_left[slot, i], early_there[slot, i], log, spans, step, layer)
-                _work(clock, EXPERTS, used * one + handling, used * fixed, EXPERT_EVENT, log, spans, step, layer)
+                _work(clock, EXPERTS, used * one + contention, used * fixed, EXPERT_EVENT, log, spans, step, layer)
             for i in range(missing):
                 last = max(last, there[i])
                 _wait(clock, left[i], there[i], log, spans, step, layer)
-                _work(clock, EXPERTS, one + handling, fixed, EXPERT_EVENT, log, spans, step, layer)
-            in_turn = last + wanted * (one + fixed) + (came + missing) * handling
+                _work(clock, EXPERTS, one + contention, fixed, EXPERT_EVENT, log, spans, step, layer)
+            in_turn = last + wanted * (one + fixed) + (came + missing) * contention
             lost = clock[NOW] + (1.0 - at_once) * max(0.0, in_turn - clock[NOW])
             far_off = lanes[STORAGE] > 0 and came + from_storage > 0
             _wait(clock, lost if far_off else clock[NOW], lost, log, spans, step, layer)
