@@ -1,7 +1,8 @@
-# make demo    set up .venv, replay the bundled trace
-# make test    set up .venv with what tests need, run all tests
-# make check   lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
-# make clean   remove everything that these made
+# make demo      set up .venv, replay the bundled trace
+# make test      set up .venv with what tests need, run all tests but those that need torch
+# make test-all  add torch and transformers, run the tests that need them: what `make test` leaves out
+# make check     lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
+# make clean     remove everything that these made
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,14 +11,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 COVERAGE := $(BIN)/python -m coverage
 PYTEST := $(BIN)/python -m pytest -n auto
 LEAST_COVERAGE := 95
+TORCH ?= torch==2.13.0+cpu
 
-.PHONY: demo test check lint types covered bounds clean
+.PHONY: demo test test-all check lint types covered bounds clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/remoe-sim demo
 
 test: $(VENV)/test.stamp
-	$(PYTEST)
+	$(PYTEST) -m 'not heavy'
+
+test-all: $(VENV)/heavy.stamp
+	$(PYTEST) -m heavy
 
 check: lint types covered bounds
 
@@ -29,7 +34,7 @@ types: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 # The compiled run covers everything but the bodies of kernels, the interpreted run covers those.
-covered: $(VENV)/test.stamp
+covered: $(VENV)/heavy.stamp
 	$(COVERAGE) erase
 	COVERAGE_FILE=.coverage.compiled $(PYTEST) --cov --cov-report=
 	NUMBA_DISABLE_JIT=1 COVERAGE_FILE=.coverage.interpreted $(PYTEST) --cov --cov-report=
@@ -51,6 +56,13 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/pip
 	@echo "Installing remoe-sim and what its tests need into $(VENV) ..."
 	@$(PIP) install --editable '.[test,bench]'
 	@touch $@ $(VENV)/demo.stamp
+
+# The CPU build is a tenth of the other; where it is not offered, the usual one does as well.
+$(VENV)/heavy.stamp: $(VENV)/test.stamp
+	@echo "Installing torch and transformers into $(VENV) ..."
+	@$(PIP) install '$(TORCH)' 2>/dev/null || $(PIP) install torch
+	@$(PIP) install --editable '.[test,bench,capture]'
+	@touch $@
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "remoe-sim needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + "; name a later one: make PYTHON=python3.12 ...")'

@@ -24,5 +24,5 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs torch and transformers: make test-all"))
     if INTERPRETED or CHECKED:
         for item in items:
-            if item.get_closest_marker("once"):
-                item.add_marker(pytest.mark.skip(reason="marked 'once': the compiled run has it"))
+            if item.get_closest_marker("once") or item.get_closest_marker("heavy"):
+                item.add_marker(pytest.mark.skip(reason="marked 'once' or 'heavy': the compiled run has it"))

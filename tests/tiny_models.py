@@ -6,6 +6,7 @@ The choice is worked out from the logits alone, slowly and token by token, by th
 import torch
 import transformers
 
+torch.set_num_threads(1)  # several test processes share the cores, and these models need one
 BASE = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
