@@ -178,6 +178,8 @@ def run_timeline(
                 last = max(last, there[i])
                 _wait(clock, left[i], there[i], log, spans, step, layer)
                 _work(clock, EXPERTS, one + contention, fixed, EXPERT_EVENT, log, spans, step, layer)
+            if came + missing == 0:
+                continue
             in_turn = last + wanted * (one + fixed) + (came + missing) * contention
             lost = clock[NOW] + (1.0 - at_once) * max(0.0, in_turn - clock[NOW])
             far_off = lanes[STORAGE] > 0 and came + from_storage > 0
