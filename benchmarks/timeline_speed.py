@@ -1,0 +1,71 @@
+"""(Step, layer) pairs per second of the timeline, one core: real misses of a replay, medians of interleaved runs.
+
+    python benchmarks/timeline_speed.py [trace.parquet]
+
+Beside it the same for a fixed number of misses, and a loop that only adds the arrays up, as what memory allows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+
+import remoe_sim
+from remoe_sim.timelines import OVERLAPS, Reads, Steps, run
+
+RUNS, LEAST_PAIRS = 15, 200_000
+
+
+def repeated(array: np.ndarray, times: int) -> np.ndarray:
+    return np.ascontiguousarray(np.tile(array, (times,) + (1,) * (array.ndim - 1)))
+
+
+def main(path: str) -> None:
+    trace = remoe_sim.read_trace(path)
+    cases: dict[str, Callable[[], object]] = {}
+    pairs: dict[str, int] = {}
+    misses: dict[str, float] = {}
+    for cache in (4, 8, 16):
+        timed = remoe_sim.replay(
+            trace, cache=cache, policy="lru", phase="decode", device="jetson-orin-nx-16gb"
+        )["lru"].timed  # fmt: skip
+        assert timed is not None
+        times = -(-LEAST_PAIRS // timed.steps.needed.size)
+        old = timed.steps
+        steps = Steps(
+            np.tile(old.tokens, times), np.tile(old.kv_tokens, times), np.tile(old.decode, times),
+            repeated(old.needed, times),
+        )  # fmt: skip
+        missing = repeated(timed.reads.far, times)
+        for overlap in OVERLAPS:
+            name = f"cache {cache}, {overlap}"
+            reads = Reads.of(timed.costs, missing, overlap)
+            cases[name] = lambda costs=timed.costs, steps=steps, reads=reads, overlap=overlap: run(
+                costs, steps, reads, overlap
+            )
+            pairs[name], misses[name] = steps.needed.size, float(missing.mean())
+        cases[f"cache {cache}, sum of the arrays"] = lambda steps=steps, missing=missing: (
+            steps.needed.sum() + missing.sum()
+        )
+        pairs[f"cache {cache}, sum of the arrays"] = steps.needed.size
+    took: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(RUNS + 1):
+        for name, call in cases.items():
+            started = time.perf_counter()
+            call()
+            if number:  # the first compiles
+                took[name].append(time.perf_counter() - started)
+    rows = [
+        {"case": name, "misses_per_pair": misses.get(name), "million_pairs_per_s": pairs[name] / median(of) / 1e6}
+        for name, of in took.items()
+    ]
+    print(json.dumps({"trace": path, "runs": RUNS, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "sample:demo")
