@@ -34,18 +34,25 @@ FITTABLE = (
 )  # fmt: skip
 STARTS = {"contention_bytes_per_s": 4e9, "state_bytes_per_s": 1e10, "overhead_s": 2e-5, "overlap_efficiency": 0.9}
 DEFAULT_FIT = ("efficiency", "layer_s", "expert_s")
+UNDETERMINED = 2.0  # standard deviations (of logarithms) from which the runs say nothing of a number
 OUTLIER = 0.1  # residuals (of logarithms) above this weigh less and less
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted number with its 95 % interval (from the curvature at the optimum); before: what the card said."""
+    """A fitted number with its 95 % interval (from the curvature at the optimum), None where the runs say nothing of
+    the number; before: what the card said."""
 
     name: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     before: float | None
+
+    @property
+    def interval(self) -> str:
+        """The interval in words."""
+        return "not determined" if self.low is None else f"{self.low:.3g} to {self.high:.3g}"
 
 
 @dataclass(frozen=True)
@@ -154,8 +161,9 @@ def fit_devices(
     spread = _spread(found.jac, found.fun)
     fitted = []
     for name, x, deviation in zip(names, found.x, spread, strict=True):
-        low, value, high = (_from_x(name, x + sign * 1.96 * deviation) for sign in (-1, 0, 1))
-        fitted.append(Fitted(name, value, low, high, _card_value(device, name)))
+        known = deviation < UNDETERMINED
+        low, high = (_from_x(name, x + sign * 1.96 * deviation) if known else None for sign in (-1, 1))
+        fitted.append(Fitted(name, _from_x(name, x), low, high, _card_value(device, name)))
     return _facts(names, found.x), tuple(fitted)
 
 
@@ -195,9 +203,7 @@ def calibrate(
     names = [one.strip() for one in fit.split(",")] if isinstance(fit, str) else list(fit)
     _, fitted = fit_devices([(run, start) for run in runs], names, misses_from)
     text = f"{len(runs)} runs of {source}: {', '.join(sorted({run.model for run in runs}))}"
-    facts = {
-        one.name: Fact(one.value, "fitted", f"{text}; 95 % interval {one.low:.4g} to {one.high:.4g}") for one in fitted
-    }
+    facts = {one.name: Fact(one.value, "fitted", f"{text}; 95 % interval {one.interval}") for one in fitted}
     made = start.changed(facts, name=name or f"{start.name}-fitted", fitted_from=text)
     return Calibration(
         made, fitted, tuple(runs), tuple(predict_ms(run, made, False, misses_from) for run in runs),

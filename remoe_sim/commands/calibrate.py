@@ -81,7 +81,7 @@ def show(answer: Calibration) -> None:
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for one in answer.fitted:
         before = "" if one.before is None else f"{one.before:.4g}"
-        table.add_row(one.name, f"{one.value:.4g}", f"{one.low:.3g} to {one.high:.3g}", before)
+        table.add_row(one.name, f"{one.value:.4g}", one.interval, before)
     console.print(table)
     console.print()
     errors = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
