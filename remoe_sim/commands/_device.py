@@ -49,13 +49,15 @@ def note_all(sentences: tuple[str, ...]) -> None:
         note(sentence)
 
 
-def parts_table(heading: str, rows: list[tuple[str, dict[str, float]]]) -> Table:
-    """Milliseconds per cause and token, one row for each answer."""
+def parts_table(heading: str, rows: list[tuple[str, dict[str, float]]], rates: list[float] | None = None) -> Table:
+    """Milliseconds per cause and token, one row for each answer, with tokens per second if they are given."""
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, name in enumerate((heading, "TPOT ms", "dense", "experts", "storage", "PCIe", "fixed")):
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    more = ("tok/s",) if rates else ()
+    for number, name in enumerate((heading, "TPOT", *more, "dense", "experts", "storage", "PCIe", "fixed")):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for label, parts in rows:
-        table.add_row(label, *(f"{value:,.2f}" for value in (sum(parts.values()), *parts.values())))
+    for number, (label, parts) in enumerate(rows):
+        shown = [sum(parts.values()), *([rates[number]] if rates else []), *parts.values()]
+        table.add_row(label, *(f"{value:,.2f}" for value in shown))
     return table

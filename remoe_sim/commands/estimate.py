@@ -59,21 +59,30 @@ def show(report: EstimateReport) -> None:
     from remoe_sim.units import format_bytes
 
     console = Console(highlight=False, markup=False)
-    first = report[0]
-    said = first.said
-    lanes = "" if said["lanes"] is None else f" in {said['lanes']} lane{'s' if said['lanes'] > 1 else ''}"
-    place = "computed by the CPU" if said["misses_from"] == "cpu" else f"read from {said['misses_from']}{lanes}"
+    first, said = report[0], report[0].said
+    ways = list(dict.fromkeys(_way(one.said) for one in report.results))
     console.print(
-        f"{first.model.title}, top-{said['top_k']}, batch {said['batch']}, context {said['context']}; misses "
-        f"{place}, overlap {said['overlap']}",
+        f"{first.model.title}, top-{said['top_k']}, batch {said['batch']}, context {said['context']}, overlap "
+        f"{said['overlap']}",
         soft_wrap=True,
     )
-    hits = f"{100 * first.hit_rate:.1f} % of lookups hit, {format_bytes(first.bytes_per_token)} read per token"
-    console.print(hits + (f" ({first.model.quant})" if len({one.model.quant for one in report.results}) > 1 else ""))
+    console.print(f"misses {' or '.join(ways)}", soft_wrap=True)
+    console.print(
+        f"{100 * first.hit_rate:.1f} % of lookups hit, {format_bytes(first.bytes_per_token)} read per token in "
+        f"{first.model.quant or 'the sizes of the file'}"
+    )
     console.print()
-    labels = [f"{one.device.name} {one.model.quant}" if one.model.quant else one.device.name for one in report.results]
-    rows = [(label, one.times.parts_ms or {}) for label, one in zip(labels, report.results, strict=True)]
-    console.print(parts_table("modelled, per token", rows))
-    console.print()
-    for label, one in zip(labels, report.results, strict=True):
-        console.print(f"{label}: {said['batch'] * 1e3 / one.tpot_ms:,.2f} tokens/s")
+    quants = {one.model.quant for one in report.results}
+    rows = [
+        (one.device.name + (f" {one.model.quant}" if len(quants) > 1 else ""), one.times.parts_ms or {})
+        for one in report.results
+    ]
+    rates = [said["batch"] * 1e3 / one.tpot_ms for one in report.results]
+    console.print(parts_table("modelled ms", rows, rates))
+
+
+def _way(said: dict[str, Any]) -> str:
+    """How misses are met."""
+    if said["misses_from"] == "cpu":
+        return "computed by the CPU"
+    return f"read from {said['misses_from']} in {said['lanes']} lane{'s' if said['lanes'] > 1 else ''}"

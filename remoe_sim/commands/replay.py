@@ -125,7 +125,7 @@ def _show_times(console: Console, report: ReplayReport, timed: Timed) -> None:
     times = [(result, result.timed.times) for result in report if result.timed is not None]
     rows = [(_name(result), one.parts_ms) for result, one in times]
     if any(parts for _, parts in rows):
-        console.print(parts_table("modelled, decode", [(name, parts) for name, parts in rows if parts]))
+        console.print(parts_table("modelled ms, decode", [(name, parts) for name, parts in rows if parts]))
     table = _table("", "p50 ms", "p95 ms", "p99 ms", "tokens/s", "TTFT ms, mean")
     for result, one in times:
         tpot, ttft = one.tpot_ms, one.ttft_ms
