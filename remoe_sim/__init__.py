@@ -39,6 +39,7 @@ _HOMES = {
     "model": "model_cards",
     "SizedModel": "model_sizes",
     "measure": "measuring",
+    "plan": "planning",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from remoe_sim.metrics import reuse as reuse
     from remoe_sim.model_cards import model as model
     from remoe_sim.model_sizes import SizedModel as SizedModel
+    from remoe_sim.planning import plan as plan
     from remoe_sim.prefetching import prefetch as prefetch
     from remoe_sim.rerouting import reroute as reroute
     from remoe_sim.scheduling import batch as batch

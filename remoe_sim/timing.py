@@ -114,11 +114,15 @@ class DeviceRun:
 
     def timed(self, trace: Trace, model: SizedModel, tokens: Tokens, counts: StepCounts) -> list[Timed]:
         """The times of every policy whose misses were counted."""
-        costs = costs_of(model, self.device, self.lanes, self.misses_from, max(trace.model.top_k))
-        steps = self._steps(trace, tokens, counts.needed)
+        costs = self.costs(trace, model)
+        steps = self.steps(trace, tokens, counts.needed)
         return [Timed(self, model, costs, steps, Reads.of(costs, missed, self.overlap)) for missed in counts.missed]
 
-    def _steps(self, trace: Trace, tokens: Tokens, needed: Counts) -> Steps:
+    def costs(self, trace: Trace, model: SizedModel) -> Costs:
+        """What the parts of a step cost."""
+        return costs_of(model, self.device, self.lanes, self.misses_from, max(trace.model.top_k))
+
+    def steps(self, trace: Trace, tokens: Tokens, needed: Counts) -> Steps:
         """What every step has to do; prompts are those whose prefill is counted."""
         rows = np.arange(trace.tokens) if tokens.rows is None else tokens.rows
         starts, kinds = tokens.starts, tokens.kinds

@@ -50,6 +50,14 @@ def parse_number(text: str | float, what: str, most: float = float("inf")) -> fl
     return number
 
 
+def parse_ms(text: str | float, what: str) -> float:
+    """Milliseconds of a time above 0 such as `150ms`, `0.15s` or a plain number of them; ValueError otherwise."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|)\s*", str(text))
+    if match is None or not float(match[1]):
+        raise ValueError(f"{what} '{text}' is not possible; give a time above 0 with its unit, such as 150ms or 0.15s")
+    return float(match[1]) * (1000 if match[2] == "s" else 1)
+
+
 def parse_range(text: str | int, what: str, least: int = 0) -> list[int]:
     """Whole numbers ≥ `least` from `8`, `4,8,16`, `4:64` or `4:64:4`; a range includes both ends."""
     numbers: list[int] = []

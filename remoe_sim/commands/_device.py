@@ -32,15 +32,22 @@ _OPTIONS = (
     ),
     click.option("--lanes", metavar="N", help="Reads in flight on that link, if not the device's own number."),
     click.option("--compute-ms", metavar="X", help="A measured computing time per token instead of the modelled one."),
-    click.option("--timeline", metavar="FILE", help="Write the first steps as a Chrome trace, which Perfetto opens."),
+)
+_TIMELINE = click.option(
+    "--timeline", metavar="FILE", help="Write the first steps as a Chrome trace, which Perfetto opens."
 )
 
 
-def device_options(function: F) -> F:
+def timing_options(function: F) -> F:
     """The options that go with --device and --model."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def device_options(function: F) -> F:
+    """`timing_options` and the file of a timeline."""
+    return timing_options(_TIMELINE(function))
 
 
 def note_all(sentences: tuple[str, ...]) -> None:

@@ -1,0 +1,145 @@
+"""`remoe-sim plan`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_sim.commands._device import note_all, timing_options
+from remoe_sim.commands._options import (
+    batch_options,
+    note,
+    print_json,
+    schedule_in_words,
+    scheduled,
+    scope_option,
+    setting_options,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from remoe_sim.plan_results import PlanReport, PlanResult
+
+
+@click.command()
+@click.argument("trace")
+@click.option(
+    "--device", required=True, metavar="NAME,…", help="Names of 'list devices', or cards; with prices as a=700,b=1600."
+)
+@click.option("--target-tpot", metavar="TIME", help="Mean time per output token that is to be reached, such as 150ms.")
+@click.option("--memory", metavar="SIZE", help="Memory for everything, such as 12GiB, instead of the device's own.")
+@click.option(
+    "--policy", default="lru,belady", show_default=True, metavar="NAME,…", help="Policies, separated by commas."
+)
+@scope_option
+@setting_options
+@batch_options
+@click.option(
+    "--model", metavar="NAME", help="Whose sizes, if the trace does not tell: a name of 'list models', or a file."
+)
+@click.option("--context", metavar="N", help="Tokens of context per request, instead of the trace's.")
+@timing_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.plan.v1).")
+def command(as_json: bool, **arguments: Any) -> None:
+    """How much memory TRACE needs for a time per output token (TPOT), and what a memory gives.
+
+    Memory is one budget: weights, output head, embedding, KV cache, a workspace for the largest group of experts that
+    a step needs at a layer, and the cache of experts. The knee is where the curve of TPOT over memory lies farthest
+    below the chord between no cache and all experts. All times are modelled.
+
+    \b
+    Examples:
+      remoe-sim plan sample:demo --device jetson-orin-nx-16gb --target-tpot 15ms
+      remoe-sim plan sample:demo --device oneplus-15r --memory 800MiB --policy lru,lfu,belady
+      remoe-sim plan sample:demo --device rtx-4090=1600,rtx-3090=700 --target-tpot 8ms --phase decode
+    """
+    import remoe_sim
+
+    trace = scheduled(arguments)
+    report = remoe_sim.plan(trace, **arguments)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+        if report.trace["schedule"]:
+            note(schedule_in_words(report.trace["schedule"]))
+    note_all(report.notes)
+
+
+def show(report: PlanReport) -> None:
+    """The answer in a sentence, then a table: of one device all answers, of several a line for each and policy."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    console.print(report.sentence)
+    console.print()
+    first = report[0]
+    place = "computed by the CPU" if first.said["misses_from"] == "cpu" else f"read from {first.said['misses_from']}"
+    if len(report.leading) == 1:
+        beside = first.beside
+        parts = (("weights", beside.weights), ("head", beside.head), ("embedding", beside.embedding))
+        known = ", ".join(f"{name} {size / 2**30:,.2f}" for name, size in parts if size)
+        kept = f"KV cache {beside.kv_cache / 2**30:,.2f} ({first.said['kv_tokens']:,} tokens)"
+        console.print(f"misses {place}, overlap {first.said['overlap']}; beside experts, in GiB: {known}, {kept}")
+        for one in report:
+            console.print()
+            console.print(_answers(one))
+    else:
+        needs = "" if first.target_ms is None else f"needs: for {first.target_ms:,g} ms; "
+        console.print(f"in GiB ({needs}has: all memory, and TPOT with it); overlap {first.said['overlap']}")
+        for quant in dict.fromkeys(one.model.quant for one in report):
+            console.print()
+            console.print(_lines(report, quant))
+    if not all(one.every_limit for one in report):
+        console.print(f"\nnot every limit was looked at: {len(first.curve)} of them, and all around the answers")
+
+
+def _table(*headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _answers(result: PlanResult) -> Table:
+    """All answers for one policy."""
+    rows = [("no cache", result.no_cache), ("knee", result.knee)]
+    if result.target_ms is not None:
+        rows.append((f"target {result.target_ms:,g} ms", result.target))
+    rows += [(f"in {result.memory_bytes / 2**30:,.2f} GiB", result.memory), ("all experts", result.all_experts)]
+    unit = next(iter(result.no_cache.capacity))
+    per_layer = ("experts",) if unit == "experts_per_layer" else ()
+    table = _table(result.policy, *per_layer, "cache GiB", "group", "in all", "TPOT ms", "waits", "tokens/s")
+    for name, point in rows:
+        if point is None:
+            table.add_row(name, "none")
+            continue
+        numbers = [point.cache_bytes / 2**30, point.workspace_bytes / 2**30, point.memory_bytes / 2**30]
+        numbers += [point.mean, point.waits_ms, point.tokens_per_second]
+        limit = (str(point.capacity[unit]),) if per_layer else ()
+        table.add_row(name, *limit, *(f"{number:,.2f}" for number in numbers))
+    return table
+
+
+def _lines(report: PlanReport, quant: str) -> Table:
+    """A line for each device and policy."""
+    first = report[0]
+    asked = () if first.target_ms is None else ("needs",)
+    priced = () if first.price is None else ("price",)
+    table = _table(quant, *priced, "policy", *asked, "has", "TPOT ms", "knee", "TPOT ms")
+    for one in report:
+        if one.model.quant != quant:
+            continue
+        cells = [] if one.price is None else [f"{one.price:,g}"]
+        cells.append(one.policy)
+        if one.target_ms is not None:
+            cells.append("none" if one.target is None else f"{one.target.memory_bytes / 2**30:,.2f}")
+        cells += [f"{one.memory_bytes / 2**30:,.2f}", "none" if one.memory is None else f"{one.memory.mean:,.2f}"]
+        knee = one.knee
+        cells += ["none", ""] if knee is None else [f"{knee.memory_bytes / 2**30:,.2f}", f"{knee.mean:,.2f}"]
+        table.add_row(one.device.name, *cells)
+    return table

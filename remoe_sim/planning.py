@@ -1,0 +1,154 @@
+"""How much memory a target needs: time per token at every size of a cache, and what follows from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from remoe_sim.caches import Caches
+from remoe_sim.device_cards import Device
+from remoe_sim.engine import describe
+from remoe_sim.model_sizes import SizedModel
+from remoe_sim.plan_curves import PlanCurve, Point
+from remoe_sim.plan_memory import Beside, Room, most_requests
+from remoe_sim.plan_misses import Misses
+from remoe_sim.plan_results import PlanReport, PlanResult
+from remoe_sim.policy import Policy
+from remoe_sim.preload import Preload
+from remoe_sim.settings import Settings, check_policies, find_policies, known_sizes
+from remoe_sim.streams import select_tokens
+from remoe_sim.timing import DeviceRun
+from remoe_sim.trace import Trace
+from remoe_sim.trace_reader import read_trace
+from remoe_sim.units import parse_bytes, parse_ms, parse_number
+
+OneDevice = str | Path | Device
+
+
+def plan(
+    trace: Trace | str | os.PathLike[str],
+    device: OneDevice | Sequence[OneDevice] | Mapping[str, float],
+    target_tpot: str | float | None = None,
+    memory: int | str | None = None,
+    policy: str | Sequence[str] = ("lru", "belady"),
+    scope: str = "layer",
+    admission: str = "mandatory",
+    order: str = "set",
+    reset: str = "never",
+    phase: str = "all",
+    warmup: int = 0,
+    preload: Trace | str | os.PathLike[str] | None = None,
+    expert_bytes: int | str | Sequence[int] | None = None,
+    train: Trace | str | os.PathLike[str] | None = None,
+    model: str | Path | SizedModel | None = None,
+    quant: str | Sequence[str] | None = None,
+    overlap: str = "layer",
+    lanes: int | None = None,
+    context: int | None = None,
+    compute_ms: float | None = None,
+    misses_from: str | None = None,
+) -> PlanReport:
+    """The memory that a time per output token (TPOT) takes, and the time that a memory gives.
+
+    device: names, cards or Devices, one or several ("a,b" or a list); with prices as "a=700,b=1600" or {"a": 700}, else
+    taken as listed from the cheapest. target_tpot: mean time per token, such as "150ms" or "0.15s" (a number is ms).
+    memory: bytes for everything, instead of the device's. quant: one or several. The rest as in `replay`, whose times
+    at one cache are exactly those of the curve; policies with an order of experts take one pass, others one per limit.
+
+    Memory is one budget: weights beside routed experts, output head, embedding, KV cache (of `context` tokens per
+    request, else of the trace's longest), the cache, and a workspace for the largest group (all of it under bypass,
+    else what does not fit the cache). The knee is where the curve of time over memory lies farthest below the chord
+    between no cache and all experts.
+
+    Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
+    """
+    settings = Settings(scope, admission, order, reset, phase, warmup)
+    policies = find_policies(policy)
+    check_policies(policies, settings, train is not None)
+    if order != "set":
+        raise ValueError("times are those of whole steps; use --order set with a device")
+    target = None if target_tpot is None else parse_ms(target_tpot, "target TPOT")
+    limit = None if memory is None else parse_bytes(memory)
+    priced = _devices(device)
+    prices = [price for _, price in priced if price is not None]
+    if prices and len(prices) < len(priced):
+        raise ValueError("some devices have a price and some have none; give one to each, such as a=700,b=1600")
+    if prices and target is None:
+        raise ValueError("prices tell the cheapest device that reaches a target; give it with --target-tpot 150ms")
+    runs = [
+        [DeviceRun.of(one, model, each, overlap, lanes, context, compute_ms, misses_from) for one, _ in priced]
+        for each in _listed(quant)
+    ]
+    trace = known_sizes(trace if isinstance(trace, Trace) else read_trace(trace), expert_bytes)
+    tokens = select_tokens(trace, phase, reset, settings.warmup)
+    starts, learned = Preload.of(trace, preload), Preload.of(trace, train)
+    results: list[PlanResult] = []
+    notes: list[str] = []
+    misses: list[Misses] = []
+    for on_devices in runs:
+        sized_trace, sized = on_devices[0].sized(trace)
+        if not misses or not settings.per_layer:  # experts per layer are counted, whatever their sizes
+            caches = Caches(sized_trace, settings, tokens, starts, training=learned)
+            misses = [Misses.of(caches, one) for one in policies]
+        needed = misses[0].needed()
+        room = Room.of(sized_trace, settings, needed)
+        for on, (_, price) in zip(on_devices, priced, strict=True):
+            costs, steps = on.costs(sized_trace, sized), on.steps(sized_trace, tokens, needed)
+            if not steps.decode.any():
+                raise trace.error(
+                    "it has no counted decode tokens, whose time is planned; record some, or warm up less"
+                )
+            notes += costs.notes
+            kept = int(steps.kv_tokens.max())
+            beside = Beside.of(sized, kept, most_requests(trace, tokens))
+            said = {
+                "device": on.device.name, "model": sized.name, "quant": sized.quant, "overlap": on.overlap,
+                "misses_from": costs.misses_from, "context": on.context, "kv_tokens": kept, "compute_ms": on.compute_ms,
+            }  # fmt: skip
+            for one, missed in zip(policies, misses, strict=True):
+                curve = PlanCurve(on, costs, steps, missed, room, beside)
+                results.append(_result(on.device, sized, one, price, said, limit, beside, target, curve))
+    asked = "price" if prices else "list"
+    ordered_by = asked if target is not None and len(runs) * len(priced) > 1 else None
+    return PlanReport(describe(trace), tuple(results), ordered_by, tuple(dict.fromkeys(notes)))
+
+
+def _result(
+    device: Device, model: SizedModel, policy: Policy, price: float | None, said: dict[str, Any], limit: int | None,
+    beside: Beside, target: float | None, curve: PlanCurve,
+) -> PlanResult:  # fmt: skip
+    there = int(device.memory_bytes) if limit is None else limit
+    reaching = None if target is None else curve.reaching(target)
+    knee, within = curve.knee, curve.within(there)
+
+    def point(number: int | None) -> Point | None:
+        return None if number is None else curve.point(number)
+
+    chosen = point(knee), point(reaching), point(within)
+    return PlanResult(
+        device, model, policy.label, policy.online, price, said, there, beside, target, curve.point(0), *chosen,
+        curve.point(curve.last), curve.points, curve.complete,
+    )  # fmt: skip
+
+
+def _devices(given: Any) -> list[tuple[OneDevice, float | None]]:
+    """Devices with the prices that were given."""
+    if isinstance(given, Mapping):
+        return [(name, parse_number(price, f"price of {name}")) for name, price in given.items()]
+    if isinstance(given, (Device, Path)):
+        return [(given, None)]
+    pairs: list[tuple[OneDevice, float | None]] = []
+    for one in _listed(given):
+        name, sign, price = one.rpartition("=") if isinstance(one, str) else (one, "", "")
+        pairs.append((name, parse_number(price, f"price of {name}")) if sign else (one, None))
+    if not pairs:
+        raise ValueError("no device given; name at least one of 'remoe-sim list devices'")
+    return pairs
+
+
+def _listed(given: Any) -> list[Any]:
+    if isinstance(given, str):
+        return [one.strip() for one in given.split(",")]
+    return list(given) if isinstance(given, Sequence) else [given]
