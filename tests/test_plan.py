@@ -44,7 +44,7 @@ def planned(draw):
     st.sampled_from(("none", "layer", "prefetch")),
     choices("scope", "admission", "reset", "phase"),
 )
-@examples(60)
+@examples(30)
 def test_times_and_room_are_those_of_a_replay(traces, policy, overlap, settings):
     trace, preload = traces
     settings["phase"] = settings["phase"].replace("prefill", "all")
