@@ -40,6 +40,7 @@ _HOMES = {
     "SizedModel": "model_sizes",
     "measure": "measuring",
     "plan": "planning",
+    "doctor": "checkup",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from remoe_sim import capture as capture
     from remoe_sim.batch_reports import batches as batches
     from remoe_sim.calibrating import calibrate as calibrate
+    from remoe_sim.checkup import doctor as doctor
     from remoe_sim.curves import curve as curve
     from remoe_sim.device_cards import Device as Device
     from remoe_sim.device_cards import device as device

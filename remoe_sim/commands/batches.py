@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("trace", type=click.Path())
 @click.option("--batch", "sizes", default="1,2,4,8", show_default=True, metavar="B,…", help="Requests at once.")
 @limit_options
 @replay_options

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("trace", type=click.Path())
 @click.option(
     "--cache", metavar="RANGE", help="Capacities in experts, such as 4:64:4 or 8,16; the default is all of them."
 )

@@ -28,7 +28,7 @@ HEADINGS = (
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("trace", type=click.Path())
 @click.option("--layers", is_flag=True, help="Add a table with one line per MoE layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.info.v1), always with the layers.")
 def command(trace: str, layers: bool, as_json: bool) -> None:

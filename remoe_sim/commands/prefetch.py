@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("trace", type=click.Path())
 @limit_options
 @click.option(
     "--predictor",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("trace", type=click.Path())
 @limit_options
 @click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay.")
 @replay_options

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("trace", type=click.Path())
 @click.option("--cache", required=True, metavar="N", help="Experts per layer of the LRU cache that routing looks at.")
 @click.option(
     "--method",

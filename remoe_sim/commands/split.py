@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("trace", type=click.Path())
 @click.option("--budget", metavar="SIZE", help="Bytes of all layers together, such as 4000MiB.")
 @click.option("--cache", metavar="N", help="Experts per layer on average instead: N times the MoE layers are divided.")
 @click.option("--memory", metavar="SIZE", help="Memory of a device instead, of which --reserve is not for the cache.")

@@ -46,7 +46,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
 
 
 @click.command()
-@click.argument("traces", nargs=-1)
+@click.argument("traces", nargs=-1, type=click.Path())
 @click.option("--policy", default="lru,lfu,belady", show_default=True, help="Policies, separated by commas.")
 @click.option("--cache", metavar="RANGE,…", help="Experts per layer (in all under scope global), 4:64 or auto.")
 @click.option("--budget", metavar="SIZE,…", help="Bytes, or shares of those of all experts: 4000MiB, 10%, 10%:50%:10%.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("trace", type=click.Path())
 @click.option("--device-cache", metavar="N", help="Experts per layer (scope layer) or in all (global), or 'all'.")
 @click.option("--device-budget", metavar="SIZE", help="Bytes instead; shared equally by layers under scope layer.")
 @click.option("--host-cache", metavar="N", help="The same of the host, by --host-scope.")

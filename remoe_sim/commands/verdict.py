@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("trace")
+@click.argument("trace", type=click.Path())
 @limit_options
 @click.option(
     "--policy", metavar="NAME,…", help="Online policies to choose the best from; all that are usable if not given."
