@@ -11,6 +11,8 @@ from remoe_sim.results import rate
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remoe_sim.timing import Timed
+
 SCHEMA = "remoe-sim.tiers.v1"
 
 
@@ -82,6 +84,7 @@ class TierResult:
     host: Tier
     prefill: TierCounts
     decode: TierCounts
+    timed: Timed | None = None
 
     @property
     def counts(self) -> TierCounts:
@@ -97,6 +100,7 @@ class TierResult:
             **self.counts.to_dict(),
             "prefill": self.prefill.to_dict(),
             "decode": self.decode.to_dict(),
+            "times": None if self.timed is None else {**self.timed.to_dict(), **self.timed.times.to_dict()},
         }
 
 

@@ -25,19 +25,24 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.caches import Caches
+from remoe_sim.device_cards import Device
 from remoe_sim.engine import describe
 from remoe_sim.errors import unknown
 from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.model_sizes import SizedModel
 from remoe_sim.policy import Flags, Policy
 from remoe_sim.settings import ALLOWED, Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.streams import Longs, Stream, StreamViews, Tokens, select_tokens
 from remoe_sim.tier_passes import Course, Items, Memory, Passed, pass_tier
 from remoe_sim.tier_results import Tier, TierCounts, TierReport, TierResult
+from remoe_sim.timelines import Counts, Reads
+from remoe_sim.timing import DeviceRun, StepCounts, Timed
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
 from remoe_sim.units import parse_bytes, parse_count, plural
@@ -63,6 +68,13 @@ def tiers(
     phase: str = "all",
     warmup: int = 0,
     expert_bytes: int | str | Sequence[int] | None = None,
+    device: str | Path | Device | None = None,
+    model: str | Path | SizedModel | None = None,
+    quant: str | None = None,
+    overlap: str = "layer",
+    lanes: int | None = None,
+    context: int | None = None,
+    compute_ms: float | None = None,
 ) -> TierReport:
     """Replay a trace through a device cache above a host cache above storage, and count per tier and link.
 
@@ -75,6 +87,10 @@ def tiers(
     Bytes of a link are the misses above it times their sizes; storage is read through host memory even if the host
     keeps nothing. `device_to_host_bytes` (exclusive) are those of entries that the device had, gave up, and the host
     kept; they count as decode when the group that pushed them out has a decode lookup.
+
+    device, model, quant, overlap, lanes, context, compute_ms: as in `replay`, which adds times. What the host holds
+    comes over the link from host memory, the rest over both links, tensor by tensor as a pipeline; what the device
+    gives back to the host costs no time.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
@@ -91,7 +107,10 @@ def tiers(
         check_drivable(policy, "a tier")
         check_policies([policy], settings, trained=False)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    trace = known_sizes(trace, expert_bytes, "a byte budget" if (device_budget, host_budget) != (None, None) else "")
+    on = _timing(DeviceRun.asked(device, model, quant, overlap, lanes, context, compute_ms, None), order)
+    needs_sizes = on is None and (device_budget, host_budget) != (None, None)
+    trace = known_sizes(trace, expert_bytes, "a byte budget" if needs_sizes else "")
+    trace, sized = (trace, None) if on is None else on.sized(trace)
     limits = (
         _limit("device", device_cache, device_budget, trace, settings.per_layer),
         _limit("host", host_cache, host_budget, trace, below.per_layer),
@@ -103,14 +122,31 @@ def tiers(
     scopes = (settings.scope, below.scope)
     results = []
     for one, above, beneath in product(relations, *policies):
-        evictions, counts = run.result(one, above, beneath)
-        device, host = (
+        evictions, counts, reads = run.result(one, above, beneath)
+        device_tier, host_tier = (
             Tier(policy.label, scope, limit.to_dict(scope == "layer"), lost)
             for policy, scope, limit, lost in zip((above, beneath), scopes, limits, evictions, strict=True)
         )
         said = {name: value for name, value in asdict(settings).items() if name != "scope"}
-        results.append(TierResult(one, said, device, host, counts[PREFILL], counts[DECODE]))
+        timed = None if on is None or sized is None else run.timed(on, sized, *reads)
+        results.append(TierResult(one, said, device_tier, host_tier, counts[PREFILL], counts[DECODE], timed))
     return TierReport(describe(trace), tuple(results))
+
+
+def _timing(on: DeviceRun | None, order: str) -> DeviceRun | None:
+    """How a device is run that has a host below it; ValueError if that cannot be timed."""
+    if on is None:
+        return None
+    if order != "set":
+        raise ValueError("times are those of whole steps; use --order set with a device")
+    if on.overlap == "prefetch":
+        raise ValueError("nothing is foreseen between tiers; give overlap none or layer")
+    if on.device.host is None:
+        raise ValueError(
+            f"device '{on.device.name}' has no link from host memory in its card, so the host is no tier of its own; "
+            "take one that has, or replay with one cache"
+        )
+    return replace(on, misses_from="storage")
 
 
 def _host_scope(scope: str) -> str:
@@ -174,8 +210,11 @@ class _Run:
         self.course = Course.of(stream)
         self._devices: dict[Policy, Passed] = {}
 
-    def result(self, relation: str, above: Policy, below: Policy) -> tuple[tuple[int, int], dict[int, TierCounts]]:
-        """Evictions of the device and of the host, and the counts of each phase."""
+    def result(
+        self, relation: str, above: Policy, below: Policy
+    ) -> tuple[tuple[int, int], dict[int, TierCounts], tuple[Counts, Counts]]:
+        """Evictions of the device and of the host, the counts of each phase, and what each step reads from storage and
+        from the host at each MoE layer."""
         mandatory, stream = self.settings.mandatory, self.views.get(above.by_last)
         if above not in self._devices:
             self._devices[above] = pass_tier(above, self.memories[0], self.course, Items.of_stream(stream), mandatory)
@@ -192,7 +231,23 @@ class _Run:
         )  # fmt: skip
         down = np.flatnonzero(device.had & host.kept) if exclusive else np.zeros(0, np.int64)
         counts = self._counts(stream, device.hit, lookups, host.hit, device.gone.take(down))
-        return (int(np.count_nonzero(device.had)), int(np.count_nonzero(host.had))), counts
+        reads = self._by_step(lookups, ~host.hit), self._by_step(lookups, host.hit)
+        return (int(np.count_nonzero(device.had)), int(np.count_nonzero(host.had))), counts, reads
+
+    def _by_step(self, items: Items, which: Flags) -> Counts:
+        """uint16[steps, MoE layers]: some of the items, by where they are wanted."""
+        layers = self.trace.moe_layers
+        column = np.searchsorted(self.course.layer_starts, items.entries[which], side="right") - 1
+        place = self.course.steps[items.groups[which]] * np.int64(layers) + column
+        counts = np.bincount(place, minlength=self.tokens.n_steps * layers)
+        return counts.reshape(self.tokens.n_steps, layers).astype(np.uint16)
+
+    def timed(self, on: DeviceRun, model: SizedModel, far: Counts, near: Counts) -> Timed:
+        """The times of reading those from storage and from the host."""
+        counts = StepCounts(self.trace, self.tokens, 0)
+        counts.need(self.views.get(True))
+        reads = Reads(far, near, np.zeros_like(far))
+        return Timed(on, model, on.costs(self.trace, model), on.steps(self.trace, self.tokens, counts.needed), reads)
 
     def _counts(
         self, stream: Stream, hit: Flags, lookups: Items, host_hit: Flags, down: Items

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._device import LOGGED_STEPS, device_options, note_all, parts_table
+from remoe_sim.commands._device import LOGGED_STEPS, device_options, note_all, show_times
 from remoe_sim.commands._options import (
     batch_options,
     limit_options,
@@ -18,11 +18,9 @@ from remoe_sim.commands._options import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from remoe_sim.results import ReplayReport, ReplayResult
-    from remoe_sim.timing import Timed
 
 
 @click.command()
@@ -101,7 +99,7 @@ def show(report: ReplayReport) -> None:
     console.print(_misses_table(report))
     if first.timed is not None:
         console.print()
-        _show_times(console, report, first.timed)
+        show_times(console, [(_name(result), result.timed) for result in report if result.timed is not None])
     belady = next((result for result in report if result.policy == "belady"), None)
     if belady is not None:
         console.print(
@@ -112,30 +110,6 @@ def show(report: ReplayReport) -> None:
         )
     if first.reuse_rate is not None:
         console.print(f"Adjacent decode tokens share {100 * first.reuse_rate:.2f} % of their experts.")
-
-
-def _show_times(console: Console, report: ReplayReport, timed: Timed) -> None:
-    """Modelled times: what runs where, a table per policy, and the time to the first token."""
-    place = "computed by the CPU" if timed.costs.misses_from == "cpu" else f"read from {timed.costs.misses_from}"
-    console.print(
-        f"{timed.model.title} {timed.model.quant} on {timed.run.device.title}: misses {place}, overlap "
-        f"{timed.run.overlap}",
-        soft_wrap=True,
-    )
-    times = [(result, result.timed.times) for result in report if result.timed is not None]
-    rows = [(_name(result), one.parts_ms) for result, one in times]
-    if any(parts for _, parts in rows):
-        console.print(parts_table("modelled ms, decode", [(name, parts) for name, parts in rows if parts]))
-    table = _table("", "p50 ms", "p95 ms", "p99 ms", "tokens/s", "TTFT ms, mean")
-    for result, one in times:
-        tpot, ttft = one.tpot_ms, one.ttft_ms
-        table.add_row(
-            _name(result),
-            *(f"{tpot[name]:,.2f}" if tpot else "" for name in ("p50", "p95", "p99")),
-            f"{one.tokens_per_second:,.2f}" if one.tokens_per_second else "",
-            f"{ttft['mean']:,.1f}" if ttft else "",
-        )
-    console.print(table)
 
 
 def held(capacity: dict[str, int]) -> str:

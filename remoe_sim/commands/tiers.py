@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._device import note_all, show_times, tier_options
 from remoe_sim.commands._driven import driven_options, percent, sized
 from remoe_sim.commands._options import batch_options, note, print_json, schedule_in_words, scheduled
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 )
 @driven_options
 @batch_options
+@tier_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.tiers.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
     """Replay TRACE through a device cache above a host cache above storage: hits per tier, bytes per link.
@@ -55,6 +57,7 @@ def command(as_json: bool, **arguments: Any) -> None:
       remoe-sim tiers sample:demo --device-budget 300MiB --host-budget 700MiB \\
           --host-policy lru,lfu-forget --relation inclusive,exclusive
       remoe-sim tiers sample:demo --device-cache 8 --host-cache all --json
+      remoe-sim tiers sample:demo --device-cache 8 --host-cache 200 --device rtx-3090
     """
     import remoe_sim
 
@@ -65,6 +68,9 @@ def command(as_json: bool, **arguments: Any) -> None:
         show(report)
     if report[0].counts.host_to_device_bytes is None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+    timed = report[0].timed
+    if timed is not None:
+        note_all(timed.costs.notes)
 
 
 def show(report: TierReport) -> None:
@@ -93,6 +99,10 @@ def show(report: TierReport) -> None:
             if first.counts.host_to_device_bytes is not None:
                 console.print()
                 console.print(_links_table(report, phase))
+    if first.timed is not None:
+        console.print()
+        rows = [(f"{one.relation} {one.device.policy} {one.host.policy}", one.timed) for one in report if one.timed]
+        show_times(console, rows, "what the host misses")
 
 
 def _table(*headings: str) -> Table:
