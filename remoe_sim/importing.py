@@ -105,7 +105,8 @@ def _nearest(source: Source, formats: list[TraceFormat]) -> str:
     text = source.head_text + " ".join(source.members)
 
     def fit(format: TraceFormat) -> float:
-        return (format.shape == source.shape) + sum(word in text for word in format.words) / max(len(format.words), 1)
+        words = sum(word in text for word in format.words) / max(len(format.words), 1)
+        return (format.shape == source.shape) + words + source.file_name.endswith(f".{format.name}") / 4
 
     best = max(formats, key=fit)
     lacking = ", ".join(word.strip('"') for word in best.words if word not in text)
