@@ -81,10 +81,10 @@ def _scratch(folder: Path, size: int, progress: Callable[[str], None]) -> Iterat
     """A file of random bytes, which no drive can compress, on the drive rather than in memory."""
     import numpy as np
 
+    source = np.random.default_rng(0)  # before the file is there: while importing, Python can lose an interrupt
     path = folder / f".remoe-sim-scratch-{os.getpid()}-{secrets.token_hex(4)}"
     try:  # the name comes first, so that an interrupt finds what to remove
         with path.open("xb", buffering=0) as file:
-            source = np.random.default_rng(0)
             for start in range(0, size, CHUNK):
                 progress(f"storage: writing a scratch file, {start // 2**20} of {size // 2**20} MiB")
                 file.write(source.bytes(min(CHUNK, size - start)))
