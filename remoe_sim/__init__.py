@@ -25,6 +25,7 @@ _HOMES = {
     "prefetch": "prefetching",
     "reuse": "metrics",
     "info": "summary",
+    "synth": "synthesis",
     "batch": "scheduling",
     "batches": "batch_reports",
     "reroute": "rerouting",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from remoe_sim.splitting import split as split
     from remoe_sim.summary import info as info
     from remoe_sim.sweeping import sweep as sweep
+    from remoe_sim.synthesis import synth as synth
     from remoe_sim.tiering import tiers as tiers
     from remoe_sim.trace import Decisions as Decisions
     from remoe_sim.trace import InMemory as InMemory

@@ -52,12 +52,21 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
       remoe-sim import routing.npz -o t.parquet --experts 64 --expert-bytes 3MiB --name my-model
     """
     from remoe_sim.importing import import_trace
-    from remoe_sim.trace_writer import write_trace
 
     for path in inputs:
         if os.path.realpath(path) == os.path.realpath(output):
             raise click.UsageError(f"{output} is an input and would be overwritten; give another path with -o")
     trace = import_trace(inputs, **given)
+    write(trace, output)
+    click.echo(f"wrote {output}: {describe(trace)}")
+    if trace.notes:
+        note(f"assumed: {trace.notes}")
+
+
+def write(trace: Any, output: str) -> None:
+    """Write a trace; one sentence if the place is not writable."""
+    from remoe_sim.trace_writer import write_trace
+
     try:
         write_trace(trace, output)
     except OSError as error:
@@ -65,9 +74,6 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
         raise click.ClickException(
             f"{output} cannot be written ({why}); give a path in a folder where you may write"
         ) from None
-    click.echo(f"wrote {output}: {describe(trace)}")
-    if trace.notes:
-        note(f"assumed: {trace.notes}")
 
 
 def describe(trace: Any) -> str:

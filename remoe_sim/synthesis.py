@@ -1,0 +1,274 @@
+"""Synthetic traces: drawn by a law that is given, or fitted to a real trace and then changed in its reuse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.assembling import steps_of
+from remoe_sim.drawn_layers import DrawnLayers
+from remoe_sim.kernels.drawing import ABSENT, DECODE
+from remoe_sim.law_fitting import fit_law, tilt_to
+from remoe_sim.metrics import decode_order, layer_reuse
+from remoe_sim.request_templates import by_request, kinds_of, requests_like
+from remoe_sim.reuse_targets import wanted_reuse
+from remoe_sim.routing_laws import Drawing, Law, plain_law
+from remoe_sim.threads import map_layers
+from remoe_sim.trace import DECODE as DECODE_PHASE
+from remoe_sim.trace import PREFILL as PREFILL_PHASE
+from remoe_sim.trace import Decisions, InMemory, Model, Trace
+from remoe_sim.trace_reader import RESIDENT_BYTES, read_trace
+from remoe_sim.units import parse_bytes, parse_count, parse_number
+
+SAMPLE = 2**16  # tokens of a real trace that are fitted, and of a synthetic one whose reuse is measured
+MISSED = 0.01  # of adjacent reuse, from which on a target counts as not reached
+SEEDS = 2**20  # apart, those of one layer and the next
+MOST_TOKENS = 2**31 - 1
+
+
+def synth(
+    like: Trace | str | os.PathLike[str] | None = None,
+    tokens: int | float | str | None = None,
+    reuse: float | str | Sequence[float] | None = None,
+    seed: int | str = 0,
+    *,
+    layers: int | str | None = None,
+    experts: int | str | None = None,
+    top_k: int | str | None = None,
+    model: str | None = None,
+    quant: str | None = None,
+    skew: float | str | Sequence[float] | None = None,
+    request_tokens: int | str | None = None,
+    prompt_tokens: int | str | None = None,
+    expert_bytes: int | str | None = None,
+    name: str | None = None,
+) -> Trace:
+    """A synthetic trace; the same arguments always give the same one.
+
+    like: a trace whose popularity, stack depths (and with them LRU's hits at every capacity) and adjacent reuse are
+    fitted, layer by layer, on its first 65,536 tokens; requests have lengths and prompts of its requests. tokens: how
+    many; as many as `like` has by default, else 10,000. reuse: adjacent reuse of decode tokens, 0.4 by default; with
+    `like` also "1.26x" or "+0.07", as much more than it has: the odds of reuse then change alike in all layers.
+    Without `like`: layers (16), experts (64) and top_k (6), or model (and quant), a name that `list models` shows;
+    skew: popularity falls as rank to the power -skew (0.5); skew and reuse may be one per MoE layer; request_tokens
+    (512) and of these prompt_tokens (128), one prefill step. Every decode token is a step, requests follow one another.
+
+    A large trace is drawn when it is read or written, and never held in memory whole. Raises ValueError for arguments
+    that are not possible, such as reuse that these experts cannot have.
+    """
+    seed = parse_count(seed, "seed")
+    shaped = {"layers": layers, "experts": experts, "top_k": top_k, "model": model, "quant": quant, "skew": skew,
+              "request_tokens": request_tokens, "prompt_tokens": prompt_tokens}  # fmt: skip
+    count = None if tokens is None else _tokens(tokens)
+    if like is None:
+        plan = _plain(shaped, count or 10_000, seed)
+        wanted: list[float | None] = [*_per_layer("reuse", 0.4 if reuse is None else reuse, len(plan.laws), 1)]
+    else:
+        if extra := [name for name, value in shaped.items() if value is not None]:
+            raise ValueError(f"{extra[0]} is taken from the trace that is given as 'like'; leave one of them out")
+        real = like if isinstance(like, Trace) else read_trace(like)
+        if not real.tokens:
+            raise real.error("there are no tokens to be like")
+        plan = _fitted(real, count, seed)
+        wanted = wanted_reuse(plan.reuse, plan.weights(), reuse)
+    laws = _tilted(plan, wanted)
+    trace = replace(plan.trace, source=replace(plan.drawn, laws=laws))
+    facts: dict[str, Any] = {} if name is None else {"name": name}
+    if expert_bytes is not None:
+        facts["expert_bytes"] = (parse_bytes(expert_bytes),) * trace.moe_layers
+    trace = replace(trace, model=replace(trace.model, **facts))
+    if trace.tokens * sum(trace.model.top_k) * 2 <= RESIDENT_BYTES:
+        trace = replace(trace, source=InMemory(list(map_layers(trace.source.decisions, trace.moe_layers))))
+    return trace
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be drawn: a trace without decisions and where they come from; laws before they are tilted; per layer
+    the adjacent reuse of what they were fitted to."""
+
+    trace: Trace
+    drawn: DrawnLayers
+    laws: Sequence[Law]
+    reuse: Sequence[float | None] = ()
+
+    def sample(self) -> Trace:
+        """The beginning, as much as reuse is measured on."""
+        here, whole = slice(0, SAMPLE), self.trace
+        columns = {name: getattr(whole, name)[here] for name in ("request", "position", "step", "phase")}
+        return replace(whole, **columns)
+
+    def weights(self) -> list[int]:
+        """Per layer, how many slots of the beginning could be shared with the token before."""
+        sample = self.sample()
+        order = decode_order(sample)
+        slots = []
+        for index, law in enumerate(self.laws):
+            routed = self.drawn.kinds_at(index, slice(0, SAMPLE)) <= DECODE
+            blank = np.zeros((sample.tokens, law.top_k), np.uint16)
+            slots.append(layer_reuse(sample, index, Decisions(blank, None, routed), order).wanted)
+        return slots
+
+
+def _tokens(given: int | float | str) -> int:
+    number = parse_number(given, "tokens", MOST_TOKENS)
+    if number < 1 or number != int(number):
+        raise ValueError(f"tokens '{given}' is not possible; give a whole number from 1, such as 20000 or 50e6")
+    return int(number)
+
+
+def _per_layer(what: str, given: Any, layers: int, most: float) -> list[float]:
+    """One number per MoE layer."""
+    listed = given.split(",") if isinstance(given, str) else list(np.atleast_1d(given))
+    values = [parse_number(one, what, most) for one in listed]
+    if len(values) not in (1, layers):
+        raise ValueError(f"{what} has {len(values)} values for {layers} MoE layers; give one, or one for each")
+    return values * layers if len(values) == 1 else values
+
+
+def _plain(shaped: dict[str, Any], tokens: int, seed: int) -> _Plan:
+    """Requests all alike, layers of one shape."""
+    described, numbers = _described(shaped)
+    skew = _per_layer("skew", 0.5 if shaped["skew"] is None else shaped["skew"], len(numbers), 10)
+    length = _count(shaped, "request_tokens", 512)
+    prompt = min(_count(shaped, "prompt_tokens", 128, least=0), length)
+    rows = np.arange(tokens, dtype=np.int32)
+    request, position = rows // length, rows % length
+    phase = np.where(position < prompt, np.uint8(PREFILL_PHASE), np.uint8(DECODE_PHASE))
+    text = f"synthetic, seed {seed}: not recorded from any model; skew {_few(skew)}"
+    trace = _empty(request, position, phase, numbers, described, text, {"format": "synthetic"})
+    seeds = _seeds(seed, len(numbers))
+    laws = [plain_law(described.experts[at], described.top_k[at], skew[at], seeds[at]) for at in range(len(numbers))]
+    return _Plan(trace, DrawnLayers(laws, seeds, kinds_of(request, phase)), laws)
+
+
+def _described(shaped: dict[str, Any]) -> tuple[Model, tuple[int, ...]]:
+    """The model, and the numbers of its MoE layers."""
+    if shaped["model"] is None:
+        if shaped["quant"] is not None:
+            raise ValueError("quant belongs to a model; give its name as well, or leave quant out")
+        count, k = _count(shaped, "layers", 16), _count(shaped, "top_k", 6)
+        experts = _count(shaped, "experts", 64)
+        if k > experts:
+            raise ValueError(
+                f"top_k {k} is not possible; give a whole number from 1 to {experts}, the experts of a layer"
+            )
+        return Model((experts,) * count, (k,) * count, f"synthetic-{count}x{experts}-top{k}", count), tuple(
+            range(count)
+        )
+    for name in ("layers", "experts", "top_k"):
+        if shaped[name] is not None:
+            raise ValueError(f"{name} is that of the model; leave one of them out")
+    from remoe_sim.model_cards import model
+
+    card = model(shaped["model"], shaped["quant"])
+    count = len(card.moe_layers)
+    described = Model(
+        (card.experts,) * count, (card.top_k,) * count, f"synthetic-{card.name}", card.layers, card.expert_bytes,
+        card.dense_bytes, card.quant,
+    )  # fmt: skip
+    return described, card.moe_layers
+
+
+def _count(shaped: dict[str, Any], name: str, usual: int, least: int = 1) -> int:
+    count = usual if shaped[name] is None else parse_count(shaped[name], name)
+    if not least <= count <= MOST_TOKENS:
+        raise ValueError(f"{name} {count} is not possible; give a whole number from {least} to {MOST_TOKENS}")
+    return count
+
+
+def _fitted(real: Trace, tokens: int | None, seed: int) -> _Plan:
+    """Laws and requests like those of a real trace."""
+    order, bounds = by_request(real)
+    fitted = order[:SAMPLE]
+    kinds = kinds_of(real.request[fitted], real.phase[fitted])
+    seeds = _seeds(seed, real.moe_layers)
+    pairs = decode_order(real)
+
+    def one_layer(index: int) -> tuple[Law, float | None, npt.NDArray[np.bool_] | None]:
+        decisions = real.decisions(index)
+        found = layer_reuse(real, index, decisions, pairs)
+        here = decisions.take(fitted.astype(np.int64))
+        absent = None if decisions.routed is None else ~decisions.routed
+        seen = kinds if absent is None else np.where(absent[fitted], np.uint8(ABSENT), kinds)
+        law = fit_law(here, seen, real.model.experts[index], seeds[index] + 1)
+        return law, found.shared[0] / found.wanted if found.wanted else None, absent
+
+    laws, reuse, absent = zip(*map_layers(one_layer, real.moe_layers), strict=True)
+    rows, request = requests_like(bounds, tokens, seed)
+    rows = order[rows]
+    phase = real.phase[rows]
+    about = f"synthetic, seed {seed}: drawn like {Path(real.path).name or 'another trace'}, not recorded from any model"
+    origin = {"format": "synthetic", "path": Path(real.path).name or None, "like": real.origin}
+    name = "synthetic" if real.model.name is None else f"synthetic-{real.model.name.removeprefix('synthetic-')}"
+    trace = _empty(
+        request, real.position[rows], phase, real.layer_numbers, replace(real.model, name=name), about, origin
+    )
+    return _Plan(trace, DrawnLayers(laws, seeds, kinds_of(request, phase), rows, absent), laws, reuse)
+
+
+def _empty(request: Any, position: Any, phase: Any, numbers: Any, model: Model, notes: str, origin: Any) -> Trace:
+    """A trace without decisions."""
+    about = "; each decode token is a step of its own, the prompt of a request is one prefill step"
+    return Trace(
+        request=request,
+        position=position.astype(np.int32, copy=False),
+        step=steps_of(request, phase),
+        phase=phase,
+        layer_numbers=numbers,
+        model=model,
+        source=InMemory([]),
+        origin={"path": None, "sha256": None} | origin,
+        notes=notes + about,
+    )
+
+
+def _seeds(seed: int, layers: int) -> list[int]:
+    """One for each layer, so that a layer does not depend on how many there are."""
+    return [(seed * 1009 + index) * SEEDS for index in range(layers)]
+
+
+def _few(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _tilted(plan: _Plan, wanted: Sequence[float | None]) -> Sequence[Law]:
+    """The laws, changed so that the beginning, as it is drawn, has the wanted reuse; ValueError if none has."""
+    sample = plan.sample()
+    order = decode_order(sample)
+
+    def one_layer(index: int) -> tuple[Law, float, int]:
+        kinds = plan.drawn.kinds_at(index, slice(0, SAMPLE))
+        routed = kinds <= DECODE
+        total = 0
+
+        def measure(law: Law) -> float:
+            nonlocal total
+            drawn = Drawing(law, plan.drawn.seeds[index]).draw(kinds)
+            found = layer_reuse(sample, index, Decisions(drawn, None, routed), order)
+            total = found.wanted
+            return found.shared[0] / found.wanted if found.wanted else 0.0
+
+        target = wanted[index]
+        if target is None:
+            return plan.laws[index], 0.0, 0
+        law, reached = tilt_to(plan.laws[index], target, measure)
+        return law, reached, total
+
+    laws, reached, slots = zip(*map_layers(one_layer, len(plan.laws)), strict=True)
+    total = sum(slots)
+    off = sum(slots[at] * (reached[at] - (wanted[at] or 0.0)) for at in range(len(slots))) / total if total else 0.0
+    if abs(off) > MISSED:
+        got = sum(a * b for a, b in zip(reached, slots, strict=True)) / total
+        raise ValueError(
+            f"adjacent reuse of {got - off:.4g} is not possible with these experts, the nearest is {got:.4g}; "
+            "give that, or change top_k or experts"
+        )
+    return laws
