@@ -32,6 +32,7 @@ _HOMES = {
     "split": "splitting",
     "verdict": "verdicts",
     "sweep": "sweeping",
+    "plot": "plotting",
     "estimate": "estimating",
     "calibrate": "calibrating",
     "Device": "device_cards",
@@ -43,10 +44,12 @@ _HOMES = {
     "plan": "planning",
     "doctor": "checkup",
 }
+_PACKAGES = ("capture", "figures")
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from remoe_sim import capture as capture
+    from remoe_sim import figures as figures
     from remoe_sim.batch_reports import batches as batches
     from remoe_sim.calibrating import calibrate as calibrate
     from remoe_sim.checkup import doctor as doctor
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from remoe_sim.model_cards import model as model
     from remoe_sim.model_sizes import SizedModel as SizedModel
     from remoe_sim.planning import plan as plan
+    from remoe_sim.plotting import plot as plot
     from remoe_sim.prefetching import prefetch as prefetch
     from remoe_sim.rerouting import reroute as reroute
     from remoe_sim.scheduling import batch as batch
@@ -81,12 +85,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "capture":  # a package: `remoe_sim.capture.record`, `remoe_sim.capture.run`
-        return import_module("remoe_sim.capture")
+    if name in _PACKAGES:  # `remoe_sim.capture.record`, `remoe_sim.figures.hit_rate`
+        return import_module(f"remoe_sim.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'remoe_sim' has no attribute {name!r}")
     return getattr(import_module(f"remoe_sim.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "capture"])
+    return sorted([*__all__, *_PACKAGES])

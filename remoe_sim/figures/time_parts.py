@@ -1,0 +1,72 @@
+"""What the time of an output token is made of, against the memory of the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remoe_sim.figures._look import Sheet
+from remoe_sim.figures._material import Material, Page, figure, has_columns
+from remoe_sim.figures._panels import TIMED, memory, pages_of, panelled, scale_alike, split_rows
+from remoe_sim.figures.memory_times import timed_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PANELS = (*TIMED, "policy")
+MOST_BARS = 12
+PARTS = {  # from below: what no cache changes comes first
+    "fixed_ms": "fixed", "dense_ms": "dense layers", "experts_ms": "experts",
+    "pcie_wait_ms": "waiting for PCIe", "storage_wait_ms": "waiting for storage",
+}  # fmt: skip
+
+
+def _pages(material: Material) -> Iterator[Page]:
+    return pages_of(tpot_parts, _by_device(material.need_sweep()), PANELS)
+
+
+def _by_device(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows that have times, the policies of a device after one another, so that they stand side by side."""
+    rows = timed_rows(frame)
+    names = [name for name in TIMED if name in rows]
+    if not names:
+        return rows
+    groups = rows.groupby(names, dropna=False, sort=False).ngroup()
+    return rows.iloc[np.argsort(groups.to_numpy(), kind="stable")]
+
+
+@figure(_pages)
+def tpot_parts(frame: pd.DataFrame, dark: bool = False) -> Sheet:
+    """Mean time per output token by cause, modelled, against the memory of the cache; a panel per policy and device.
+
+    frame: rows of `remoe_sim.sweep` with a device. Up to a dozen sizes are bars, more are areas. Panels of one device
+    have one scale; parts that are zero everywhere are left out.
+    """
+    rows = has_columns(_by_device(frame), *PARTS)
+    panels = split_rows(rows, PANELS)
+    with panelled("What a token's time is made of (modelled)", dark, panels, share=False) as (page, grid):
+        colours = dict(zip(PARTS, page.look.parts, strict=True))
+        there = [part for part in PARTS if (rows[part] > 0).any()]
+        for axes, (_, own) in zip(grid, panels, strict=True):
+            own = own.sort_values("capacity_bytes")
+            place, label = memory(own)
+            x, bottom = place(own).to_numpy(float), np.zeros(len(own))
+            for part in there:
+                height = own[part].to_numpy(float)
+                style: dict[str, Any] = {"color": colours[part], "label": PARTS[part], "linewidth": 0}
+                if len(own) > MOST_BARS:
+                    axes.fill_between(x, bottom, bottom + height, **style)
+                else:
+                    axes.bar(np.arange(x.size), height, bottom=bottom, width=0.75, **style)
+                bottom = bottom + height
+            if len(own) <= MOST_BARS:
+                axes.set_xticks(np.arange(x.size), [f"{one:.3g}" for one in x])
+                axes.grid(False, axis="x")
+            else:
+                axes.set_xlim(x[0], x[-1])
+            axes.set_xlabel(label)
+            axes.set_ylabel("mean TPOT (ms per token)")
+        scale_alike(grid, panels, "tpot_ms_mean", ("device",))
+    return page

@@ -1,0 +1,148 @@
+"""Every figure that traces and sweeps allow, as files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remoe_sim.errors import unknown
+from remoe_sim.trace import Trace
+from remoe_sim.trace_reader import read_trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = ("svg", "pdf", "png")
+Source = Any  # the path of a trace or sweep, a Trace, or rows of a sweep
+
+
+@dataclass(frozen=True)
+class Plots:
+    """files: what was written; left_out: figures that were not possible, and why."""
+
+    files: tuple[Path, ...]
+    left_out: Mapping[str, str]
+
+
+def plot(
+    files: Source | Sequence[Source] | Mapping[str, Source],
+    output: str | os.PathLike[str],
+    figure: str | Sequence[str] | None = None,
+    format: str | Sequence[str] = "svg",
+    dark: bool = False,
+    layer: int | str | None = None,
+    cache: int | str | None = None,
+    budget: int | str | None = None,
+    **replay: Any,
+) -> Plots:
+    """Draw every figure that the files allow into the folder `output`, which is made if it is not there.
+
+    files: traces and files of sweeps, as paths, objects or DataFrames; a mapping gives traces their names in legends.
+    figure: only these, by the names of `remoe_sim.figures.names()`; format: svg, pdf or png; layer: whose routing is
+    shown, the model's own number. cache or budget, and what else `replay` takes (policy, phase, device, model, …), are
+    of what has to be replayed: hit rates and regret where no sweep is given, the best split, and, with a device, the
+    times of single tokens. Figures of one file each; those with a panel too many go on in further files.
+
+    Raises ValueError if no figure is possible, and like `replay`.
+    """
+    from remoe_sim.figures import functions
+    from remoe_sim.figures._material import NotPossibleError
+
+    all_figures = {name.replace("_", "-"): function for name, function in functions().items()}
+    chosen = _several(figure, list(all_figures), "figure") if figure is not None else list(all_figures)
+    formats = _several(format, FORMATS, "format")
+    material = _material(files, layer, {"cache": cache, "budget": budget}, replay)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    left_out: dict[str, str] = {}
+    for name in chosen:
+        try:
+            for suffix, draw in all_figures[name].pages(material):  # type: ignore[attr-defined]
+                stem = "-".join(filter(None, (name, suffix)))
+                try:
+                    picture = draw(dark=dark)
+                except NotPossibleError as reason:
+                    left_out[stem] = str(reason)
+                else:
+                    written += [_write(picture, folder / f"{stem}.{kind}", kind) for kind in formats]
+        except NotPossibleError as reason:
+            left_out[name] = str(reason)
+    if not written:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
+        raise ValueError(f"no figure is possible: {reasons}")
+    return Plots(tuple(written), left_out)
+
+
+def _write(picture: Any, path: Path, kind: str) -> Path:
+    """The file, whole or not at all."""
+    from remoe_sim.trace_writer import replacing
+
+    with replacing(path) as beside:
+        beside.write_bytes(picture.picture(kind))
+    return path
+
+
+def _several(given: str | Sequence[str], valid: Sequence[str], what: str) -> list[str]:
+    """The names that were given; ValueError for one that is not valid."""
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+    for name in names:
+        if name not in valid:
+            raise unknown(what, name, valid)
+    return list(dict.fromkeys(names))
+
+
+def _material(files: Any, layer: Any, limit: Mapping[str, Any], replay: Mapping[str, Any]) -> Any:
+    import pandas as pd
+
+    from remoe_sim.figures._material import Material
+    from remoe_sim.units import parse_count
+
+    if isinstance(files, Mapping):
+        named = [(str(name), source) for name, source in files.items()]
+    else:
+        alone = isinstance(files, Trace | str | os.PathLike | pd.DataFrame)
+        named = [("", source) for source in ([files] if alone else files)]
+    traces: dict[str, Trace] = {}
+    sweeps = []
+    for name, source in named:
+        rows = source if isinstance(source, pd.DataFrame) else _sweep_rows(source)
+        if rows is not None:
+            sweeps.append(rows)
+            continue
+        trace = source if isinstance(source, Trace) else read_trace(source)
+        label = name or _label(source, trace)
+        traces[label if label not in traces else f"{label} ({source if trace is not source else len(traces)})"] = trace
+    if not named:
+        raise ValueError("nothing to draw; give trace files, files of sweeps, or both")
+    return Material(
+        traces,
+        pd.concat(sweeps, ignore_index=True) if sweeps else None,
+        {name: value for name, value in replay.items() if value is not None},
+        {name: value for name, value in limit.items() if value is not None},
+        None if layer is None else parse_count(layer, "layer"),
+    )
+
+
+def _label(source: Any, trace: Trace) -> str:
+    if isinstance(source, Trace):
+        return (Path(trace.path).stem if trace.path else None) or trace.model.name or "trace"
+    return Path(str(source).removeprefix("sample:")).stem
+
+
+def _sweep_rows(source: Any) -> pd.DataFrame | None:
+    """The rows of a file of a sweep; None if it is none, so that reading it as a trace says what is wrong with it."""
+    from remoe_sim.sweep_file import MAYBE_UNKNOWN, read_rows
+
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
+        return None
+    import pandas as pd
+
+    try:
+        rows = list(read_rows(Path(source)))
+    except ValueError:
+        return None
+    return pd.DataFrame(rows).astype(dict.fromkeys(MAYBE_UNKNOWN, "Int64")) if rows else None
