@@ -19,6 +19,7 @@ _HOMES = {
     "read_trace": "trace_reader",
     "write_trace": "trace_writer",
     "import_trace": "importing",
+    "export": "exporting",
     "replay": "engine",
     "curve": "curves",
     "tiers": "tiering",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from remoe_sim.engine import replay as replay
     from remoe_sim.errors import TraceError as TraceError
     from remoe_sim.estimating import estimate as estimate
+    from remoe_sim.exporting import export as export
     from remoe_sim.importing import import_trace as import_trace
     from remoe_sim.links import Link as Link
     from remoe_sim.measuring import measure as measure
