@@ -14,6 +14,8 @@ from remoe_sim.tier_results import flat
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remoe_sim.timing import Timed
+
 SCHEMA = "remoe-sim.prefetch.v1"
 
 
@@ -121,6 +123,19 @@ class PrefetchResult:
     evictions: int
     evictions_by_prefetch: int
     without: PrefetchResult | None = None
+    timed: Timed | None = None
+
+    @property
+    def late(self) -> int | None:
+        """Prefetched experts of decode steps that their layer had to wait for; None without a device."""
+        return None if self.timed is None else int(self.timed.late_in_decode.sum())
+
+    @property
+    def late_bytes(self) -> int | None:
+        """The bytes of those experts."""
+        if self.timed is None:
+            return None
+        return int((self.timed.late_in_decode * self.timed.model.expert_bytes).sum())
 
     def to_dict(self) -> dict[str, Any]:
         bare = {}
@@ -138,7 +153,15 @@ class PrefetchResult:
             "prefill": self.prefill.to_dict(),
             "decode": self.decode.to_dict(),
             "without_prefetch": {**bare.pop("total"), **bare} if bare else None,
+            "times": self._times(),
         }
+
+    def _times(self) -> dict[str, Any] | None:
+        if self.timed is None:
+            return None
+        bare = None if self.without is None or self.without.timed is None else self.without.timed.times.to_dict()
+        late = {"late": self.late, "late_bytes": self.late_bytes}
+        return {**self.timed.to_dict(), **self.timed.times.to_dict(), **late, "without_prefetch": bare}
 
 
 @dataclass(frozen=True)

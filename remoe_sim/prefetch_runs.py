@@ -11,29 +11,34 @@ import numpy.typing as npt
 from remoe_sim.caches import Caches
 from remoe_sim.kernels.prefetch import COLUMNS, NO_VICTIM, prefetch_replay
 from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.model_sizes import SizedModel
 from remoe_sim.policy import Policy, StackPolicy
 from remoe_sim.predictors import Guesses, Known
 from remoe_sim.prefetch_results import PrefetchCounts, PrefetchResult
 from remoe_sim.settings import Limit
 from remoe_sim.streams import Longs, Stream
 from remoe_sim.tier_passes import Course, Items, Memory, stream_of_cache
+from remoe_sim.timelines import Reads
+from remoe_sim.timing import DeviceRun, StepCounts, Timed
 from remoe_sim.verbs import drive, keys_of, recency_of, sortable, state_of
 
 
 @dataclass(frozen=True)
 class PrefetchRun:
-    """All that the replays of one call have in common; cap: bytes that may be prefetched in a step, -1 for any."""
+    """All that the replays of one call have in common; cap: bytes that may be prefetched in a step, -1 for any; on:
+    where they run, and whose sizes, if times are wanted."""
 
     caches: Caches
     limit: Limit
     known: Known
     cap: int = -1
+    on: tuple[DeviceRun, SizedModel] | None = None
 
     def result(self, predictor: str, policy: Policy, guesses: Guesses) -> PrefetchResult:
         """Replay one policy with the guesses of one predictor."""
         trace, tokens, settings = self.caches.trace, self.caches.tokens, self.caches.settings
         table, evictions = np.zeros((3, trace.moe_layers, COLUMNS), np.int64), np.zeros(2, np.int64)
-        self._replay(policy, guesses, table, evictions)
+        read = self._replay(policy, guesses, table, evictions)
         sizes = trace.model.expert_bytes
         weights = None if sizes is None else np.array(sizes, np.int64)
 
@@ -48,10 +53,28 @@ class PrefetchRun:
         return PrefetchResult(
             predictor, policy.label, said, counts((PREFILL,)), counts((DECODE,)), counts(both),
             {number: counts(both, slice(index, index + 1)) for index, number in enumerate(trace.layer_numbers)},
-            int(evictions[0]), int(evictions[1]),
+            int(evictions[0]), int(evictions[1]), timed=self._timed(guesses, *read),
         )  # fmt: skip
 
-    def _replay(self, policy: Policy, guesses: Guesses, table: Longs, evictions: Longs) -> None:
+    def _timed(self, guesses: Guesses, missed: Longs, came: Longs, used: Longs) -> Timed | None:
+        """The times, from the misses of each group, and the loads for each target that are made and used."""
+        if self.on is None:
+            return None
+        trace, tokens, known = self.caches.trace, self.caches.tokens, self.known
+        run, model = self.on
+        counts = StepCounts(trace, tokens, 0)
+        counts.need(known.stream)
+        costs, steps = run.costs(trace, model), run.steps(trace, tokens, counts.needed)
+        misses, early, right = (np.zeros_like(counts.needed) for _ in range(3))
+        misses[known.stream.steps, known.layers] = missed
+        early[known.stream.steps[guesses.targets], known.layers[guesses.targets]] = came
+        right[known.stream.steps[guesses.targets], known.layers[guesses.targets]] = used
+        demand = Reads.of(costs, misses, "layer")
+        reads = Reads(demand.far, demand.near, early, right, known.depth, guessed=True)
+        return Timed(run, model, costs, steps, reads)
+
+    def _replay(self, policy: Policy, guesses: Guesses, table: Longs, evictions: Longs) -> tuple[Longs, Longs, Longs]:
+        """Adds to the counts; returns misses of each group, loads for each target, and those that it uses."""
         known, trace, settings = self.known, self.caches.trace, self.caches.settings
         memory = Memory.of(trace, settings, self.limit)
         stream = self.caches.global_views(memory.in_bytes).get(policy.by_last)
@@ -70,14 +93,17 @@ class PrefetchRun:
         sizes, layer_of = _by_cache(memory, memory.sizes), _by_cache(memory, layer_of_entry)
         loop, verbs = drive(prefetch_replay, policy, streams)
         weights = np.array(trace.model.expert_bytes or (1,) * trace.moe_layers, np.int64)
+        missed, came, used = (np.zeros(size, np.int64) for size in (layers.size, *(guesses.targets.size,) * 2))
         fault = loop(
             stream.steps, layers, in_cache, stream.epochs, stream.offsets, entries, stream.kinds, guesses.targets,
             guesses.issued, kinds[guesses.targets], guesses.offsets, guessed, keys, first_keys, recency,
             sizes, layer_of, weights, np.array([limit for _, _, limit in memory.caches], np.int64), self.cap,
-            settings.mandatory, _states(policy, streams, sizes), *verbs, table, evictions,
+            settings.mandatory, _states(policy, streams, sizes), *verbs, table, evictions, missed, came,
+            used,
         )  # fmt: skip
         if fault == NO_VICTIM:
             raise ValueError(f"policy '{policy.label}' chose a victim that it may not; correct its victim()")
+        return missed, came, used
 
     def _streams(self, stream: Stream, memory: Memory) -> list[Stream]:
         """The accesses of each cache, without the guesses."""

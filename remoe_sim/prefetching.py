@@ -15,7 +15,8 @@ how it is charged. A slot policy is told of a prefetch as of any load, and of th
 by uses, and a prefetch is none: the expert has the key of its last use, or one behind all others; where the order is
 by recency alone (lru, mru), loads count as recent. Belady keeps what is needed soonest and is no bound here.
 
-Every load is taken to arrive in time; what comes too late only a timeline can tell.
+Counts take every load to arrive in time. With a device the timeline tells what comes too late: guesses join the queue
+of the link after what the issuing layer misses itself, wrong ones before right ones, and only these are waited for.
 """
 
 from __future__ import annotations
@@ -23,19 +24,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from remoe_sim.caches import Caches
+from remoe_sim.device_cards import Device
 from remoe_sim.engine import describe
 from remoe_sim.errors import unknown
 from remoe_sim.kernels.tallies import WARMUP
+from remoe_sim.model_sizes import SizedModel
 from remoe_sim.predictors import PREDICTORS, Guesses, Known, guess
 from remoe_sim.prefetch_results import PrefetchReport
 from remoe_sim.prefetch_runs import PrefetchRun
 from remoe_sim.preload import Preload
 from remoe_sim.settings import Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.streams import Tokens, select_tokens
+from remoe_sim.timing import DeviceRun
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
 from remoe_sim.units import parse_bytes, parse_count, parse_number
@@ -66,6 +71,13 @@ def prefetch(
     phase: str = "all",
     warmup: int = 0,
     expert_bytes: int | str | Sequence[int] | None = None,
+    device: str | Path | Device | None = None,
+    model: str | Path | SizedModel | None = None,
+    quant: str | None = None,
+    lanes: int | None = None,
+    context: int | None = None,
+    compute_ms: float | None = None,
+    misses_from: str | None = None,
 ) -> PrefetchReport:
     """Replay a trace through a cache into which a predictor loads experts ahead of their layer, and count.
 
@@ -84,7 +96,8 @@ def prefetch(
     learn from; or train_share: the first share of the steps is only learned from: replayed, neither guessed nor
     counted. cache, budget, memory, reserve, policy, scope, admission, reset (which makes predictors forget, too),
     phase, warmup and expert_bytes as in `replay`. What the counts mean: `prefetch_results.PrefetchCounts`; order is
-    always `set`.
+    always `set`. device, model, quant, lanes, context, compute_ms, misses_from: as in `replay`, which adds times; hits
+    are computed while reads are under way.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
@@ -97,9 +110,16 @@ def prefetch(
         check_drivable(one, "prefetch")
     check_policies(policies, settings, trained=False)
     limit = Limit.of(cache, budget, memory)
+    on = DeviceRun.asked(device, model, quant, "layer", lanes, context, compute_ms, misses_from)
+    if misses_from == "cpu":
+        raise ValueError("what the CPU computes is not loaded, so there is nothing to prefetch; give host or storage")
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     needs_sizes = "a byte budget" if limit.budget is not None else "a byte cap" if cap is not None else ""
-    trace = known_sizes(trace, expert_bytes, needs_sizes)
+    trace = known_sizes(trace, expert_bytes, "" if on is not None else needs_sizes)
+    timing = None
+    if on is not None:
+        trace, sized = on.sized(trace)
+        timing = replace(on, overlap="prefetch"), sized
     limit = limit.without_reserve(trace, reserve)
     depth = parse_count(depth, "depth")
     if not 1 <= depth <= trace.moe_layers:
@@ -112,7 +132,7 @@ def prefetch(
         None if guesses is None else parse_count(guesses, "guesses"),
         *_training(trace, tokens, learnt, train), *_noise(recall, precision), parse_count(seed, "seed"),
     )  # fmt: skip
-    run = PrefetchRun(caches, limit, known, -1 if cap is None else parse_bytes(cap))
+    run = PrefetchRun(caches, limit, known, -1 if cap is None else parse_bytes(cap), timing)
     chosen = {name: guess(name, known) for name in predictors}
     bare = {one: run.result("none", one, Guesses.none()) for one in policies}
     results = [

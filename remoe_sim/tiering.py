@@ -246,8 +246,14 @@ class _Run:
         """The times of reading those from storage and from the host."""
         counts = StepCounts(self.trace, self.tokens, 0)
         counts.need(self.views.get(True))
-        reads = Reads(far, near, np.zeros_like(far))
-        return Timed(on, model, on.costs(self.trace, model), on.steps(self.trace, self.tokens, counts.needed), reads)
+        none = np.zeros_like(far)
+        return Timed(
+            on,
+            model,
+            on.costs(self.trace, model),
+            on.steps(self.trace, self.tokens, counts.needed),
+            Reads(far, near, none, none),
+        )
 
     def _counts(
         self, stream: Stream, hit: Flags, lookups: Items, host_hit: Flags, down: Items

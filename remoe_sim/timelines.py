@@ -37,27 +37,30 @@ class Steps:
 @dataclass(frozen=True)
 class Reads:
     """Experts that are read for each step and MoE layer, uint16[steps, MoE layers]: far from storage and near from host
-    memory when the layer is reached; early: `depth` MoE layers ahead."""
+    memory when the layer is reached; early: `depth` MoE layers ahead, of which `used` are computed there; guessed:
+    early ones are asked for after what that earlier layer misses, else when it is reached."""
 
     far: Counts
     near: Counts
     early: Counts
+    used: Counts
     depth: int = 1
+    guessed: bool = False
 
     @classmethod
     def of(cls, costs: Costs, missing: Counts, overlap: str = "layer", depth: int = 1) -> Reads:
         """All misses from where the costs say; under `prefetch` all are foreseen, and read ahead."""
         none = np.zeros_like(missing)
         if overlap == "prefetch" and costs.misses_from != "cpu":
-            return cls(none, none, missing, depth)
+            return cls(none, none, missing, missing, depth)
         far, near = (missing, none) if costs.lanes[0] else (none, missing)
-        return cls(far, near, none, depth)
+        return cls(far, near, none, none, depth)
 
 
 @dataclass(frozen=True)
 class Times:
     """Seconds of each step, float64[steps], their parts float64[steps, 5] in the order of PARTS, and how many experts
-    that were read ahead came late, int64[steps]."""
+    that were read ahead came late, int64[steps, MoE layers]."""
 
     steps: Steps
     seconds: Reals
@@ -143,7 +146,7 @@ def log(costs: Costs, steps: Steps, reads: Reads, overlap: str, first: int, room
     """The events of the first steps, at most `room` of them."""
     some = slice(0, first)
     steps = Steps(steps.tokens[some], steps.kv_tokens[some], steps.decode[some], steps.needed[some])
-    reads = replace(reads, far=reads.far[some], near=reads.near[some], early=reads.early[some])
+    reads = replace(reads, far=reads.far[some], near=reads.near[some], early=reads.early[some], used=reads.used[some])
     return _run(costs, steps, reads, overlap, room)[1]
 
 
@@ -151,12 +154,12 @@ def _run(costs: Costs, steps: Steps, reads: Reads, overlap: str, room: int = 0) 
     from remoe_sim.kernels.timeline import EVENT_COLUMNS, run_timeline
 
     count = steps.tokens.size
-    seconds, parts, late = np.zeros(count), np.zeros((count, len(PARTS))), np.zeros(count, np.int64)
+    seconds, parts, late = np.zeros(count), np.zeros((count, len(PARTS))), np.zeros(steps.needed.shape, np.int64)
     events, spans = np.zeros((room + 1, EVENT_COLUMNS), np.int32), np.zeros((room, 2))
     if count:
         run_timeline(
-            steps.tokens, steps.kv_tokens, steps.needed, reads.far, reads.near, reads.early, reads.depth,
-            OVERLAPS.index(overlap), costs.at_once, costs.misses_from == "cpu", costs.moe_of,
+            steps.tokens, steps.kv_tokens, steps.needed, reads.far, reads.near, reads.early, reads.used, reads.depth,
+            reads.guessed, OVERLAPS.index(overlap), costs.at_once, costs.misses_from == "cpu", costs.moe_of,
             _layer_costs(costs, steps), costs.head_costs, costs.expert_costs, costs.far_sizes, costs.near_sizes,
             costs.link, costs.lanes, seconds, parts, late, *((events, spans) if room else (None, None)),
         )  # fmt: skip

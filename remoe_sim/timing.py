@@ -197,6 +197,12 @@ class Timed:
     def times(self) -> Times:
         return run(self.costs, self.steps, self.reads, self.run.overlap, self.run.compute_ms)
 
+    @property
+    def late_in_decode(self) -> Longs:
+        """int64[MoE layers]: experts read ahead that came late, in steps with counted decode tokens."""
+        late: Longs = self.times.late[self.steps.decode > 0].sum(axis=0)
+        return late
+
     def log(self, first: int) -> Log:
         """The events of the first steps."""
         return log(self.costs, self.steps, self.reads, self.run.overlap, first)

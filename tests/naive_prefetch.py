@@ -45,8 +45,10 @@ class Loading(Cache):
 
 def prefetch(rows, spec, predictor, depth, top_k, *, admission="mandatory", cap=None, sizes=None, most=None, train=None,
              train_share=None, named=None, **grouping):  # fmt: skip
-    """Counts by phase and layer, and evictions. spec: naive_tiers.Spec; sizes: bytes of an expert, per layer; train:
-    rows to learn from; named: event number -> entries, instead of a predictor; `grouping` goes to naive.events()."""
+    """Counts by phase and layer, evictions, and reads: misses of each event, and for each that something is loaded for
+    how many were loaded and how many of them it uses. spec: naive_tiers.Spec; sizes: bytes of an expert, per layer;
+    train: rows to learn from; named: event number -> entries, instead of a predictor; `grouping` is for naive.events().
+    """
     events = naive.events(rows, **grouping)
     phase = grouping.get("phase", "all")
     rows = [row for row in rows if phase in ("all", row.phase)]
@@ -91,6 +93,7 @@ def prefetch(rows, spec, predictor, depth, top_k, *, admission="mandatory", cap=
 
     counts = {kind: [dict.fromkeys(NAMES, 0) for _ in top_k] for kind in (PREFILL, DECODE, WARMUP)}
     evictions = [0, 0]
+    misses, uses = [], {}
     waiting, loaded_for, guesses, unused, spent = set(), {}, {}, {}, 0
 
     def kind_of(target):
@@ -118,6 +121,9 @@ def prefetch(rows, spec, predictor, depth, top_k, *, admission="mandatory", cap=
             if entry in unused:
                 mine["by_prefetch"] += 1
                 counts[unused.pop(entry)][event.layer]["useful"] += 1
+        misses.append(len(group - cache.held))
+        if loaded_for.get(number):
+            uses[number] = len(loaded_for[number]), len(loaded_for[number] & group & cache.held)
         for entry in guesses.get(number, []):
             mine = counts[kind_of(number)][event.layer]
             mine["right"] += entry in group
@@ -152,7 +158,8 @@ def prefetch(rows, spec, predictor, depth, top_k, *, admission="mandatory", cap=
                     mine["prefetched"] += 1
                     spent += size
     leave(set(unused))
-    return {phase: counts[phase] for phase in (PREFILL, DECODE)} | {"evictions": tuple(evictions)}
+    answer = {phase: counts[phase] for phase in (PREFILL, DECODE)}
+    return answer | {"evictions": tuple(evictions), "reads": (misses, uses)}
 
 
 def transitions(rows, depth, layers):

@@ -62,27 +62,31 @@ def fetch(storage, host, far_sizes, near_sizes, asked):
 
 
 def timeline(
-    tokens, kv_tokens, needed, far, near, early, depth, overlap, at_once, on_cpu, moe_of, layer_costs, head_costs,
-    expert_costs, far_sizes, near_sizes, link, lanes,
+    tokens, kv_tokens, needed, far, near, early, used, depth, guessed, overlap, at_once, on_cpu, moe_of, layer_costs,
+    head_costs, expert_costs, far_sizes, near_sizes, link, lanes,
 ):  # fmt: skip
-    """(seconds, {cause: seconds}, experts read ahead that came late) of every step."""
+    """(seconds, {cause: seconds}, experts read ahead that came late to each MoE layer) of every step."""
     storage = Link(*link[0], int(lanes[0])) if lanes[0] else None
     host = Link(*link[1], int(lanes[1])) if lanes[1] else None
     columns = needed.shape[1]
     pairs = [(step, j) for step in range(len(tokens)) for j in range(columns)]
     arrived = {}  # of what was read ahead
     device, answers = Device(), []
+
+    def read_ahead(place):
+        for at, to in pairs[: place + depth + 1] if overlap == 2 else []:
+            if (at, to) not in arrived:
+                count = int(early[at, to])
+                arrived[at, to] = [
+                    fetch(storage, host, far_sizes[to], near_sizes[to], device.now) for _ in range(count)
+                ]
+
     for step in range(len(tokens)):
-        device.causes, start, late = dict.fromkeys(CAUSES, 0.0), device.now, 0
+        device.causes, start, late = dict.fromkeys(CAUSES, 0.0), device.now, [0] * columns
         wait, work = device.wait, device.work
         for layer, j in enumerate(moe_of):
-            if j >= 0 and overlap == 2:
-                for number, (at, to) in enumerate(pairs):
-                    if number <= step * columns + j + depth and (at, to) not in arrived:
-                        arrived[at, to] = [
-                            fetch(storage, host, far_sizes[to], near_sizes[to], device.now)
-                            for _ in range(int(early[at, to]))
-                        ]
+            if j >= 0 and not guessed:
+                read_ahead(step * columns + j)
             base, per_cached, per_token, fixed = layer_costs[layer]
             work("dense", base + per_cached * kv_tokens[step] + per_token * tokens[step], fixed)
             if j < 0:
@@ -100,6 +104,8 @@ def timeline(
                 fetch(storage if i < far[step, j] else None, host, far_sizes[j], near_sizes[j], device.now)
                 for i in range(misses)
             ]
+            if guessed:
+                read_ahead(step * columns + j)
             if overlap == 0:
                 for read in reads:
                     wait(*read)
@@ -107,23 +113,20 @@ def timeline(
                 continue
             came = int(early[step, j]) if overlap == 2 else 0
             asked = device.now
-            useful = min(came, wanted - misses)
+            useful = min(came, int(used[step, j]), wanted - misses)
+            right = arrived[step, j][came - useful :] if came else []
             resident = wanted - misses - useful
             work("experts", resident * one, resident * fixed)
-            for read in arrived[step, j][: came - useful] if came else []:
-                wait(*read)
-                work("experts", contention, 0.0)
-            for read in arrived[step, j][came - useful :] if came else []:
-                late += read[1] > device.now
+            work("experts", (came - useful) * contention, 0.0)
+            for read in right:
+                late[j] += read[1] > device.now
                 wait(*read)
                 work("experts", one + contention, fixed)
             for read in reads:
                 wait(*read)
                 work("experts", one + contention, fixed)
             computing = wanted * (one + fixed) + (came + misses) * contention
-            first_read_then_computed = max(
-                [asked, *(there for _, there in [*(arrived[step, j] if came else []), *reads])]
-            )
+            first_read_then_computed = max([asked, *(there for _, there in [*right, *reads])])
             lost = (1 - at_once) * max(first_read_then_computed + computing - device.now, 0.0)
             wait(device.now + lost if storage and came + far[step, j] else device.now, device.now + lost)
         base, per_token, fixed = head_costs

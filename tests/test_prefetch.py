@@ -16,6 +16,7 @@ from test_tiers import BOTH_SCOPES, Oldest, drivable, random_trace
 import remoe_sim
 from remoe_sim import prefetching
 from remoe_sim.predictors import PREDICTORS
+from remoe_sim.prefetch_runs import PrefetchRun
 from remoe_sim.registry import find_policy
 from remoe_sim.verbs import recency_of, sortable
 
@@ -79,8 +80,8 @@ def summed(theirs):
 
 
 def run(case, arguments):
-    """The library's result and what was guessed, or None where a cache cannot be emptied at each request, or there are
-    too few steps to learn from a share of them."""
+    """The library's result, what was guessed and what was read for each group, or None where a cache cannot be emptied
+    at each request, or there are too few steps to learn from a share of them."""
     guessed = {}
 
     def spy(name, known):
@@ -89,10 +90,17 @@ def run(case, arguments):
             guessed[int(target)] = [entry_of(known, entry) for entry in made.entries[begin:end]]
         return made
 
-    guess = prefetching.guess
+    def watch(self, policy, guesses, *tables):
+        missed, came, used = replay(self, policy, guesses, *tables)
+        loads = zip(guesses.targets.tolist(), zip(came.tolist(), used.tolist(), strict=True), strict=True)
+        reads[:] = missed.tolist(), {target: (some, right) for target, (some, right) in loads if some}
+        return missed, came, used
+
+    guess, replay, reads = prefetching.guess, PrefetchRun._replay, []
     try:
-        with patch.object(prefetching, "guess", spy):
-            return remoe_sim.prefetch(case.trace, **arguments)[0], guessed
+        with patch.object(prefetching, "guess", spy), patch.object(PrefetchRun, "_replay", watch):
+            result = remoe_sim.prefetch(case.trace, **arguments)[0]
+        return result, guessed, tuple(reads)
     except ValueError as error:
         phase = arguments["phase"]
         steps = len({row.step for row in case.rows if phase in ("all", row.phase)})
@@ -115,7 +123,7 @@ def test_every_count_equals_the_twin(drawn):
     case, spec, training, arguments = drawn
     done = run(case, arguments)
     if done is not None:
-        result, guessed = done
+        result, guessed, reads = done
         names = ("admission", "phase", "warmup", "reset", "cap", "train_share")
         theirs = naive_prefetch.prefetch(
             case.rows, spec, arguments["predictor"], arguments["depth"], case.shape.top_k, sizes=case.shape.sizes,
@@ -123,6 +131,7 @@ def test_every_count_equals_the_twin(drawn):
             **{name: arguments[name] for name in names if name in arguments},
         )  # fmt: skip
         assert counts_of(result, case.trace.layer_numbers) == summed(theirs)
+        assert reads == theirs["reads"]
         total = result.total
         assert total.named == total.resident + total.prefetched + total.cap_refused + total.room_refused
         assert total.hits == total.hits_resident + total.hits_by_prefetch

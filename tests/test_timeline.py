@@ -26,11 +26,13 @@ def cases(draw, exact=False):
     far = rng.integers(0, missing + 1) if host else missing
     storage = bool(far.any()) or not host or draw(st.booleans())
     scale = draw(SECONDS)
+    early = rng.integers(0, 4, (steps, columns)) * (not exact)
     return {
         "tokens": rng.integers(1, 9, steps), "kv_tokens": rng.integers(0, 2000, steps),
         "needed": needed.astype(np.uint16), "far": far.astype(np.uint16), "near": (missing - far).astype(np.uint16),
-        "early": (rng.integers(0, 4, (steps, columns)) * (not exact)).astype(np.uint16),
-        "depth": draw(st.integers(1, columns)), "overlap": draw(st.sampled_from((NONE, LAYER, PREFETCH))),
+        "early": early.astype(np.uint16), "used": rng.integers(0, early + 1).astype(np.uint16),
+        "depth": draw(st.integers(1, columns)), "guessed": draw(st.booleans()),
+        "overlap": draw(st.sampled_from((NONE, LAYER, PREFETCH))),
         "at_once": draw(st.sampled_from((0.0, 0.4, 1.0))), "on_cpu": False, "moe_of": moe_of,
         "layer_costs": rng.random((layers, 4)) * [scale, scale / 1000, scale / 5, scale],
         "head_costs": rng.random(3) * scale, "expert_costs": rng.random((columns, 5)) * scale,
@@ -45,7 +47,7 @@ def run(case, events=None, **changes):
     """(times, parts, late) of a case, with some arguments changed."""
     case = {**case, **changes}
     steps = case["tokens"].size
-    times, parts, late = np.zeros(steps), np.zeros((steps, 5)), np.zeros(steps, np.int64)
+    times, parts, late = np.zeros(steps), np.zeros((steps, 5)), np.zeros(case["needed"].shape, np.int64)
     run_timeline(*case.values(), times, parts, late, *(events or (None, None)))
     return times, parts, late
 
@@ -62,14 +64,21 @@ def test_equals_its_slow_twin(case, on_cpu):
     for step, (seconds, causes, waited) in enumerate(naive_timeline.timeline(**case)):
         assert times[step] == pytest.approx(seconds, rel=1e-9, abs=1e-12)
         assert parts[step] == pytest.approx(list(causes.values()), rel=1e-9, abs=1e-12)
-        assert late[step] == waited
+        assert late[step].tolist() == waited
     assert parts.sum(axis=1) == pytest.approx(times)
 
 
 def perfect(case):
     """The same reads, issued ahead."""
     missing = case["far"] if case["lanes"][0] else case["near"]
-    return {"early": missing, "far": np.zeros_like(missing), "near": np.zeros_like(missing), "overlap": PREFETCH}
+    return {
+        "early": missing,
+        "used": missing,
+        "guessed": False,
+        "far": np.zeros_like(missing),
+        "near": np.zeros_like(missing),
+        "overlap": PREFETCH,
+    }
 
 
 @given(cases(exact=True))

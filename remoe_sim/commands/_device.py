@@ -45,20 +45,23 @@ _TIMELINE = click.option(
 )
 
 
-def tier_options(function: F) -> F:
-    """--device, and what goes with it where a command itself knows where misses come from."""
-    own = (
+def driven_device_options(*own: Any) -> Callable[[F], F]:
+    """--device, and what goes with it where a command itself knows what is read when; `own` are the command's own."""
+    options: tuple[Any, ...] = (
         click.option("--device", metavar="NAME", help="Also say how long it takes: of 'list devices', or a card."),
         click.option("--model", metavar="NAME", help="Whose sizes, if the trace does not tell: as in 'list models'."),
         click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's."),
         _QUANT,
-        click.option("--overlap", default="layer", show_default=True, metavar="none|layer",
-                     help="Load then compute, or compute hits while misses stream."),
+        *own,
         *_MEASURED,
-    )  # fmt: skip
-    for option in reversed(own):
-        function = option(function)
-    return function
+    )
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 def timing_options(function: F) -> F:

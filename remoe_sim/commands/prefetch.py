@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._device import driven_device_options, note_all, parts_table
 from remoe_sim.commands._driven import driven_options, percent, sized
 from remoe_sim.commands._options import (
     batch_options,
@@ -19,9 +20,11 @@ from remoe_sim.commands._options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from remoe_sim.prefetch_results import PrefetchReport, PrefetchResult
+    from remoe_sim.timing import Timed
 
 
 @click.command()
@@ -46,14 +49,19 @@ if TYPE_CHECKING:
 @scope_option
 @driven_options
 @batch_options
+@driven_device_options(
+    click.option(
+        "--misses-from", metavar="host|storage", help="Where reads come from; host if the device has a link from it."
+    )
+)
 @click.option("--layers", "by_layer", is_flag=True, help="Show the layers, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.prefetch.v1).")
 def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) -> None:
     """Replay TRACE through a cache into which a predictor loads experts ahead of their layer.
 
     previous names the experts of the token before, frequent those most often wanted so far, transition those that
-    followed the experts DEPTH layers earlier, oracle the right ones, noisy the right ones with errors. All loads are
-    taken to arrive in time.
+    followed the experts DEPTH layers earlier, oracle the right ones, noisy the right ones with errors. Counts take all
+    loads to arrive in time; with --device a timeline says how long it takes and what comes late.
 
     Of what is loaded, useful is used before it leaves, wasted is not, and wrong is not wanted by the step and layer it
     was loaded for. Capped is what the byte cap refused, there what needed no load.
@@ -64,6 +72,7 @@ def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) ->
       remoe-sim prefetch sample:demo --cache 8 --predictor transition,noisy \\
           --train-share 0.5 --recall 0.8 --precision 0.6 --cap 64MiB
       remoe-sim prefetch sample:demo --budget 300MiB --scope global --depth 2 --json
+      remoe-sim prefetch sample:demo --cache 8 --device rtx-3090
     """
     import remoe_sim
 
@@ -74,6 +83,9 @@ def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) ->
         show(report, by_layer)
     if report[0].total.demand_bytes is None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+    timed = report[0].timed
+    if timed is not None:
+        note_all(timed.costs.notes)
 
 
 def show(report: PrefetchReport, by_layer: bool = False) -> None:
@@ -103,10 +115,42 @@ def show(report: PrefetchReport, by_layer: bool = False) -> None:
     for table in (_guesses_table(report), *_bytes_tables(report)):
         console.print()
         console.print(table)
+    if first.timed is not None:
+        console.print()
+        _show_times(console, report, first.timed)
     for result in report if by_layer else ():
         console.print()
         console.print(f"{result.predictor}, {result.policy}:")
         console.print(_layers_table(result.layers))
+
+
+def _show_times(console: Console, report: PrefetchReport, timed: Timed) -> None:
+    """Modelled times without prefetching and with it, and what came late."""
+    console.print(
+        f"{timed.model.title} {timed.model.quant} on {timed.run.device.title}: reads from {timed.costs.misses_from}, "
+        "hits are computed meanwhile",
+        soft_wrap=True,
+    )
+    rows = {}
+    late = _table("decode", "policy", "tokens/s", "loaded", "came late", "MiB/token late")
+    for result in report:
+        bare = result.without
+        if result.timed is None or bare is None or bare.timed is None:
+            continue
+        rows[f"none {bare.policy}"] = bare.timed.times.parts_ms
+        rows[f"{result.predictor} {result.policy}"] = result.timed.times.parts_ms
+        rate, loaded, tokens = result.timed.times.tokens_per_second, result.decode.prefetched, result.decode.tokens
+        late.add_row(
+            result.predictor,
+            result.policy,
+            f"{rate:,.2f}" if rate else "",
+            str(loaded),
+            percent(result.late or 0, loaded),
+            f"{(result.late_bytes or 0) / 2**20 / tokens:,.2f}" if tokens else "",
+        )
+    if any(rows.values()):
+        console.print(parts_table("modelled ms, decode", [(label, parts) for label, parts in rows.items() if parts]))
+    console.print(late)
 
 
 def _table(*headings: str, left: int = 2) -> Table:

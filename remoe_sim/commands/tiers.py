@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._device import note_all, show_times, tier_options
+from remoe_sim.commands._device import driven_device_options, note_all, show_times
 from remoe_sim.commands._driven import driven_options, percent, sized
 from remoe_sim.commands._options import batch_options, note, print_json, schedule_in_words, scheduled
 
@@ -43,7 +43,15 @@ if TYPE_CHECKING:
 )
 @driven_options
 @batch_options
-@tier_options
+@driven_device_options(
+    click.option(
+        "--overlap",
+        default="layer",
+        show_default=True,
+        metavar="none|layer",
+        help="Load then compute, or compute hits while misses stream.",
+    )
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.tiers.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
     """Replay TRACE through a device cache above a host cache above storage: hits per tier, bytes per link.

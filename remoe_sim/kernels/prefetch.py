@@ -21,14 +21,14 @@ _GROUPS = (_INTS, _INTS, _INTS, _LONGS, _LONGS, _INTS, _BYTES)
 _GUESSES = (_LONGS, _LONGS, _BYTES, _LONGS, _INTS)
 _KEYS = (_LONGS, _TABLE, types.int64)
 _SIZES = (types.Array(types.int64, 2, "C"), types.Array(types.int32, 2, "C"), _LONGS, _LONGS, types.int64)
-_REST = (types.boolean, _TABLE, *_VERBS, _TABLE, _LONGS)
+_REST = (types.boolean, _TABLE, *_VERBS, _TABLE, _LONGS, _LONGS, _LONGS, _LONGS)
 
 
 @kernel(signature=types.int64(*_GROUPS, *_GUESSES, *_KEYS, *_SIZES, *_REST))
 def prefetch_replay(
     steps, layers, caches, epochs, offsets, entries, kinds, targets, issued, target_kinds, guess_offsets, guesses,
     keys, first_keys, recency, sizes, layer_of, weights, limits, cap, mandatory, states, setup, touch, admit, victim,
-    insert, surplus, trims, table, evictions,
+    insert, surplus, trims, table, evictions, missed, came, taken,
 ):  # fmt: skip
     """Returns 0, or NO_VICTIM when the policy named no resident entry as a victim.
 
@@ -43,7 +43,8 @@ def prefetch_replay(
     int32[caches, n]; weights int64[layers], bytes of an entry; cap: bytes that may be issued in a step, -1 for any.
     states int64[caches, rows, columns], one per cache; trims: whether hits may evict (`slots`). Written: table int64[3,
     layers, COLUMNS], added to, per kind; evictions int64[2], added to: all of them, and those that made room for
-    guesses.
+    guesses; missed int64[groups], misses of each group; came, taken int64[T], loads for each target, and those of them
+    that it finds there and wants.
     """
     count, n = sizes.shape
     keyed = keys.size > 0
@@ -85,6 +86,7 @@ def prefetch_replay(
                 hit[i] = resident[cache, entry]
                 table[kind, layer, LOOKUPS] += 1
                 table[kind, layer, HITS] += hit[i]
+                missed[group] += not hit[i]
                 if unused[cache, entry]:
                     table[kind, layer, BY_PREFETCH] += 1
                     table[unused[cache, entry] - 1, layer, USEFUL] += 1
@@ -95,6 +97,7 @@ def prefetch_replay(
                     right = wanted[cache, entry] == group
                     table[target_kinds[due], layer, RIGHT] += right
                     table[target_kinds[due], layer, WRONG] += loaded[g] and not right
+                    taken[due] += loaded[g] and right and resident[cache, entry]
                     if busy[cache, entry] and resident[cache, entry]:
                         firm[cache] -= sizes[cache, entry]
                     busy[cache, entry] = 0
@@ -209,6 +212,7 @@ def prefetch_replay(
                     unused[to, entry] = kind + 1
                     loaded[g] = True
                     table[kind, layer, LOADED] += 1
+                    came[issuing] += 1
                     spent += weights[layer]
                 if to == cache:
                     for i in range(begin, end):

@@ -89,26 +89,45 @@ def _work(clock, part, takes, fixed, kind, log, spans, step, layer):
     _note(log, spans, kind, step, layer, 0, now, now + takes + fixed)
 
 
+@kernel(unfold=True)
+def _issue(
+    ahead, until, early, early_left, early_there, far_sizes, near_sizes, link, lane_free, link_free, turn, lanes, now,
+    log, spans,
+):  # fmt: skip
+    """Issue the early reads of all pairs of step and MoE layer up to `until`; returns the first pair that is left."""
+    columns, window = early.shape[1], early_there.shape[0]
+    while ahead < early.size and ahead <= until:
+        at, to, slot = ahead // columns, ahead % columns, ahead % window
+        for i in range(early[at, to]):
+            early_left[slot, i], early_there[slot, i] = _fetch(
+                lanes[STORAGE] > 0, to, far_sizes, near_sizes, link, lane_free, link_free, turn, lanes, now, log, spans,
+                at, to,
+            )  # fmt: skip
+        ahead += 1
+    return ahead
+
+
 @kernel
 def run_timeline(
-    tokens, kv_tokens, needed, far, near, early, depth, overlap, at_once, on_cpu, moe_of, layer_costs, head_costs,
-    expert_costs, far_sizes, near_sizes, link, lanes, times, parts, late, log, spans,
+    tokens, kv_tokens, needed, far, near, early, used, depth, guessed, overlap, at_once, on_cpu, moe_of, layer_costs,
+    head_costs, expert_costs, far_sizes, near_sizes, link, lanes, times, parts, late, log, spans,
 ):  # fmt: skip
-    """Fill times float64[steps], parts float64[steps, 5], their causes, and late int64[steps], the experts read ahead
-    that a layer had to wait for.
+    """Fill times float64[steps], parts float64[steps, 5], their causes, and late int64[steps, J], the experts read
+    ahead that a layer had to wait for.
 
     tokens, kv_tokens int64[steps]: tokens of a step, and cached tokens that its attention reads; needed uint16[steps,
     J]: distinct experts at each MoE layer; far, near uint16[steps, J]: those of them that are read from storage and
     from host memory when the layer is reached; early uint16[steps, J]: experts read `depth` MoE layers ahead under
-    PREFETCH, from the farthest link there is; if they are more than can be used, wrong ones come first. at_once: share
-    of the time saved by computing during reads that is really saved. on_cpu: misses are computed where they lie. moe_of
-    int32[layers]: the MoE layer, or -1; layer_costs float64[layers, 4]: seconds of the dense part, per cached token,
-    per token, fixed; head_costs float64[3]: seconds, per token, fixed; expert_costs float64[J, 5]: seconds of an
-    expert, of the group's arithmetic per token, lost to contention per expert read while others are computed, of one on
-    the CPU, fixed per expert; far_sizes, near_sizes float64[J, tensors]: bytes of each read of an expert. link
-    float64[2, 4]; lanes int64[2], 0 where there is no link. Events are written down as far as there is room unless both
-    are None: log int32[n + 1, 4], kind, step, layer and lane after a first row with their number; spans float64[n, 2],
-    start and end.
+    PREFETCH, from the farthest link there is; used uint16[steps, J]: how many of them the layer computes, which are
+    read last and alone are waited for; guessed: they are asked for after what that earlier layer misses, else when it
+    is reached. at_once: share of the time saved by computing during reads that is really saved. on_cpu: misses are
+    computed where they lie. moe_of int32[layers]: the MoE layer, or -1; layer_costs float64[layers, 4]: seconds of the
+    dense part, per cached token, per token, fixed; head_costs float64[3]: seconds, per token, fixed; expert_costs
+    float64[J, 5]: seconds of an expert, of the group's arithmetic per token, lost to contention per expert read while
+    others are computed, of one on the CPU, fixed per expert; far_sizes, near_sizes float64[J, tensors]: bytes of each
+    read of an expert. link float64[2, 4]; lanes int64[2], 0 where there is no link. Events are written down as far as
+    there is room unless both are None: log int32[n + 1, 4], kind, step, layer and lane after a first row with their
+    number; spans float64[n, 2], start and end.
     """
     steps, columns = needed.shape
     most = max(1, max(lanes[0], lanes[1]))
@@ -117,21 +136,18 @@ def run_timeline(
     window = depth + 1
     early_left, early_there = np.zeros((window, early.max() + 1)), np.zeros((window, early.max() + 1))
     ahead = 0  # pairs of step and MoE layer whose early reads are issued
-    pairs = steps * columns if overlap == PREFETCH else 0
     clock = np.zeros(6)
     for step in range(steps):
         clock[:NOW] = 0.0
         began = clock[NOW]
         for layer in range(moe_of.size):
             j = moe_of[layer]
-            while j >= 0 and ahead < pairs and ahead <= step * columns + j + depth:
-                at, to, slot = ahead // columns, ahead % columns, ahead % window
-                for i in range(early[at, to]):
-                    early_left[slot, i], early_there[slot, i] = _fetch(
-                        lanes[STORAGE] > 0, to, far_sizes, near_sizes, link, lane_free, link_free, turn, lanes,
-                        clock[NOW], log, spans, at, to,
-                    )  # fmt: skip
-                ahead += 1
+            until = step * columns + j + depth if j >= 0 and overlap == PREFETCH else -1
+            if not guessed:
+                ahead = _issue(
+                    ahead, until, early, early_left, early_there, far_sizes, near_sizes, link, lane_free, link_free,
+                    turn, lanes, clock[NOW], log, spans,
+                )  # fmt: skip
             takes = (
                 layer_costs[layer, 0] + kv_tokens[step] * layer_costs[layer, 1] + tokens[step] * layer_costs[layer, 2]
             )
@@ -157,23 +173,28 @@ def run_timeline(
                     i < from_storage, j, far_sizes, near_sizes, link, lane_free, link_free, turn, lanes, asked, log,
                     spans, step, layer,
                 )  # fmt: skip
+            if guessed:
+                ahead = _issue(
+                    ahead, until, early, early_left, early_there, far_sizes, near_sizes, link, lane_free, link_free,
+                    turn, lanes, asked, log, spans,
+                )  # fmt: skip
             if overlap == NONE:
                 for i in range(missing):
                     _wait(clock, left[i], there[i], log, spans, step, layer)
                 _work(clock, EXPERTS, wanted * one, wanted * fixed, EXPERT_EVENT, log, spans, step, layer)
                 continue
             came = np.int64(early[step, j]) if overlap == PREFETCH else 0
-            useful = min(came, wanted - missing)
+            useful = min(min(came, np.int64(used[step, j])), wanted - missing)
             resident = wanted - missing - useful
             _work(clock, EXPERTS, resident * one, resident * fixed, EXPERT_EVENT, log, spans, step, layer)
             slot = (step * columns + j) % window
             last = asked
-            for i in range(came):
+            _work(clock, EXPERTS, (came - useful) * contention, 0.0, EXPERT_EVENT, log, spans, step, layer)
+            for i in range(came - useful, came):
                 last = max(last, early_there[slot, i])
-                used = i >= came - useful
-                late[step] += used and early_there[slot, i] > clock[NOW]
+                late[step, j] += early_there[slot, i] > clock[NOW]
                 _wait(clock, early_left[slot, i], early_there[slot, i], log, spans, step, layer)
-                _work(clock, EXPERTS, used * one + contention, used * fixed, EXPERT_EVENT, log, spans, step, layer)
+                _work(clock, EXPERTS, one + contention, fixed, EXPERT_EVENT, log, spans, step, layer)
             for i in range(missing):
                 last = max(last, there[i])
                 _wait(clock, left[i], there[i], log, spans, step, layer)
