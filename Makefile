@@ -1,6 +1,6 @@
 # make demo      set up .venv, replay the bundled trace
 # make test      set up .venv with what tests need, run all tests but those that need torch
-# make test-all  add torch and transformers, run the tests that need them: what `make test` leaves out
+# make test-all  add torch, transformers and notebooks, run the tests that need them: what `make test` leaves out
 # make check     lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
 # make clean     remove everything that these made
 
@@ -59,9 +59,9 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/pip
 
 # The CPU build is a tenth of the other; where it is not offered, the usual one does as well.
 $(VENV)/heavy.stamp: $(VENV)/test.stamp
-	@echo "Installing torch and transformers into $(VENV) ..."
+	@echo "Installing torch, transformers and notebooks into $(VENV) ..."
 	@$(PIP) install '$(TORCH)' 2>/dev/null || $(PIP) install torch
-	@$(PIP) install --editable '.[test,bench,capture]'
+	@$(PIP) install --editable '.[test,bench,capture,notebook]'
 	@touch $@
 
 $(BIN)/pip:

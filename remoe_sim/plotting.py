@@ -26,6 +26,13 @@ class Plots:
     files: tuple[Path, ...]
     left_out: Mapping[str, str]
 
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        written = "".join(f"<li>{escape(str(path))}</li>" for path in self.files)
+        others = "".join(f"<li>not drawn: {escape(name)}: {escape(why)}</li>" for name, why in self.left_out.items())
+        return f"<ul>{written}{others}</ul>"
+
 
 def plot(
     files: Source | Sequence[Source] | Mapping[str, Source],

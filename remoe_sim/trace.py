@@ -219,6 +219,23 @@ class Trace:
         per_layer = (expert_bytes,) * self.moe_layers if isinstance(expert_bytes, int) else tuple(expert_bytes)
         return replace(self, model=replace(self.model, expert_bytes=per_layer))
 
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        model = self.model
+        experts, top_k = (" to ".join(map(str, sorted({min(of), max(of)}))) for of in (model.experts, model.top_k))
+        decode = int(np.count_nonzero(self.phase == DECODE))
+        facts = {
+            "model": self.model.name or "not known",
+            "tokens": f"{self.tokens:,} ({self.tokens - decode:,} prefill, {decode:,} decode)",
+            "requests": f"{self.requests:,}",
+            "MoE layers": f"{self.moe_layers}, each with {experts} experts, top-{top_k}",
+            "expert sizes": "not known" if self.model.expert_bytes is None else "known",
+            "file": self.path or "none, in memory",
+        }
+        rows = (f"<tr><th>{name}</th><td>{escape(fact)}</td></tr>" for name, fact in facts.items())
+        return f"<table>{''.join(rows)}</table>"
+
     def __repr__(self) -> str:
         name = self.model.name or "unnamed model"
         return f"<Trace of {name}: {self.tokens} tokens, {self.requests} requests, {self.moe_layers} MoE layers>"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]  # the first example compiles kernels
-TORCH = all(importlib.util.find_spec(package) for package in ("torch", "transformers"))
+TORCH = ("torch", "transformers")  # what a test marked `heavy` needs, unless the mark names something else
 INTERPRETED, CHECKED = (os.environ.get(name, "0") != "0" for name in ("NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"))
 
 settings.register_profile("compiled", deadline=None, derandomize=True, max_examples=100, suppress_health_check=SLOW)
@@ -18,10 +18,11 @@ settings.load_profile("interpreted" if INTERPRETED else "compiled")
 def pytest_collection_modifyitems(items):
     """Leave out tests that would only do the same again: their processes inherit no setting of Numba, or they run
     whole commands, which takes minutes where kernels are interpreted. Those marked `heavy` need what is not here."""
-    if not TORCH:
-        for item in items:
-            if item.get_closest_marker("heavy"):
-                item.add_marker(pytest.mark.skip(reason="needs torch and transformers: make test-all"))
+    for item in items:
+        heavy = item.get_closest_marker("heavy")
+        needs = (heavy.args or TORCH) if heavy else ()
+        if not all(map(importlib.util.find_spec, needs)):
+            item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(needs)}: make test-all"))
     if INTERPRETED or CHECKED:
         for item in items:
             if item.get_closest_marker("once") or item.get_closest_marker("heavy"):

@@ -312,3 +312,10 @@ def test_what_is_not_possible(run, arguments, why):
 def test_nothing_is_loaded_before_it_is_needed():
     code = "import remoe_sim, sys; remoe_sim.figures.names; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_trace_and_plots_show_themselves(tmp_path):
+    assert "<td>4 (0 prefill, 4 decode)</td>" in small()._repr_html_()
+    shown = remoe_sim.plot(small(), tmp_path, figure="popularity,tpot")._repr_html_()
+    assert "popularity.svg</li>" in shown
+    assert "not drawn: tpot: needs the file of a sweep" in shown
