@@ -44,6 +44,7 @@ _HOMES = {
     "measure": "measuring",
     "plan": "planning",
     "doctor": "checkup",
+    "report": "reporting",
 }
 _PACKAGES = ("capture", "figures")
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from remoe_sim.planning import plan as plan
     from remoe_sim.plotting import plot as plot
     from remoe_sim.prefetching import prefetch as prefetch
+    from remoe_sim.reporting import report as report
     from remoe_sim.rerouting import reroute as reroute
     from remoe_sim.scheduling import batch as batch
     from remoe_sim.splitting import split as split

@@ -103,6 +103,14 @@ def doctor() -> Checkup:
     )
 
 
+def versions_in_words() -> str:
+    """`remoe-sim 0.1.0, Python 3.11.7, numba 0.68.1, …`: what a result may depend on."""
+    import remoe_sim
+
+    packages = "".join(f", {one.name} {one.version or 'unknown'}" for one in _requirements()[0])
+    return f"remoe-sim {remoe_sim.__version__}, Python {platform.python_version()}{packages}"
+
+
 def _requirements() -> tuple[tuple[Package, ...], tuple[Extra, ...]]:
     """What the installed distribution says that it needs, and what each of its extras adds."""
     from packaging.requirements import Requirement

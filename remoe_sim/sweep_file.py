@@ -96,8 +96,24 @@ class SweepFile:
 
     def frame(self) -> pd.DataFrame:
         """The rows that the sweep asked for; whole numbers stay whole where some are unknown."""
-        frame = self.table(only_wanted=True).to_pandas()
-        return frame.astype(dict.fromkeys(MAYBE_UNKNOWN, "Int64"))
+        return _frame(self.table(only_wanted=True))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas().astype(dict.fromkeys(MAYBE_UNKNOWN, "Int64"))
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether there is a Parquet file that `sweep` wrote, by whichever release."""
+    try:
+        return _MARK in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """All rows of a sweep file, as `sweep` returns them; ValueError if it is none of this release."""
+    return _frame(pa.Table.from_pylist(list(read_rows(path)), COLUMNS))
 
 
 def _identity(row: Row) -> tuple[Any, ...]:

@@ -1,0 +1,41 @@
+"""`remoe-sim report`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from remoe_sim.commands._options import limit_options, note, scope_option, setting_options
+
+
+@click.command()
+@click.argument("source", metavar="TRACE|SWEEP", type=click.Path())
+@click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(), help="The .html file to write.")
+@limit_options
+@click.option("--policy", metavar="NAME,…", help="Online policies to compare; all that are usable if not given.")
+@scope_option
+@setting_options
+def command(output: str, **arguments: Any) -> None:
+    """Write one HTML file about TRACE, or about the rows of a SWEEP: to read, to send, to put beside a claim.
+
+    Of a trace it has the verdict, what a result must state to be checked, tables, figures, the routing, and how to make
+    it again. Without a limit, the cache has room for a quarter of the experts. A sweep takes no options.
+
+    \b
+    Examples:
+      remoe-sim report sample:demo --cache 8 -o report.html
+      remoe-sim report sample:demo --budget 256MiB --scope global --policy lru,lfu -o report.html
+      remoe-sim report t.parquet -o report.html
+    """
+    import remoe_sim
+
+    given = {name: value for name, value in arguments.items() if _asked(name)}
+    remoe_sim.report(given.pop("source"), output, **given)
+    note(f"wrote {output}; open it in a browser")
+
+
+def _asked(name: str) -> bool:
+    """Whether the user gave an option, so that defaults do not stand in the way of a sweep."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

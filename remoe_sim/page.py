@@ -1,0 +1,112 @@
+"""A page of HTML in one file: what it may hold, and the template that draws it. Everything in it is escaped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remoe_sim.charts import Chart
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that sort by any column. A number sorts by its value and is shown as its column's format says.
+
+    columns: name and format (`,` or `.2f` as in Python, `%` for a fraction shown in per cent, `` for text); a cell that
+    is None is shown as `missing`.
+    """
+
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[Any]]
+    title: str = ""
+    note: str = ""
+    missing: str = "none"
+    kind: str = field(default="table", init=False)
+
+    def shown(self, value: Any, form: str) -> str:
+        if value is None:
+            return self.missing
+        if isinstance(value, str) or not form:
+            return str(value)
+        return f"{100 * value:.2f} %" if form == "%" else format(value, form)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names, values, and a sentence about each."""
+
+    rows: Sequence[tuple[str, str, str]]
+    kind: str = field(default="facts", init=False)
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Figures side by side, where there is room."""
+
+    charts: Sequence[Chart]
+    kind: str = field(default="charts", init=False)
+
+
+@dataclass(frozen=True)
+class RoutingMap:
+    """What `remoe_sim.routing_map` gives."""
+
+    data: dict[str, Any]
+    kind: str = field(default="map", init=False)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; strong: a word before it; code: lines to be copied."""
+
+    text: str
+    strong: str = ""
+    code: bool = False
+    kind: str = field(default="text", init=False)
+
+
+Part = Table | Facts | Charts | RoutingMap | Text
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    parts: Sequence[Part]
+
+    @property
+    def anchor(self) -> str:
+        return self.title.lower().replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report: `html` is the whole file, which needs no other and no network."""
+
+    title: str
+    subtitle: str
+    sections: Sequence[Section]
+
+    @property
+    def html(self) -> str:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        loader = PackageLoader("remoe_sim", "pages")
+        environment = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        return environment.get_template("page.html").render(page=self)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the file; it appears whole or not at all."""
+        from remoe_sim.trace_writer import replacing
+
+        with replacing(Path(path)) as beside:
+            beside.write_text(self.html, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f'<iframe srcdoc="{escape(self.html)}" style="width:100%;height:40em;border:0"></iframe>'

@@ -1,0 +1,67 @@
+"""One page about a trace or a sweep, in one file that needs no network: `report`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remoe_sim.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from remoe_sim.page import Page
+
+
+def report(
+    source: Trace | pd.DataFrame | str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    **arguments: Any,
+) -> Page:
+    """The report of a trace, or of a sweep: a page of HTML, whose `html` is the whole file.
+
+    source: a trace, or the rows that `sweep` returned, or the path of either. output: where to write the page. For a
+    trace the other arguments are those of `verdict`; without `cache`, `budget` or `memory` the cache has room for a
+    quarter of the experts. A report of a sweep takes no arguments, for its rows are what they are.
+
+    Raises ValueError and TraceError like `verdict`.
+    """
+    from remoe_sim.sweep_file import is_sweep, read_frame
+
+    given = {name: value for name, value in arguments.items() if value is not None}
+    if isinstance(source, (str, os.PathLike)) and is_sweep(Path(source)):
+        frame, name = read_frame(Path(source)), str(source)
+    elif isinstance(source, (str, os.PathLike, Trace)):
+        frame, name = None, ""
+    else:
+        frame, name = source, "sweep.parquet"
+    page = _of_trace(source, given) if frame is None else _of_sweep(frame, name, given)
+    if output is not None:
+        page.write(output)
+    return page
+
+
+def _of_sweep(frame: pd.DataFrame, name: str, given: dict[str, Any]) -> Page:
+    from remoe_sim.sweep_page import sweep_page
+
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} given with a sweep, whose rows were replayed already; leave it out, or report a trace"
+        )
+    return sweep_page(frame, name)
+
+
+def _of_trace(source: Any, given: dict[str, Any]) -> Page:
+    from remoe_sim.errors import unknown
+    from remoe_sim.trace_page import trace_page
+    from remoe_sim.trace_reader import read_trace
+    from remoe_sim.verdicts import verdict
+
+    parameters = inspect.signature(verdict).parameters
+    for name in given:
+        if name not in parameters or name == "trace":
+            raise unknown("argument", name, [one for one in parameters if one != "trace"])
+    trace = source if isinstance(source, Trace) else read_trace(source)
+    return trace_page(trace, **{name: value for name, value in given.items() if value != parameters[name].default})

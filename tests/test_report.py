@@ -1,0 +1,325 @@
+"""`report`: what the page says, that nothing in it comes from elsewhere, and how it behaves in a real browser."""
+
+import re
+import sys
+from html.parser import HTMLParser
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from browser import browser, needs_browser
+from click.testing import CliRunner
+from data import SHARED, needs_traces
+from hypothesis import event, given
+from naive import DECODE, PREFILL, Row
+from numba import config
+from strategies import Shape, cases, trace_of
+from test_verdict import one_layer
+
+import remoe_sim
+from remoe_sim import cli
+from remoe_sim.charts import nice_ticks
+from remoe_sim.prefixes import routing_prefixes
+from remoe_sim.trace_page import default_cache
+
+MOST_BYTES = 3_000_000
+compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="takes minutes where kernels are interpreted")
+
+
+def facts(page):
+    """The names and values of the reporting block."""
+    return {name: value for name, value, _ in page.sections[1].parts[0].rows}
+
+
+class Tags(HTMLParser):
+    """Checks that tags nest, and gathers what they point at."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.points, self.texts = [], [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.points += [value for name, value in attrs if name in ("src", "href", "data", "action", "srcset")]
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def page():
+    return remoe_sim.report("sample:demo", cache=8, policy="lru,lfu")
+
+
+@pytest.fixture(scope="module")
+def swept():
+    return remoe_sim.sweep("sample:demo", policy="lru,belady", cache="8,16,32", device="rtx-4090,jetson-orin-nx-16gb")
+
+
+# --- what it says
+
+
+def test_the_page_agrees_with_the_commands(page):
+    verdict = remoe_sim.verdict("sample:demo", cache=8, policy="lru,lfu")
+    text = " ".join(" ".join(Tags(page.html).texts).split())
+    assert verdict.verdict in text
+    assert verdict.paragraph.removeprefix(f"Verdict: {verdict.verdict}. ") in text
+    for result in verdict.online:
+        assert f"{result.misses:,}" in text
+        assert f"{100 * result.hit_rate:.2f} %" in text
+    assert "remoe-sim report sample:demo --cache 8 --policy lru,lfu -o report.html" in text
+    assert f"remoe-sim {remoe_sim.__version__}, Python" in text
+    assert page.html == remoe_sim.report("sample:demo", cache=8, policy="lru,lfu").html  # nothing of the moment
+
+
+def test_the_reporting_block(page):
+    said = facts(page)
+    verdict = remoe_sim.verdict("sample:demo", cache=8, policy="lru,lfu")
+    best = verdict.best
+    assert said["admission"] == "mandatory"
+    assert said["scope"] == "layer"
+    assert "of up to 1 decode token, of up to 1 request" in said["forward passes"]
+    assert said["denominator of hit rates"].startswith(f"{best.lookups:,} lookups: {best.prefill.lookups:,} of prefill")
+    assert said["requests"].startswith("8, of ")
+    assert said["distinct prompts"] == "unknown"
+    assert said["bytes per output token"] == f"{best.bytes_read_per_token / 2**20:,.1f} MiB"
+    assert f"{verdict.gap['future_knowledge']:,} future knowledge" in said["gap and its split"]
+    assert said["sampling and engine"] == "unknown"
+
+
+def test_what_is_not_known_is_not_zero():
+    rows = [Row(0, i, i, DECODE, [[i % 3]]) for i in range(6)]
+    said = facts(remoe_sim.report(trace_of(rows, Shape((4,), (1,), None)), policy="lru"))
+    assert {said[name] for name in ("bytes per output token", "expert sizes", "quantisation")} == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"budget": "20B", "scope": "global"},
+        {"cache": 3, "scope": "global", "admission": "bypass"},
+        {"cache": 0},
+        {"budget": 40, "phase": "decode", "warmup": 2, "reset": "request"},
+        {"phase": "prefill"},
+    ],
+)
+def test_limits_and_phases_of_all_kinds(arguments):
+    rows = [Row(0, 0, 0, PREFILL, [[0, 1], None]), Row(0, 1, 0, PREFILL, [[1, 2], [0]])]
+    rows += [Row(0, i, i, DECODE, [[i % 4, 4], [i % 2]]) for i in range(2, 9)]
+    page = remoe_sim.report(trace_of(rows, Shape((5, 2), (2, 1), (10, 7))), policy="lru", **arguments)
+    Tags(page.html)
+
+
+def test_a_trace_without_tokens():
+    Tags(remoe_sim.report(trace_of([], Shape((5, 2), (2, 1), (10, 7))), policy="lru").html)
+
+
+def test_the_limit_of_who_names_none():
+    assert default_cache(one_layer([0], 9), "layer") == 3
+    assert default_cache(one_layer([0], 2), "layer") == 1
+    assert "that of one in 4 experts" in remoe_sim.report(one_layer([0, 1]), policy="lru").html
+
+
+def test_a_sweep(swept, tmp_path):
+    html = remoe_sim.report(swept).html
+    table = next(part for part in remoe_sim.report(swept).sections[2].parts)
+    assert len(table.rows) == len(swept) == 12
+    times = [row[[name for name, _ in table.columns].index("TPOT ms")] for row in table.rows]
+    assert times == sorted(times) == sorted(swept["tpot_ms_mean"])
+    assert html.count('class="chart"') == 6  # three of either device
+    assert "sample:demo; scope layer; rtx-4090" in html
+    Tags(html)
+
+
+def test_a_sweep_file_is_told_from_a_trace(tmp_path):
+    path = tmp_path / "sweep.parquet"
+    remoe_sim.sweep("sample:demo", policy="lru", cache="8", output=path)
+    done = CliRunner().invoke(cli.main, ["report", str(path), "-o", str(tmp_path / "page.html")])
+    assert done.exit_code == 0, done.exception
+    assert "1 cell" in (tmp_path / "page.html").read_text()
+    with pytest.raises(ValueError, match="cache given with a sweep"):
+        remoe_sim.report(path, cache=8)
+
+
+def test_unknown_arguments_are_named():
+    with pytest.raises(ValueError, match="unknown argument 'cach'; did you mean 'cache'"):
+        remoe_sim.report("sample:demo", cach=8)
+
+
+# --- what it is made of
+
+
+def test_everything_from_a_trace_is_text():
+    evil = "<script>alert(1)</script>\"'&"
+    trace = one_layer([0, 1, 2] * 4)
+    model = trace.model.__class__(**{**trace.model.__dict__, "name": evil, "quant": evil})
+    trace = trace.__class__(
+        trace.request, trace.position, trace.step, trace.phase, trace.layer_numbers, model, trace.source,
+        origin={"format": evil, "path": evil}, notes=evil, path=evil,
+    )  # fmt: skip
+    html = remoe_sim.report(trace, policy="lru").html
+    tags = Tags(html)
+    assert html.count("alert(1)") >= 6
+    assert "<script>alert" not in html
+    assert sum(evil in text for text in tags.texts) >= 4
+
+
+def test_the_file_needs_no_other(page, swept):
+    for one in (page, remoe_sim.report(swept)):
+        assert all(point.startswith(("#", "data:")) for point in Tags(one.html).points)
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", one.html)
+        assert "default-src 'none'" in one.html
+        assert len(one.html.encode()) < MOST_BYTES
+    assert page._repr_html_().startswith("<iframe srcdoc=")
+
+
+@needs_traces
+@compiled
+@pytest.mark.parametrize("name", ["bigmoe/qwen.route.csv", "gpt-oss-20b/gptoss20b_decode_subset.npz"])
+def test_pages_of_real_traces_are_small(name):
+    trace = remoe_sim.import_trace(SHARED / name)
+    page = remoe_sim.report(trace, policy="lru,lfu")
+    assert len(page.html.encode()) < MOST_BYTES
+    if "gpt" in name:
+        assert facts(page)["duplicate requests"].endswith("of 206")
+
+
+# --- requests that repeat others
+
+
+@given(cases())
+def test_prefixes_are_those_of_a_naive_comparison(case):
+    found = routing_prefixes(case.trace)
+    requests = {}
+    for row in sorted(case.rows, key=lambda row: (row.request, row.position)):
+        chosen = tuple(frozenset(one for one in decision or () if one is not None) for decision in row.decisions)
+        requests.setdefault(row.request, []).append(chosen)
+    chains = [tuple(requests[name]) for name in sorted(requests)]
+    beginnings = [{chain[:n] for n in range(1, len(chain) + 1)} for chain in chains]
+    shared = [
+        sum(any(one in other for j, other in enumerate(beginnings) if j != i) for one in own)
+        for i, own in enumerate(beginnings)
+    ]
+    event(f"anything shared: {any(shared)}")
+    assert found.shared.tolist() == shared
+    assert found.lengths.tolist() == [len(chain) for chain in chains]
+    assert found.repeated_tokens == sum(map(len, chains)) - len(set().union(*beginnings))
+    assert found.duplicates == len(chains) - len(set(chains))
+
+
+def test_prompts_and_duplicates_by_hand():
+    def request(number, tokens):
+        return [Row(number, i, number, PREFILL, [[one % 4]]) for i, one in enumerate(tokens)]
+
+    tokens = [(1, 2, 3), (1, 2, 3), (1, 2, 7)]  # 7 is routed as 3 is
+    trace = trace_of([row for n, one in enumerate(tokens) for row in request(n, one)], Shape((4,), (1,), None))
+    assert routing_prefixes(trace).distinct_prompts is None
+    named = trace.__class__(**{
+        name: getattr(trace, name) for name in ("request", "position", "step", "phase", "layer_numbers", "model",
+                                                "source")
+    }, token_id=np.array(tokens, np.int32).ravel())  # fmt: skip
+    found = routing_prefixes(named)
+    assert (found.prompts, found.distinct_prompts, found.duplicates, found.repeated_tokens) == (3, 2, 2, 6)
+    assert found.beginning_alike(3) == 3
+    assert facts(remoe_sim.report(named, policy="lru"))["distinct prompts"] == "2 of 3"
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_few_and_inside(least, span):
+    ticks = nice_ticks(least, least + span)
+    assert len(ticks) <= 7
+    slack = 1e-9 * max(abs(least), span) + 1e-9
+    assert all(least - slack <= one <= least + span + slack for one in ticks)
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@needs_browser
+@pytest.mark.once
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_pages_are_whole_in_a_browser(page, swept, tab, tmp_path, width, dark):
+    for name, one in (("trace", page), ("sweep", remoe_sim.report(swept))):
+        path = tmp_path / f"{name} <script>.html"
+        one.write(path)
+        tab.open(path, width, dark)
+        assert tab.complaints == []
+        assert tab.requested == [path.resolve().as_uri()]
+        assert tab.value("document.documentElement.scrollWidth") <= width  # nothing sticks out
+        drawn = "[...document.querySelectorAll('.plot')].map(e => [e.clientWidth, e.querySelectorAll('.spot').length])"
+        charts = tab.value(drawn)
+        assert len(charts) == one.html.count('class="chart"') > 0
+        assert all(shown > 200 and spots for shown, spots in charts)
+        assert tab.value("getComputedStyle(document.body).backgroundColor") == (
+            "rgb(23, 24, 27)" if dark else "rgb(253, 253, 252)"
+        )
+
+
+@needs_browser
+@pytest.mark.once
+@pytest.mark.parametrize("width", [1280, 375])
+def test_a_table_sorts_when_its_heading_is_clicked(page, tab, tmp_path, width):
+    page.write(tmp_path / "page.html")
+    tab.open(tmp_path / "page.html", width)
+    column = "[...document.querySelectorAll('#layers tbody tr')].map(row => Number(row.cells[4].dataset.v))"
+    before = tab.value(column)
+    assert before != sorted(before)
+    for reverse in (True, False):
+        tab.click(*tab.middle("#layers th:nth-child(5) button"))
+        assert tab.value(column) == sorted(before, reverse=reverse)
+        word = "descending" if reverse else "ascending"
+        assert tab.value("document.querySelector('#layers th:nth-child(5)').getAttribute('aria-sort')") == word
+    assert tab.complaints == []
+
+
+@needs_browser
+@pytest.mark.once
+def test_figures_and_the_map_show_values_below_the_pointer(page, tab, tmp_path):
+    page.write(tmp_path / "page.html")
+    tab.open(tmp_path / "page.html")
+    tip = "document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent"
+    assert tab.value(tip) == ""
+    tab.move(*tab.middle(".plot .spot:nth-of-type(8)"))
+    curve = remoe_sim.curve("sample:demo", policy="lru", cache=[8])
+    assert f"lru: {100 * curve[curve.layer == 'all'].decode_hit_rate.iloc[0]:.2f} %" in tab.value(tip)
+    assert tab.value(tip).startswith("8 experts per layer")
+    painted = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 90, 90).data].some(x => x)"
+    assert tab.value(painted)
+    tab.value("document.querySelector('.map .scroll').scrollLeft = 0")
+    x, y = tab.value(
+        "(() => { const c = document.querySelector('canvas'); c.scrollIntoView({block: 'center'});"
+        "const b = c.getBoundingClientRect(); return [b.x + 1, b.y + 1]; })()"
+    )
+    tab.move(x, y)
+    first = remoe_sim.read_trace("sample:demo").decisions(0).experts[0].tolist()
+    assert tab.value(tip) == (
+        f"request 0, position 0, prefill\nexpert 0: {'chosen' if 0 in first else 'not chosen'}\n"
+        f"chosen here: {', '.join(map(str, first))}"
+    )
+    scrolls = "(() => { const s = document.querySelector('.map .scroll'); return s.scrollWidth > s.clientWidth; })()"
+    assert tab.value(scrolls)
+
+
+@pytest.mark.once
+def test_the_template_library_is_not_loaded_before_it_is_needed():
+    assert "jinja2" not in cli.main.get_command(None, "report").callback.__globals__
+    import subprocess
+
+    code = "import sys; from remoe_sim import cli; cli.main.get_command(None, 'report'); print('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
