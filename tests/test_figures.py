@@ -14,7 +14,7 @@ from strategies import Shape, trace_of
 import remoe_sim
 from remoe_sim import cli, figures
 from remoe_sim.figures._look import DARK, LIGHT
-from remoe_sim.figures._material import NotPossibleError
+from remoe_sim.figures._material import Material, NotPossibleError
 from remoe_sim.figures._panels import split_rows
 from remoe_sim.figures.capacity_hits import knee
 from remoe_sim.figures.routing_map import routing_rows
@@ -33,8 +33,11 @@ def small(phase=DECODE, decisions=([0], [1], [1], [2])):
 
 
 def check(figure):
-    """Both axes of every panel that shows them have a unit, and every kind of file can be written."""
+    """Axes have units, no line runs out of its panel at the top, and every kind of file can be written."""
     assert figure.get_suptitle()
+    for axes in figure.axes:
+        tops = [np.nanmax(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata())]
+        assert all(top <= axes.get_ylim()[1] for top in tops)
     labels = [label for axes in figure.axes for label in (axes.get_xlabel(), axes.get_ylabel()) if label]
     assert len(labels) >= 2
     for label in labels:
@@ -209,6 +212,7 @@ def test_of_reports(dark):
     check(figures.best_split(remoe_sim.split(small(), cache=1), dark=dark))
     with pytest.raises(ValueError, match="replay with a device"):
         figures.token_latency(remoe_sim.replay(trace, cache=8))
+    check(figures.best_split(remoe_sim.split(trace, cache=8, policy="belady,lru,lfu")))
     with pytest.raises(ValueError, match="of 4 policies"):
         figures.best_split(remoe_sim.split(trace, cache=8, policy="lru,lfu,fifo,belady"))
 
@@ -273,6 +277,10 @@ def test_several_traces_and_many_panels(run, tmp_path):
     many = remoe_sim.sweep("sample:demo", policy="lru", cache="8", batch="trace,1,2,3,4,5,6,7")
     plots = remoe_sim.plot(many, "many", figure="hit-rate")
     assert [path.name for path in plots.files] == ["hit-rate.svg", "hit-rate-2.svg"]
+    material = Material({}, many)
+    pages = [draw(dark=False) for _, draw in figures.hit_rate.pages(material)]
+    titles = [axes.get_title(loc="left") for page in pages for axes in page.axes]
+    assert titles == ["sample:demo", *(f"sample:demo, batch {size}" for size in range(1, 8))]
 
 
 def test_files_are_whole_or_absent(run, tmp_path, monkeypatch):

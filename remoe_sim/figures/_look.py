@@ -33,12 +33,14 @@ class Look:
     parts: tuple[str, ...]
 
     def line(self, number: int) -> dict[str, Any]:
-        """Colour, marker and dashes of the line with that number; 28 differ."""
+        """Colour, marker and dashes of the line with that number; 28 differ. Later ones are thinner, so that those
+        below them show where they lie upon each other."""
         return {
+            "linewidth": max(1.2, 2.3 - 0.3 * number), "markersize": max(3.5, 6.0 - 0.8 * number),
             "color": self.colours[number % len(self.colours)],
             "marker": MARKERS[number % len(MARKERS)],
             "linestyle": ("-", "--", ":", "-.")[number // len(self.colours) % 4],
-        }
+        }  # fmt: skip
 
     def policies(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Lines of policies; the offline optimum is no choice, so it is drawn as a dashed line without markers."""
@@ -123,9 +125,12 @@ def percent(axis: Any) -> None:
 
 
 def whole_numbers(axis: Any) -> None:
-    """Ticks of an axis at whole numbers only."""
+    """Ticks of an axis at whole numbers only, of which it shows two at least."""
     from matplotlib.ticker import MaxNLocator
 
+    low, high = axis.get_view_interval()
+    if high - low < 1:
+        axis.axes.set(**{f"{axis.axis_name}lim": (low - 1, high + 1)})
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 

@@ -42,7 +42,7 @@ def split_rows(rows: pd.DataFrame, names: Sequence[str]) -> list[Panel]:
     names = [name for name in names if name in rows]
     if not names:
         return [("", rows)]
-    named = _telling(rows, names)
+    named = rows.attrs.get("named") or _telling(rows, names)
     panels = []
     for values, some in rows.groupby(names, dropna=False, sort=False):
         of = dict(zip(names, values if isinstance(values, tuple) else (values,), strict=True))
@@ -75,10 +75,10 @@ def pages_of(function: Callable[..., Any], rows: pd.DataFrame, names: Sequence[s
     """As many figures as the panels take, MOST on each."""
     import pandas as pd
 
-    panels = split_rows(rows, names)
+    panels, named = split_rows(rows, names), _telling(rows, [name for name in names if name in rows])
     for number, start in enumerate(range(0, len(panels), MOST), 1):
         some = pd.concat([part for _, part in panels[start : start + MOST]])
-        some.attrs.update(rows.attrs)
+        some.attrs.update(rows.attrs, named=named)  # alike on all pages
         yield "" if number == 1 else str(number), partial(function, some)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.figures._curve_rows import PANELS, capacity_axis, curve_rows
-from remoe_sim.figures._look import OPTIMUM, Sheet, percent
+from remoe_sim.figures._look import OPTIMUM, Sheet, percent, whole_numbers
 from remoe_sim.figures._material import Material, NotPossibleError, Page, figure
 from remoe_sim.figures._panels import lines_of, pages_of, panelled, split_rows
 
@@ -47,6 +47,8 @@ def hit_rate(frame: pd.DataFrame, dark: bool = False) -> Sheet:
             axes.set_xlabel(label)
             axes.set_ylabel("hit rate (% of decode lookups)" if decode else "hit rate (% of lookups)")
             axes.set_xlim(left=0)
+            if own["capacity_unit"].iloc[0] != "bytes":
+                whole_numbers(axes.xaxis)
             axes.set_ylim(0, 1)
             percent(axes.yaxis)
     return page

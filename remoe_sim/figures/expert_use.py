@@ -46,7 +46,8 @@ def popularity(data: Any, dark: bool = False) -> Sheet:
         raise NotPossibleError("no expert was chosen")
     at = np.linspace(0, 1, 201)
     with sheet("Popularity of experts", dark) as page:
-        axes, banded = page.subplots(), rows["trace"].nunique() <= MOST_BANDS
+        axes = page.subplots()
+        banded = rows["trace"].nunique() <= MOST_BANDS and rows["layer"].nunique() > 1
         axes.plot((0, 1), (0, 1), color=page.look.faint, linewidth=0.9, linestyle=":", label="all used equally")
         for number, (name, own) in enumerate(rows.groupby("trace", sort=False)):
             curves = []
@@ -58,7 +59,7 @@ def popularity(data: Any, dark: bool = False) -> Sheet:
             if not curves:
                 continue
             style = page.look.line(number)
-            if banded and len(curves) > 1:
+            if banded:
                 axes.fill_between(at, np.min(curves, axis=0), np.max(curves, axis=0), color=style["color"], alpha=0.16,
                                   linewidth=0)  # fmt: skip
             mean = np.mean(curves, axis=0)

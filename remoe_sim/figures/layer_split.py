@@ -60,9 +60,11 @@ def best_split(data: Any, dark: bool = False, name: str | None = None) -> Sheet:
                 axes.plot(own["layer"], own[f"equal_{what}"], color=page.look.faint, linestyle=(0, (4, 2)),
                           marker="" if len(own) > 1 else "s", label="equal")  # fmt: skip
                 axes.plot(own["layer"], own[f"best_{what}"], label="best", **best | {"linewidth": 1.0})
-                axes.set_ylim(bottom=0)
             grid[1, column].set_xlabel("MoE layer (the model's number)")
             whole_numbers(grid[1, column].xaxis)
+        for axes, what in zip(grid[:, 0], ("experts", "misses"), strict=True):  # once all is drawn, as rows share it
+            most = float(rows[[f"equal_{what}", f"best_{what}"]].to_numpy().max())
+            axes.set_ylim(0, 1.06 * most if most else 1)
         grid[0, 0].set_ylabel("cache (experts)")
         grid[1, 0].set_ylabel("misses (lookups)")
         grid[1, 0].yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from remoe_sim.figures._curve_rows import PANELS, capacity_axis, curve_rows
-from remoe_sim.figures._look import OPTIMUM, Sheet, percent
+from remoe_sim.figures._look import OPTIMUM, Sheet, percent, whole_numbers
 from remoe_sim.figures._material import Material, NotPossibleError, Page, figure
 from remoe_sim.figures._panels import lines_of, pages_of, panelled, split_rows
 
@@ -52,6 +52,8 @@ def regret(frame: pd.DataFrame, dark: bool = False) -> Sheet:
             axes.set_xlabel(label)
             axes.set_ylabel(f"misses above {OPTIMUM} (% of lookups)")
             axes.set_xlim(left=0)
+            if own["capacity_unit"].iloc[0] != "bytes":
+                whole_numbers(axes.xaxis)
             percent(axes.yaxis)
             if len(grid) == 1 and own["policy"].nunique() == 1:
                 axes.set_title(", ".join(filter(None, (axes.get_title(loc="left"), str(own["policy"].iloc[0])))))

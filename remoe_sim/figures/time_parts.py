@@ -64,6 +64,7 @@ def tpot_parts(frame: pd.DataFrame, dark: bool = False) -> Sheet:
             if len(own) <= MOST_BARS:
                 axes.set_xticks(np.arange(x.size), [f"{one:.3g}" for one in x])
                 axes.grid(False, axis="x")
+                axes.set_xlim(min(-0.5, x.size / 2 - 2), max(x.size - 0.5, x.size / 2 + 1))
             else:
                 axes.set_xlim(x[0], x[-1])
             axes.set_xlabel(label)

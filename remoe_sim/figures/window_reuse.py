@@ -30,12 +30,13 @@ def reuse_against_window(data: Any, dark: bool = False) -> Sheet:
     if rows.empty:
         raise NotPossibleError("no decode token follows another, so reuse is not defined")
     with sheet("Expert reuse against window", dark) as page:
-        axes, banded = page.subplots(), rows["trace"].nunique() <= MOST_BANDS
+        axes = page.subplots()
+        banded = rows["trace"].nunique() <= MOST_BANDS and rows["layer"].nunique() > 2
         for number, (name, own) in enumerate(rows.groupby("trace", sort=False)):
             overall = own[own["layer"] == "all"].sort_values("window")
             layers = own[own["layer"] != "all"].groupby("window")["reuse_rate"].agg(["min", "max"])
             style = page.look.line(number)
-            if banded and own["layer"].nunique() > 2:
+            if banded:
                 axes.fill_between(layers.index, layers["min"].astype(float), layers["max"].astype(float),
                                   color=style["color"], alpha=0.16, linewidth=0)  # fmt: skip
             axes.plot(overall["window"], overall["reuse_rate"].astype(float), label=name, **style)
