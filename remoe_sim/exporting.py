@@ -9,8 +9,6 @@ from typing import ClassVar
 
 from remoe_sim.registry import find_plugin, plugins
 from remoe_sim.trace import Decisions, InMemory, Trace
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.trace_writer import replacing
 from remoe_sim.units import parse_count
 
 PACKAGE = "remoe_sim.exports"
@@ -43,6 +41,9 @@ def export(
     layer: the model's own number of the one layer to write; all without it. Returns the format. Raises ValueError for
     an unknown format, TraceError for a layer that is not there and for a trace that the format cannot hold.
     """
+    from remoe_sim.trace_reader import read_trace
+    from remoe_sim.trace_writer import replacing
+
     chosen = _format(Path(path), format)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     if layer is not None:

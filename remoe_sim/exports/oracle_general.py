@@ -8,14 +8,16 @@ expert's id is its number plus the experts of all layers before its own.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.exporting import ExportFormat
-from remoe_sim.kernels.grouping import next_uses
-from remoe_sim.streams import Longs, Stream, layer_stream, select_tokens
 from remoe_sim.trace import Trace
+
+if TYPE_CHECKING:
+    from remoe_sim.streams import Longs, Stream
 
 ACCESS = np.dtype([("timestamp", "<u4"), ("obj_id", "<u8"), ("obj_size", "<u4"), ("next_access_vtime", "<i8")])
 LARGEST = 2**32 - 1
@@ -28,6 +30,8 @@ class OracleGeneral(ExportFormat):
     lost = "requests, phases, which accesses are one group, and the model"
 
     def write(self, trace: Trace, path: Path) -> None:
+        from remoe_sim.streams import select_tokens
+
         sizes = trace.model.expert_bytes or (1,) * trace.moe_layers
         if max(sizes) > LARGEST:
             raise trace.error(f"an expert of {max(sizes)} bytes is above the {LARGEST} that oracleGeneral can say")
@@ -52,6 +56,8 @@ class OracleGeneral(ExportFormat):
         file.flush()
 
     def _stream(self, trace: Trace, index: int) -> Stream:
+        from remoe_sim.streams import layer_stream, select_tokens
+
         return layer_stream(trace, index, trace.decisions(index), select_tokens(trace), "sequential")
 
 
@@ -66,6 +72,8 @@ def _places(steps: npt.NDArray[np.int32], first: Longs) -> Longs:
 
 def _next(stream: Stream, place: Longs) -> Longs:
     """The place of each access's next one, -1 for none."""
+    from remoe_sim.kernels.grouping import next_uses
+
     keys, upcoming = np.empty(place.size, np.int64), np.empty(stream.n_entries, np.int64)
     next_uses(stream.offsets, stream.entries, stream.epochs, upcoming, keys, np.zeros((0, 0), np.int64))
     return np.where(keys < place.size, np.append(place, -1)[np.minimum(keys, place.size)], -1)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv
 
 from remoe_sim.blocks import block_rows, blocks_of
 from remoe_sim.exporting import ExportFormat
 from remoe_sim.trace import PHASES, Trace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class PlainCsv(ExportFormat):
@@ -22,23 +23,24 @@ class PlainCsv(ExportFormat):
     lost = "experts per layer, sizes and the model's name (options of 'import' give them), router probabilities"
 
     def write(self, trace: Trace, path: Path) -> None:
+        from pyarrow.csv import CSVWriter, WriteOptions
+
         rows = block_rows(trace.moe_layers * (30 + 20 * max(trace.model.top_k)))
         writer = None
         try:
             for part in blocks_of(trace, rows):
                 table = _table(part)
-                writer = writer or pyarrow.csv.CSVWriter(path, table.schema, write_options=_OPTIONS)
+                writer = writer or CSVWriter(path, table.schema, write_options=WriteOptions(quoting_style="none"))
                 writer.write_table(table)
         finally:
             if writer is not None:
                 writer.close()
 
 
-_OPTIONS = pyarrow.csv.WriteOptions(quoting_style="none")
-
-
 def _table(part: Trace) -> pa.Table:
     """The rows of a block, token by token, and of a token layer by layer."""
+    import pyarrow as pa
+
     layers, tokens, most = part.moe_layers, part.tokens, max(part.model.top_k)
     weighted = part.source.weights(0) is not None
     experts = np.zeros((tokens, layers, most), np.uint16)
