@@ -34,6 +34,7 @@ _HOMES = {
     "verdict": "verdicts",
     "sweep": "sweeping",
     "plot": "plotting",
+    "compare": "comparing",
     "estimate": "estimating",
     "calibrate": "calibrating",
     "Device": "device_cards",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from remoe_sim.batch_reports import batches as batches
     from remoe_sim.calibrating import calibrate as calibrate
     from remoe_sim.checkup import doctor as doctor
+    from remoe_sim.comparing import compare as compare
     from remoe_sim.curves import curve as curve
     from remoe_sim.device_cards import Device as Device
     from remoe_sim.device_cards import device as device
