@@ -10,6 +10,34 @@ import numpy.typing as npt
 from remoe_sim.policy import Depths, Longs, Rules, StackPolicy, Stream
 
 
+class Recency:
+    """How many entries were touched more recently than each; members of a group are in front under either admission."""
+
+    def __init__(self, n_entries: int, preload: npt.NDArray[np.int32]) -> None:
+        dtype: Any = np.uint8 if n_entries < 2**8 else np.uint16 if n_entries < 2**16 else np.int32
+        self._position, self._behind = np.full(n_entries, n_entries, dtype), np.empty(n_entries, dtype)
+        self._preload = preload
+
+    def depths(self, stream: Stream, fresh: bool) -> Depths:
+        """One vectorised pass."""
+        from remoe_sim.kernels.stacks import recency_depths
+
+        before = np.empty(stream.entries.size, self._position.dtype)
+        epochs = stream.epochs
+        if not fresh:
+            stack = np.argsort(self._position, kind="stable")[: self.known()].astype(np.int32)
+            self._run(recency_depths, stream, epochs[:2], stack, before)
+            epochs = epochs[1:]
+        self._run(recency_depths, stream, epochs, self._preload, before)
+        return Depths(before, None, stream.n_entries)
+
+    def _run(self, kernel: Any, stream: Stream, epochs: Longs, preload: Any, before: npt.NDArray[Any]) -> None:
+        kernel(stream.offsets, stream.entries, epochs, preload, self._position, self._behind, before)
+
+    def known(self) -> int:
+        return int(np.count_nonzero(self._position < self._position.size))
+
+
 class Lru(StackPolicy):
     name = "lru"
     summary = "least recently used goes first"
@@ -18,16 +46,11 @@ class Lru(StackPolicy):
     def keys(self, stream: Stream) -> npt.NDArray[np.int64]:
         return -np.arange(stream.entries.size, dtype=np.int64)
 
-    def depths(self, stream: Stream, rules: Rules) -> Depths:
-        """One vectorised pass; members are in front after their group under either admission."""
-        from remoe_sim.kernels.stacks import recency_depths
+    def resume(self, n_entries: int, rules: Rules) -> Recency:
+        return Recency(n_entries, rules.preload)
 
-        n = stream.n_entries
-        dtype: Any = np.uint8 if n < 2**8 else np.uint16 if n < 2**16 else np.int32
-        before = np.empty(stream.entries.size, dtype)
-        scratch = np.empty(n, dtype), np.empty(n, dtype)
-        recency_depths(stream.offsets, stream.entries, stream.epochs, rules.preload, *scratch, before)
-        return Depths(before, None, n)
+    def depths(self, stream: Stream, rules: Rules) -> Depths:
+        return self.resume(stream.n_entries, rules).depths(stream, fresh=True)
 
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs:
         from remoe_sim.kernels.recency_bytes import recency_bytes

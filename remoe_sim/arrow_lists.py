@@ -31,11 +31,11 @@ def to_numpy(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.from_dlpack(array)
 
 
-def from_arrow(column: pa.ChunkedArray, k: int, dtype: type) -> tuple[npt.NDArray[Any], Mask, Mask]:
+def from_arrow(column: pa.ChunkedArray, k: int, dtype: type, start: int = 0) -> tuple[npt.NDArray[Any], Mask, Mask]:
     """values[rows, k] (0 where null), valid and present as in `to_arrow`, None where nothing is null.
 
     Takes lists of fixed or variable length. Raises ValueError naming the row whose list has another length than k, and
-    the type if the column holds no lists of numbers.
+    the type if the column holds no lists of numbers. start: the number of the first row in messages.
     """
     rows = len(column)
     values: npt.NDArray[Any] = np.zeros((rows, k), dtype)
@@ -43,7 +43,7 @@ def from_arrow(column: pa.ChunkedArray, k: int, dtype: type) -> tuple[npt.NDArra
     present = np.ones(rows, np.bool_) if column.null_count else None
     at = 0
     for chunk in column.chunks:
-        _copy_chunk(chunk, values, valid, present, at)
+        _copy_chunk(chunk, values, valid, present, at, start)
         at += len(chunk)
     return values, valid, present
 
@@ -61,7 +61,7 @@ def _elements(chunk: pa.Array) -> pa.Array:
     return chunk.flatten()
 
 
-def _copy_chunk(chunk: pa.Array, values: npt.NDArray[Any], valid: Mask, present: Mask, at: int) -> None:
+def _copy_chunk(chunk: pa.Array, values: npt.NDArray[Any], valid: Mask, present: Mask, at: int, start: int) -> None:
     k, rows = values.shape[1], len(chunk)
     here = slice(at, at + rows)
     routed = np.ones(rows, np.bool_) if not chunk.null_count else to_numpy(chunk.is_valid())
@@ -70,11 +70,11 @@ def _copy_chunk(chunk: pa.Array, values: npt.NDArray[Any], valid: Mask, present:
         wrong = np.flatnonzero(lengths != k)
         if wrong.size:
             row = int(wrong[0])
-            raise ValueError(f"row {at + row}: the list has {lengths[row]} elements, expected {k}")
+            raise ValueError(f"row {start + at + row}: the list has {lengths[row]} elements, expected {k}")
     elif chunk.type.list_size != k:
-        raise ValueError(f"row {at}: the list has {chunk.type.list_size} elements, expected {k}")
+        raise ValueError(f"row {start + at}: the list has {chunk.type.list_size} elements, expected {k}")
     elements = _elements(chunk)
-    numbers = _numbers(elements, values.dtype, at, k)
+    numbers = _numbers(elements, values.dtype, start + at, k)
     if present is None or valid is None or not chunk.null_count:
         values[here] = numbers.reshape(rows, k)
     else:

@@ -13,6 +13,7 @@ from remoe_sim.engine import HITS, replay_stream
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.recency_bytes import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.part_replay import in_parts, layer_hits
 from remoe_sim.policy import Policy, Rules, StackPolicy
 from remoe_sim.preload import Preload
 from remoe_sim.settings import DEFAULT_POLICIES, Settings, check_policies, find_policies, known_sizes
@@ -130,10 +131,15 @@ def layer_curves(
 ) -> list[tuple[Longs, Longs]]:
     """Of each policy at MoE layer `index`: lookups of each kind, int64[3]; hits at 0 to E experts, int64[3, E + 1], of
     which `wanted` are needed."""
+    if in_parts(caches, policies):
+        return layer_hits(caches, policies, index)
     views, rules = caches.layer_views(index), caches.layer_rules(index)
     streams = [views.get(policy.by_last) for policy in policies]
     return [
-        (np.bincount(stream.kinds, minlength=3), layer_curve(policy, stream, rules, wanted))
+        (
+            np.array([np.count_nonzero(stream.kinds == kind) for kind in range(3)]),
+            layer_curve(policy, stream, rules, wanted),
+        )
         for policy, stream in zip(policies, streams, strict=True)
     ]
 

@@ -14,6 +14,7 @@ from remoe_sim.kernels import tallies
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.metrics import adjacent_reuse
 from remoe_sim.model_sizes import SizedModel
+from remoe_sim.part_replay import in_parts, replay_parts
 from remoe_sim.pinning import NONE, Entries, Pins, room_beside, with_pinned, without
 from remoe_sim.policy import Outcome, Policy, Rules
 from remoe_sim.preload import Preload
@@ -169,6 +170,9 @@ def _replay_layers(
     caches: Caches, limit: Limit, policies: list[Policy], counts: StepCounts | None = None
 ) -> list[Tally]:
     trace, tokens = caches.trace, caches.tokens
+    if counts is None and in_parts(caches, policies):
+        limits = [limit.for_layer(trace, index) for index in range(trace.moe_layers)]
+        return [Tally(*counted) for counted in replay_parts(caches, limits, policies)]
 
     def one_layer(index: int) -> tuple[list[tuple[Stream, Outcome, Tally]], int]:
         most = limit.for_layer(trace, index)
@@ -198,6 +202,7 @@ def _replay_layers(
                     outcome.running,
                     tokens.fresh,
                     initial * stream.weights[0],
+                    0,
                     *held[number],
                 )
         if trace.model.expert_bytes is not None:

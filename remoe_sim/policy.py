@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,18 @@ class Outcome:
     running: Longs
 
 
+class Resumed(Protocol):
+    """A stack that goes on from one part of its accesses to the next."""
+
+    def depths(self, stream: Stream, fresh: bool) -> Depths:
+        """Depths of the next part; its first epoch goes on with the stack as it is, or starts anew if `fresh`."""
+        ...
+
+    def known(self) -> int:
+        """How many entries are in the stack."""
+        ...
+
+
 class Policy:
     """Common to all policies. `name` is what the user types, `summary` one line, `source` the paper or engine.
 
@@ -102,6 +114,10 @@ class StackPolicy(Policy):
         if rules.preload.size:
             return keys, self.preload_keys(stream, rules.preload, keys.dtype)
         return keys, np.zeros((1, stream.n_entries), keys.dtype)
+
+    def resume(self, n_entries: int, rules: Rules) -> Resumed | None:
+        """What gives the depths of accesses that come in parts; None if the policy must see all of them at once."""
+        return None
 
     def depths(self, stream: Stream, rules: Rules) -> Depths:
         """Depths of all lookups: which of them hit, at every number of entries at once."""

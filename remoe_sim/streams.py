@@ -49,6 +49,8 @@ def select_tokens(trace: Trace, phase: str = "all", reset: str = "never", warmup
     Raises TraceError if the cache is to be emptied at each request but requests interleave.
     """
     rows = None if phase == "all" else np.flatnonzero(trace.phase == PHASES.index(phase))
+    if rows is not None and rows.size == trace.tokens:
+        rows = None  # all of them, which is quicker to say
     of = slice(None) if rows is None else rows
     step, request = trace.step[of], trace.request[of]
     decode = trace.phase[of] == DECODE_PHASE

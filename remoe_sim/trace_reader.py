@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from remoe_sim.arrow_lists import from_arrow, to_numpy
 from remoe_sim.errors import TraceError
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Model, Trace
-from remoe_sim.trace_format import CHECK_KEY, KEY, LAYER, ROWS, array_hash, checksum, decisions_hash, row_hash
+from remoe_sim.trace_format import CHECK_KEY, KEY, LAYER, ROWS, DecisionsHash, array_hash, checksum, row_hash
+from remoe_sim.trace_parts import joined
 
+PART_ROWS = 2**18  # of a large trace that are read at once, a multiple of eight
 RESIDENT_BYTES = 256 * 2**20  # traces whose decisions take no more are read and checked at once and kept in memory
 
 
@@ -207,25 +210,48 @@ class _FileLayers:
         if name in self.content and self.content[name] != digest:
             raise self.error(f"column '{name}' does not match its content hash; the file is damaged, write it again")
 
-    def _lists(self, name: str, k: int, dtype: type) -> tuple[npt.NDArray[Any], Any, Any]:
+    def _lists(
+        self, column: pa.ChunkedArray, name: str, k: int, dtype: type, start: int = 0
+    ) -> tuple[npt.NDArray[Any], Any, Any]:
         try:
-            return from_arrow(self._column(name), k, dtype)
-        except TraceError:
-            raise
+            return from_arrow(column, k, dtype, start)
         except ValueError as error:
             raise self.error(f"column '{name}': {error}") from None
 
     def decisions(self, index: int) -> Decisions:
-        name = self.trace.column(index)
-        decisions = Decisions(*self._lists(name, self.trace.model.top_k[index], np.uint16))
-        self._verify(name, decisions_hash(decisions))
-        return decisions
+        return joined(self.parts(index), self.trace.tokens, self.trace.model.top_k[index])
+
+    def parts(self, index: int) -> Iterator[Decisions]:
+        """The decisions of a layer, PART_ROWS tokens at a time; the last part only if the whole is what was written."""
+        name, k = self.trace.column(index), self.trace.model.top_k[index]
+        digest, at = DecisionsHash(), 0
+        for column in self._batches(name):
+            part = Decisions(*self._lists(column, name, k, np.uint16, at))
+            digest.update(part)
+            at += len(column)
+            if at == self.trace.tokens:
+                self._verify(name, digest.digest())
+            yield part
+
+    def _batches(self, name: str) -> Iterator[pa.ChunkedArray]:
+        """A column, PART_ROWS rows at a time or fewer; at least once."""
+        try:
+            with self._file() as file:
+                rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] or [0]
+                if sum(rows) == 0 or max(rows) == sum(rows) <= PART_ROWS:
+                    yield file.read(columns=[name], use_threads=False).column(name)
+                    return
+                for group in range(len(rows)):
+                    for batch in file.iter_batches(PART_ROWS, [group], columns=[name], use_threads=False):
+                        yield pa.chunked_array([batch.column(0)])
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise self._unreadable(error) from None
 
     def _optional(self, index: int, kind: str, width: int, dtype: type) -> npt.NDArray[Any] | None:
         name = self.trace.column(index, kind)
         if name not in self.names:
             return None
-        values, _, _ = self._lists(name, width, dtype)
+        values, _, _ = self._lists(self._column(name), name, width, dtype)
         self._verify(name, array_hash(values))
         return values
 

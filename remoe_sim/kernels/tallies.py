@@ -33,15 +33,15 @@ def depth_histogram(depths, kinds, counts):
 
 
 @kernel
-def peak_by_step(steps, resting, running, fresh, initial, delta, peak, total):
+def peak_by_step(steps, resting, running, fresh, initial, held, delta, peak, total):
     """Fold one layer, taken in execution order, into what all layers hold together at each step.
 
     steps int32[groups]; resting, running int64[groups] as in `limits`; fresh bool[n_steps]: the cache is emptied
-    before the step, down to `initial`; delta, peak, total int64[n_steps].
+    before the step, down to `initial`; held: what this layer held before the first step; delta, peak, total
+    int64[n_steps]. Returns what it holds after the last.
     Afterwards `total[s]` has this layer's residents at the end of step s added, and `peak[s]` is the most that the
     layers so far held in step s above what all layers held before it.
     """
-    held = np.int64(initial)
     group = 0
     for step in range(delta.size):
         if fresh[step]:
@@ -52,6 +52,7 @@ def peak_by_step(steps, resting, running, fresh, initial, delta, peak, total):
             held = resting[group]
             group += 1
         total[step] += held
+    return held
 
 
 @kernel

@@ -1,0 +1,147 @@
+"""Time and memory of a capture like FLAME-MoE-1.7B's: 52,428,800 tokens, 17 layers, top-6, one Parquet file per layer.
+
+    python benchmarks/scale.py --tokens 5e6 [--folder /var/tmp/scale] [--keep]
+    python benchmarks/scale.py                  the whole size: 5.3 billion lookups, about 40 GB of disk while it runs
+
+Every step is a process of its own, whose peak memory is what the operating system says (resident, mapped files
+included). `plain read` reads the same columns with pyarrow, layer by layer by as many threads as there are
+processors, and does nothing with them; the other steps are also given as multiples of it. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TOKENS, LAYERS, FIRST_LAYER, EXPERTS, TOP_K = 52_428_800, 17, 2, 64, 6
+BLOCK = 2**20
+COMMAND = [sys.executable, "-c", "from remoe_sim.cli import run; run()"]
+
+
+def make(folder: Path, tokens: int) -> None:
+    """The capture, in the layout of FLAME-MoE-Traces; scores are the same for all tokens."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    import remoe_sim
+
+    trace = remoe_sim.synth(
+        tokens=tokens, layers=LAYERS, experts=EXPERTS, top_k=TOP_K, request_tokens=tokens, prompt_tokens=0, seed=1
+    )
+    scores = np.linspace(0.4, 0.05, TOP_K).astype(np.float16)
+    place = folder / "actives" / "iter_0010"
+    place.mkdir(parents=True)
+    schema = pa.schema({"scores": pa.list_(pa.float16()), "indices": pa.list_(pa.int16())})
+    files = [pq.ParquetWriter(place / f"layer_{FIRST_LAYER + at:02d}.parquet", schema) for at in range(LAYERS)]
+    for block in parts(trace):
+        for file, decisions in zip(files, block, strict=True):
+            count = len(decisions)
+            bounds = pa.array(np.arange(0, (count + 1) * TOP_K, TOP_K, dtype=np.int32))
+            columns = [pa.array(np.tile(scores, count)), pa.array(decisions.astype(np.int16).reshape(-1))]
+            lists = [pa.ListArray.from_arrays(bounds, values) for values in columns]
+            file.write_table(pa.Table.from_arrays(lists, schema=schema))
+    for file in files:
+        file.close()
+
+
+def parts(trace: Any) -> Iterator[list[Any]]:
+    """The decisions of all layers, a block of tokens at a time."""
+    if hasattr(trace.source, "blocks"):
+        for block in trace.source.blocks(BLOCK):
+            yield [layer.experts for layer in block.layers]
+    else:
+        yield [trace.decisions(index).experts for index in range(trace.moe_layers)]
+
+
+def plain_read(path: Path) -> None:
+    """What the Parquet library takes for the same columns."""
+    import pyarrow.parquet as pq
+
+    from remoe_sim.threads import map_layers
+
+    names = [name for name in pq.read_schema(path).names if name.startswith("experts_")]
+
+    def one(index: int) -> int:
+        with pq.ParquetFile(path) as file:
+            return sum(
+                file.read_row_group(group, columns=[names[index]], use_threads=False).num_rows
+                for group in range(file.num_row_groups)
+            )
+
+    print(sum(map_layers(one, len(names))))
+
+
+def timed(name: str, command: list[str]) -> dict[str, Any]:
+    """Runs a command; seconds by the clock and of the processors, and the most memory it held."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    del before
+    if status:
+        raise SystemExit(f"{name} ended with {status}")
+    return {
+        "step": name,
+        "seconds": round(time.perf_counter() - start, 1),
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_mib": round(used.ru_maxrss / 1024),
+    }
+
+
+def measure(folder: Path, tokens: int) -> dict[str, Any]:
+    capture, trace = folder / "flame", folder / "flame.parquet"
+    own = [sys.executable, __file__, "--folder", str(folder), "--tokens", str(tokens)]
+    rows = []
+    if not capture.exists():
+        rows.append(timed("make", [*own, "--step", "make"]))
+    if not trace.exists():
+        given = ["--experts", str(EXPERTS), "--expert-bytes", "16.5MiB", "--name", "like-flame-moe-1.7b"]
+        rows.append(timed("import", [*COMMAND, "import", str(capture), "-o", str(trace), *given]))
+    replays = ["--policy", "lru"], ["--policy", "belady"]
+    rows.append(timed("plain read", [*own, "--step", "read"]))
+    rows.append(timed("curve lru", [*COMMAND, "curve", str(trace), *replays[0], "-o", str(folder / "lru.csv")]))
+    rows.append(timed("info", [*COMMAND, "info", str(trace)]))
+    rows.append(timed("replay lru", [*COMMAND, "replay", str(trace), "--cache", "16", *replays[0]]))
+    rows.append(timed("curve belady", [*COMMAND, "curve", str(trace), *replays[1], "-o", str(folder / "belady.csv")]))
+    rows.append(timed("replay belady", [*COMMAND, "replay", str(trace), "--cache", "16", *replays[1]]))
+    plain = next(row["seconds"] for row in rows if row["step"] == "plain read")
+    for row in rows:
+        row["times_plain_read"] = round(row["seconds"] / plain, 2)
+    return {
+        "tokens": tokens, "layers": LAYERS, "experts": EXPERTS, "top_k": TOP_K, "lookups": tokens * LAYERS * TOP_K,
+        "processors": os.cpu_count(), "trace_bytes": trace.stat().st_size, "steps": rows,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tokens", type=float, default=TOKENS)
+    parser.add_argument("--folder", type=Path, help="where the files go; what is there already is used again")
+    parser.add_argument("--keep", action="store_true", help="leave the files there")
+    parser.add_argument("--step", choices=("make", "read"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.step == "make":
+        return make(given.folder / "flame", int(given.tokens))
+    if given.step == "read":
+        return plain_read(given.folder / "flame.parquet")
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="scale-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        print(json.dumps(measure(folder, int(given.tokens)), indent=2))
+    finally:
+        if not given.keep:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Large traces, whose layers are replayed in parts: what a policy knows goes on from one part to the next.
+
+Done for traces that are read from a file part by part, in scope `layer`, where every token is a step of its own, by
+policies that can go on (`Policy.resume`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.caches import Caches
+from remoe_sim.kernels import grouping, tallies
+from remoe_sim.kernels.stacks import stack_replay
+from remoe_sim.policy import Depths, Outcome, Policy, Resumed, Rules, StackPolicy
+from remoe_sim.streams import Longs, Stream, Tokens, layer_stream
+from remoe_sim.threads import map_layers
+from remoe_sim.trace_parts import PartSource, parts_of
+
+
+def in_parts(caches: Caches, policies: Sequence[Policy]) -> bool:
+    """Whether layers are replayed in parts."""
+    source = caches.trace.source
+    return (
+        isinstance(source, PartSource)
+        and not source.resident
+        and caches.tokens.rows is None
+        and caches.tokens.one_per_step
+        and not caches.pins.everywhere.size
+        and all(isinstance(policy, StackPolicy) and policy.resume(1, Rules()) is not None for policy in policies)
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a trace at one layer. stream: their accesses, the first of which begin its first epoch; fresh: the
+    cache was emptied before them."""
+
+    here: slice
+    stream: Stream
+    fresh: bool
+
+
+def parts_of_layer(caches: Caches, index: int) -> Iterator[Part]:
+    """The accesses of a layer, part by part."""
+    tokens, emptied = caches.tokens, True
+    for here, decisions in parts_of(caches.trace, index):
+        begins = tokens.fresh[here]
+        bounds = tokens.starts[here.start : here.stop + 1] - here.start
+        some = Tokens(None, tokens.kinds[here], bounds, begins)
+        stream = layer_stream(caches.trace, index, decisions, some, caches.settings.order)
+        if not stream.steps.size:
+            emptied |= bool(begins.any())
+            yield Part(here, stream, False)
+            continue
+        emptied |= bool(begins[: stream.steps[0] + 1].any())
+        yield Part(here, replace(stream, epochs=np.unique(np.append(0, stream.epochs))), emptied)
+        emptied = bool(begins[stream.steps[-1] + 1 :].any())
+
+
+class PartReplay:
+    """One policy on one layer, part after part."""
+
+    def __init__(self, policy: StackPolicy, n_entries: int, rules: Rules) -> None:
+        resumed = policy.resume(n_entries, rules)
+        assert resumed is not None
+        self._resumed: Resumed = resumed
+        self._rules = rules
+        self._seen = np.full(n_entries, -1, np.int64)
+        self._known = rules.preload.size  # entries in the stack
+
+    def depths(self, part: Part) -> Depths:
+        """Depths of the next part."""
+        return self._resumed.depths(part.stream, part.fresh)
+
+    def outcome(self, part: Part, limit: int) -> tuple[Stream, Outcome]:
+        """The next part at one limit; its stream comes back knowing which lookups are first ones."""
+        depths, stream, fresh = self.depths(part), part.stream, part.fresh
+        hit = np.empty(stream.entries.size, np.bool_)
+        resting, running = np.empty(stream.steps.size, np.int64), np.empty(stream.steps.size, np.int64)
+        after, capacity, evictions = depths.after_group(stream), min(limit, stream.n_entries), 0
+        bounds = [stream.epochs[:2], stream.epochs[1:]]
+        for number, epochs in enumerate(bounds):
+            if epochs.size < 2:
+                continue
+            goes_on = number == 0 and not fresh
+            evictions += stack_replay(
+                stream.offsets, depths.before, after, epochs, capacity, depths.absent,
+                self._known if goes_on else self._rules.preload.size, self._rules.mandatory, hit, resting, running,
+            )  # fmt: skip
+        weight = stream.weights[0]
+        stream = self._with_first(stream, fresh)
+        self._known = self._resumed.known()
+        return stream, Outcome(hit, evictions, resting * weight, running * weight)
+
+    def _with_first(self, stream: Stream, fresh: bool) -> Stream:
+        first: npt.NDArray[np.bool_] = np.empty(stream.entries.size, np.bool_)
+        self._seen[:] = np.where((self._seen >= 0) & (not fresh), 0, -1)  # the first epoch of this part is number 0
+        grouping.first_uses(stream.offsets, stream.entries, stream.epochs, self._seen, first)
+        self._seen[self._seen < stream.epochs.size - 2] = -1
+        stream.__dict__["first"] = first
+        return stream
+
+
+def layer_hits(caches: Caches, policies: Sequence[Policy], index: int) -> list[tuple[Longs, Longs]]:
+    """Per policy: int64[3], lookups of each kind, and int64[3, E + 1], hits at capacities 0 to E."""
+    n = caches.trace.model.experts[index]
+    runs = [PartReplay(policy, n, caches.layer_rules(index)) for policy in _stacks(policies)]
+    counts = [np.zeros((3, n + 1), np.int64) for _ in runs]
+    for part in parts_of_layer(caches, index):
+        if part.stream.steps.size:
+            for run, table in zip(runs, counts, strict=True):
+                tallies.depth_histogram(run.depths(part).before, part.stream.kinds, table)
+    answers = []
+    for table in counts:
+        hits = np.zeros_like(table)
+        np.cumsum(table[:, :-1], axis=1, out=hits[:, 1:])
+        answers.append((table.sum(axis=1), hits))
+    return answers
+
+
+def _stacks(policies: Sequence[Policy]) -> list[StackPolicy]:
+    return [policy for policy in policies if isinstance(policy, StackPolicy)]
+
+
+class Held:
+    """The most bytes that all layers together held in any step, found part by part. starts: what each starts with."""
+
+    def __init__(self, starts: Sequence[int]) -> None:
+        self.most = 0
+        self._starts, self._held, self._in_all = starts, [0] * len(starts), 0
+
+    def add(self, layers: Sequence[Counted], fresh: npt.NDArray[np.bool_]) -> None:
+        """The next part, layer by layer; fresh: bool[steps], the cache is emptied before the step."""
+        delta, peak, after = np.zeros((3, fresh.size), np.int64)
+        for index, one in enumerate(layers):
+            groups = one.steps, one.resting, one.running
+            start, held = self._starts[index], self._held[index]
+            self._held[index] = tallies.peak_by_step(*groups, fresh, start, held, delta, peak, after)
+        before = np.append(self._in_all, after)[:-1]
+        before[fresh] = sum(self._starts)
+        self.most = max(self.most, int((before + peak).max(initial=0)))
+        self._in_all = int(after[-1]) if after.size else self._in_all
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A part of a layer by one policy. table: int64[3, 4], as `remoe_sim.kernels.tallies.tally` has it; the rest as in
+    Stream and Outcome."""
+
+    table: Longs
+    evictions: int
+    steps: npt.NDArray[np.int32]
+    resting: Longs
+    running: Longs
+
+
+def replay_parts(caches: Caches, limits: Sequence[int], policies: Sequence[Policy]) -> list[tuple[Longs, int, int]]:
+    """Replay all layers side by side, part by part, at `limits`, experts of each layer.
+
+    Per policy: int64[3, 4] as `remoe_sim.kernels.tallies.tally` has it, evictions, and the most bytes that all layers
+    held at once.
+    """
+    trace, tokens = caches.trace, caches.tokens
+    rules = [caches.layer_rules(index) for index in range(trace.moe_layers)]
+    sizes = trace.model.expert_bytes or (1,) * trace.moe_layers
+    runs = [
+        [PartReplay(policy, experts, rules[index]) for policy in _stacks(policies)]
+        for index, experts in enumerate(trace.model.experts)
+    ]
+    starts = [min(most, rule.preload.size) * size for most, rule, size in zip(limits, rules, sizes, strict=True)]
+    held = [Held(starts) for _ in policies]
+    tables, evictions = [np.zeros((3, 4), np.int64) for _ in policies], [0 for _ in policies]
+    streams = [parts_of_layer(caches, index) for index in range(trace.moe_layers)]
+
+    def one_layer(index: int) -> tuple[slice, list[Counted]] | None:
+        part = next(streams[index], None)
+        return None if part is None else (part.here, [_count(run, part, limits[index]) for run in runs[index]])
+
+    while done := [one for one in map_layers(one_layer, trace.moe_layers) if one is not None]:
+        if len({(here.start, here.stop) for here, _ in done}) > 1 or len(done) < trace.moe_layers:
+            raise trace.error("its layers have different numbers of rows; the file is damaged, write it again")
+        for number in range(len(policies)):
+            layers = [counted[number] for _, counted in done]
+            held[number].add(layers, tokens.fresh[done[0][0]])
+            tables[number] += sum((one.table for one in layers), np.zeros((3, 4), np.int64))
+            evictions[number] += sum(one.evictions for one in layers)
+    most = [one.most if table.any() else 0 for one, table in zip(held, tables, strict=True)]
+    return list(zip(tables, evictions, most, strict=True))
+
+
+def _count(run: PartReplay, part: Part, limit: int) -> Counted:
+    table, none = np.zeros((3, 4), np.int64), np.zeros(0, np.int64)
+    if not part.stream.steps.size:
+        return Counted(table, 0, part.stream.steps, none, none)
+    stream, outcome = run.outcome(part, limit)
+    tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
+    return Counted(table, outcome.evictions, stream.steps, outcome.resting, outcome.running)
