@@ -199,6 +199,6 @@ def _tokens_per_group(decisions: Decisions, tokens: Tokens) -> npt.NDArray[np.in
     """int64[groups]: how many tokens of a step want an expert, for steps where any does."""
     if decisions.valid is None:
         return np.diff(tokens.starts)
-    wants = decisions.valid[tokens.rows].any(axis=1)
+    wants = decisions.valid[slice(None) if tokens.rows is None else tokens.rows].any(axis=1)
     counts = np.diff(np.append(0, np.cumsum(wants))[tokens.starts])
     return counts[counts > 0]
