@@ -1,5 +1,5 @@
 # make demo      set up .venv, replay the bundled trace
-# make test      set up .venv with what tests need, run all tests but those that need torch
+# make test      set up .venv with what tests need, run all tests but those that need torch or take long
 # make test-all  add torch, transformers and notebooks, run the tests that need them: what `make test` leaves out
 # make check     lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
 # make clean     remove everything that these made

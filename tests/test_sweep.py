@@ -55,7 +55,7 @@ def assert_rows_are_replays(frame, trace, **settings):
 
 
 @given(cases(preload=False), choices("admission", "reset", "phase", "warmup"), st.sampled_from((None, 1, 3)))
-@examples(60)
+@examples(25)
 def test_rows_are_replays(case, settings, batch):
     trace, sized = case.trace, case.trace.model.expert_bytes is not None
     try:
