@@ -1,19 +1,14 @@
 """Capture from real Transformers models, tiny and random: decisions against the logits that a model returns itself."""
 
-import json
-
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tiny_models import FAMILIES, INSTALLED, chosen, correction, save_tiny, tiny  # noqa: E402
+from tiny_models import FAMILIES, INSTALLED, as_table, chosen, correction, tiny  # noqa: E402
 
-import remoe_sim  # noqa: E402
-from remoe_sim import cli  # noqa: E402
-from remoe_sim.capture import record, run  # noqa: E402
+from remoe_sim.capture import record  # noqa: E402
 from remoe_sim.hf_configs import shape_of_values  # noqa: E402
 from remoe_sim.model_cards import size_shape  # noqa: E402
 
@@ -59,11 +54,6 @@ def assert_decisions(trace, logits, family, model):
             wanted = chosen(family, logits[index, row].tolist(), top_k, bias)
             assert set(decisions.experts[row].tolist()) == wanted, (family, layer, row)
         assert (np.diff(trace.source.weights(index), axis=1) <= 0).all()
-
-
-def as_table(trace):
-    columns = [trace.request, trace.position, trace.phase, trace.step, trace.token_id]
-    return np.column_stack([*columns, *(decisions.experts for _, decisions in trace.layers())])
 
 
 def by_hand(model, ids, mask, tokens):
@@ -228,7 +218,28 @@ def test_rows_that_go_and_caches_that_are_cut_are_refused(models):
         model(ids, attention_mask=torch.ones((3, 1, 7, 7)))
 
 
-def test_a_layer_that_does_not_run_has_null_decisions(models):
+@pytest.mark.parametrize("most", [1, 3])
+def test_how_many_passes_are_read_together_changes_nothing(most, models, monkeypatch):
+    model = models()
+    ids, mask = texts(side="left")
+    traces = []
+    for passes in (64, most):
+        monkeypatch.setattr("remoe_sim.capture.recorder.MOST_PASSES", passes)
+        with record(model, probs=True) as recorder:
+            by_hand(model, ids, mask, 1)
+            model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False, eos_token_id=None)
+            model(ids[:2, :3])
+        traces.append(recorder.trace())
+    np.testing.assert_array_equal(as_table(traces[0]), as_table(traces[1]))
+    for index in range(3):
+        for kind in ("weights", "probs"):
+            one, other = (getattr(trace.source, kind)(index) for trace in traces)
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("most", [64, 1])
+def test_a_layer_that_does_not_run_has_null_decisions(most, models, monkeypatch):
+    monkeypatch.setattr("remoe_sim.capture.recorder.MOST_PASSES", most)
     model = models()
     ids, _ = texts(rows=1)
     layer = model.model.layers[1]
@@ -276,100 +287,3 @@ def test_routers_can_be_named(models):
         record(model, routers={0: torch.nn.Linear(2, 2)}),
     ):
         pass
-
-
-class Block(torch.nn.Module):
-    """A layer of somebody's own: a linear router beside a list of experts."""
-
-    def __init__(self):
-        super().__init__()
-        self.choose = torch.nn.Linear(8, 4, bias=False)
-        self.experts = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
-        self.top_k = 2
-
-    def forward(self, hidden):
-        self.choose(hidden)
-        return hidden
-
-
-class Own(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = torch.nn.ModuleList(Block() for _ in range(2))
-        self.config = type("Config", (), {"num_hidden_layers": 2, "model_type": "own"})()
-
-    def forward(self, input_ids):
-        hidden = torch.nn.functional.one_hot(input_ids, 8).float()
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return hidden
-
-
-def test_a_model_of_ones_own_is_captured_by_the_shape_of_its_modules():
-    model, ids = Own(), torch.tensor([[1, 2, 3]])
-    with record(model, probs=True) as recorder:
-        model(ids)
-    trace = recorder.trace()
-    for index, layer in enumerate(model.layers):
-        logits = layer.choose(torch.nn.functional.one_hot(ids[0], 8).float())
-        np.testing.assert_array_equal(trace.decisions(index).experts, logits.topk(2).indices)
-        assert trace.source.weights(index) is None
-    assert "largest router logits" in trace.notes
-    assert trace.model.expert_bytes == (8 * 8 * 4,) * 2
-    assert trace.model.dense_bytes == (4 * 8 * 4 + 8 * 4 * 2,) * 2
-
-
-# --- the command and what is behind it
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-mixtral")
-
-
-def test_the_command_writes_what_record_sees(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "prompts.txt").write_text("w5 w6 w7\n\nw8 w9 w10 w11 w12\nw20\n")
-    arguments = ["capture", str(folder), "--prompts", "prompts.txt", "--max-new-tokens", "5", "-o", "t.parquet"]
-    result = CliRunner().invoke(cli.main, arguments)
-    assert result.exit_code == 0, result.exception
-    assert result.stdout.startswith(
-        "wrote t.parquet: 21 tokens (9 prefill, 12 decode), 3 requests, 3 MoE layers, 8 exp"
-    )
-    one = remoe_sim.read_trace("t.parquet")
-    assert (one.model.name, one.origin["format"]) == ("tiny-mixtral", "capture")
-    assert one.token_id[:3].tolist() == [5, 6, 7]
-    batched = run(folder, "prompts.txt", max_new_tokens=5, batch=2)
-    rows = sorted(map(tuple, np.delete(as_table(one), 3, axis=1)))
-    assert rows == sorted(map(tuple, np.delete(as_table(batched), 3, axis=1)))
-    assert batched.step.max() == 4 + 5
-    replayed = CliRunner().invoke(cli.main, ["replay", "t.parquet", "--cache", "4"])
-    assert replayed.exit_code == 0, replayed.exception
-
-
-def test_completions_are_read_under_teacher_forcing_only(folder, tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    lines = [{"prompt": "w5 w6", "completion": " w7 w8 w9"}, {"text": "w10"}]
-    prompts.write_text("\n".join(map(json.dumps, lines)))
-    trace = run(folder, prompts, teacher_force=True, batch=2, probs=True)
-    assert trace.token_id.tolist() == [5, 6, 7, 8, 9, 10]
-    assert trace.phase.tolist() == [0, 0, 1, 1, 1, 1]
-    assert trace.step.tolist() == [0, 0, 1, 2, 3, 4]
-    assert trace.source.probs(0).shape == (6, 8)
-    with pytest.raises(ValueError, match=r"prompts\.jsonl, line 1: a completion is read under teacher forcing only"):
-        run(folder, prompts)
-    prompts.write_text('{"messages": [{"role": "user", "content": "w5"}]}')
-    with pytest.raises(ValueError, match="no chat template"):
-        run(folder, prompts)
-
-
-def test_a_model_that_cannot_be_loaded_is_one_sentence(folder, tmp_path):
-    for arguments, sentence in (
-        ({"model": str(tmp_path / "nothing")}, "nothing' is no folder"),
-        ({"model": str(tmp_path)}, "cannot be loaded"),
-        ({"device": "abacus"}, "device 'abacus' is not here or unknown; give auto, cpu"),
-        ({"prompts": [" "]}, "prompt 0: not one token is in it"),
-    ):
-        with pytest.raises(ValueError, match=sentence) as error:
-            run(**{"model": folder, "prompts": ["w5"], "device": "cpu", **arguments})
-        assert "\n" not in str(error.value)

@@ -3,6 +3,7 @@
 The choice is worked out from the logits alone, slowly and token by token, by the rule in each family's report.
 """
 
+import numpy as np
 import torch
 import transformers
 
@@ -103,3 +104,9 @@ def save_tiny(folder, family="mixtral", **changed):
     ).save_pretrained(folder)
     tiny(family, **changed).save_pretrained(folder)
     return folder
+
+
+def as_table(trace):
+    """Request, position, phase, step, token and the experts of all layers: a row for each token."""
+    columns = [trace.request, trace.position, trace.phase, trace.step, trace.token_id]
+    return np.column_stack([*columns, *(decisions.experts for _, decisions in trace.layers())])

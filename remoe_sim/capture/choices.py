@@ -21,14 +21,18 @@ class Choice:
     guessed: bool = False
 
 
-def read_choice(router: Router, output: Any) -> Choice:
-    """The experts that a router chose; ValueError if its output does not tell.
+def tables_of(output: Any) -> list[Any]:
+    """The tensors of a router's output that have a row for every token, [n, …] each."""
+    values = output if isinstance(output, tuple | list) else [output]
+    return [one.detach().reshape(-1, one.shape[-1]) for one in values if getattr(one, "ndim", 0) > 1]
+
+
+def read_choice(router: Router, tensors: list[Any]) -> Choice:
+    """The experts that a router chose, from `tables_of` its output; ValueError if they do not tell.
 
     Most return logits [n, E], weights [n, k] and experts [n, k], in this order; some scores of all experts [n, E]
     instead of weights, some scores and logits without the experts, and a plain linear layer logits alone.
     """
-    values = output if isinstance(output, tuple | list) else [output]
-    tensors = [one.detach().reshape(-1, one.shape[-1]) for one in values if getattr(one, "ndim", 0) > 1]
     floats = [one for one in tensors if one.is_floating_point()]
     wide = [one for one in floats if one.shape[1] == router.experts]
     top_k = router.top_k

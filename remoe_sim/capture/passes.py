@@ -29,9 +29,8 @@ class Conversation:
 @dataclass(frozen=True)
 class Pass:
     """One forward pass of rows x columns tokens. first: it begins its requests; tokens int32[rows, columns] and
-    real bool[rows, columns] (no padding), or None; top_k: of each MoE layer, 0 where its router did not run; experts,
-    weights, probs: layers that ran one after the other, [tokens, k] (or E) of each, flat; prompts: of each row so many
-    tokens are a prompt, where teacher forcing has one."""
+    real bool[rows, columns] (no padding), or None; prompts: of each row so many tokens are a prompt, where teacher
+    forcing has one."""
 
     conversation: Conversation
     first: bool
@@ -39,11 +38,26 @@ class Pass:
     columns: int
     tokens: npt.NDArray[np.int32] | None
     real: Bools | None
-    top_k: Sequence[int]
-    experts: Array | None
+    prompts: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the router of one layer chose in the passes of a block in which it ran: experts [tokens, k], weights
+    [tokens, k] and probs [tokens, E] or None."""
+
+    ran: Sequence[bool]
+    experts: Array
     weights: Array | None
     probs: Array | None
-    prompts: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive passes, and what was chosen at each MoE layer: None where no router ran."""
+
+    passes: Sequence[Pass]
+    layers: Sequence[Chosen | None]
 
 
 @dataclass
@@ -55,10 +69,15 @@ class Recorded:
     routers: Sequence[Router]
     teacher_force: bool
     ends: frozenset[int]
-    passes: list[Pass] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     requests: int = 0
     guessed: bool = False
     sigmoid: bool = False
+
+    @property
+    def passes(self) -> list[Pass]:
+        """All passes, in the order in which they ran."""
+        return [one for block in self.blocks for one in block.passes]
 
     def begin(self, past: npt.NDArray[np.int64]) -> Conversation:
         """Requests with numbers of their own, one for each row."""
@@ -71,7 +90,7 @@ def one_trace(recorded: Recorded) -> Trace:
     """All passes as one trace, in the order they were computed; under teacher forcing request after request."""
     rows = _Rows(recorded)
     columns, order = rows.columns()
-    kept = [index for index in range(len(recorded.routers)) if any(one.top_k[index] for one in recorded.passes)]
+    kept = [index for index in range(len(recorded.routers)) if any(block.layers[index] for block in recorded.blocks)]
     if not kept or not order.size:
         raise ValueError("no token was recorded with the experts it got; run the model on a text within the with block")
     layers, weights, probs = zip(*(_layer(recorded, index, rows.real, order) for index in kept), strict=True)
@@ -154,28 +173,30 @@ def _layer(
     recorded: Recorded, index: int, real: list[Bools], order: npt.NDArray[np.int64]
 ) -> tuple[Any, Array | None, Array | None]:
     """Decisions of one MoE layer, the largest gate weight first, with weights and probs where there are any."""
-    top_k = max(one.top_k[index] for one in recorded.passes)
-    experts = recorded.routers[index].experts
-    kinds = {"experts": top_k, "weights": top_k, "probs": experts}
+    top_k = max(one.experts.shape[1] for block in recorded.blocks if (one := block.layers[index]))
+    kinds = {"experts": top_k, "weights": top_k, "probs": recorded.routers[index].experts}
     parts: dict[str, list[Array]] = {kind: [] for kind in kinds}
-    for one, kept in zip(recorded.passes, real, strict=True):
-        tokens = one.rows * one.columns
+    begin = 0
+    for block in recorded.blocks:
+        kept = real[begin : begin + len(block.passes)]
+        begin += len(kept)
+        chosen = block.layers[index]
+        ran = [chosen is not None and chosen.ran[at] for at in range(len(kept))]
+        rows = np.concatenate([np.full(int(one.sum()), there) for one, there in zip(kept, ran, strict=True)])
+        taken = [one for one, there in zip(kept, ran, strict=True) if there]
         for kind, width in kinds.items():
-            flat = getattr(one, kind)
-            if not one.top_k[index]:
-                parts[kind].append(np.full((int(kept.sum()), width), -1, np.int32 if kind == "experts" else np.float32))
-            elif flat is not None:
-                before = [
-                    router.experts if kind == "probs" else k
-                    for router, k in zip(recorded.routers[:index], one.top_k[:index], strict=True)
-                    if k
-                ]
-                begin = tokens * sum(before)
-                parts[kind].append(flat[begin : begin + tokens * width].reshape(tokens, width)[kept])
+            values = None if chosen is None else getattr(chosen, kind)
+            if values is not None or chosen is None:
+                whole = np.full((rows.size, width), -1, np.int32 if kind == "experts" else np.float32)
+                if values is not None:
+                    whole[rows] = values[np.concatenate(taken)]
+                parts[kind].append(whole)
     table = np.concatenate(parts["experts"])[order]
     routed = table[:, 0] >= 0
-    whole = {kind: np.concatenate(one)[order] if len(one) == len(real) else None for kind, one in parts.items()}
-    weights, probs = whole["weights"], whole["probs"]
+    weights, probs = (
+        np.concatenate(parts[kind])[order] if len(parts[kind]) == len(recorded.blocks) else None
+        for kind in ("weights", "probs")
+    )
     if weights is not None:
         by_weight = np.argsort(-weights, axis=1, kind="stable")
         table = np.take_along_axis(table, by_weight, axis=1)
@@ -198,7 +219,7 @@ def _notes(recorded: Recorded, rows: _Rows) -> list[str]:
         notes.append(f"{rows.left_out} tokens left out that were computed for rows whose request had ended")
     if recorded.guessed:
         notes.append("experts are those with the largest router logits, as the routers do not say which they chose")
-    if any(one.probs is not None for one in recorded.passes):
+    if any(one is not None and one.probs is not None for block in recorded.blocks for one in block.layers):
         kind = "sigmoid scores divided by their sum" if recorded.sigmoid else "a softmax of router logits"
         notes.append(f"probs are {kind}")
     return notes

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.capture.choices import Choice, is_sigmoid, probabilities, read_choice
-from remoe_sim.capture.passes import Conversation, Pass, Recorded, one_trace
+from remoe_sim.capture.choices import is_sigmoid, probabilities, read_choice, tables_of
+from remoe_sim.capture.passes import Block, Chosen, Conversation, Pass, Recorded, one_trace
 from remoe_sim.capture.routers import Router, find_routers, text_config
 from remoe_sim.trace import Trace
 
+MOST_PASSES, MOST_TOKENS = 64, 2048  # whose choices are read together: it takes less time than one by one
 OUTSIDE = (
     "its routers ran, but outside of a forward pass of the model that was given; give record() the module that you call"
 )
@@ -65,7 +66,8 @@ class Recorder:
         self._recorded = Recorded(model, routers, teacher_force, frozenset(ends))
         self._parameters = list(inspect.signature(model.forward).parameters)
         self._opened: dict[str, Any] | None = None
-        self._outputs: list[list[Any]] = []
+        self._outputs: list[list[list[Any]]] = []
+        self._waiting: list[tuple[Pass, list[list[list[Any]]]]] = []
         self._outside = False
         self._sigmoid: dict[int, bool] = {}
         self._caches: dict[int, tuple[weakref.ref[Any], Conversation]] = {}
@@ -79,7 +81,8 @@ class Recorder:
 
     def trace(self) -> Trace:
         """Everything recorded so far as a trace; ValueError if that is nothing."""
-        if not self._recorded.passes:
+        self._settle()
+        if not self._recorded.blocks:
             raise ValueError(OUTSIDE if self._outside else "nothing was recorded; run the model within the with block")
         return one_trace(self._recorded)
 
@@ -103,7 +106,7 @@ class Recorder:
             if self._opened is None:
                 self._outside = True
             else:
-                self._outputs[at].append(output)
+                self._outputs[at].append(tables_of(output))
 
         return keep
 
@@ -113,6 +116,8 @@ class Recorder:
         self._outputs = [[] for _ in self._routers]
 
     def _end(self, model: Any, args: Any, output: Any) -> None:
+        import torch
+
         given, self._opened = self._opened, None
         if given is None:
             return
@@ -127,39 +132,47 @@ class Recorder:
             self._remember(cache, conversation)
         first = conversation.columns == 0
         conversation.columns += columns
-        choices = [self._choice(at, rows * columns) for at in range(len(self._routers))]
-        experts, weights, probs = (
-            _gather([getattr(one, kind) for one in choices]) for kind in ("experts", "weights", "probs")
-        )
         prompts, self._prompts = self._prompts, None
-        self._recorded.passes.append(
-            Pass(
-                conversation,
-                first,
-                rows,
-                columns,
-                None if ids is None else ids.detach().cpu().numpy().astype(np.int32),
-                None if mask is None else mask[:, -columns:].detach().cpu().numpy() != 0,
-                [one.top_k for one in choices],
-                experts,
-                weights,
-                probs,
-                prompts,
-            )
+        one = Pass(
+            conversation,
+            first,
+            rows,
+            columns,
+            None if ids is None else ids.detach().to("cpu", torch.int32, copy=True).numpy(),
+            None if mask is None else mask[:, -columns:].detach().cpu().numpy() != 0,
+            prompts,
         )
+        self._waiting.append((one, self._outputs))
+        tokens = sum(waiting.rows * waiting.columns for waiting, _ in self._waiting)
+        if len(self._waiting) >= MOST_PASSES or tokens >= MOST_TOKENS:
+            self._settle()
 
-    def _choice(self, at: int, tokens: int) -> _Kept:
-        router, outputs = self._routers[at], self._outputs[at]
-        self._outputs[at] = []
-        if not outputs:
-            return _Kept()
-        read = [read_choice(router, output) for output in outputs]
-        choice = read[0] if len(read) == 1 else _join(read)
-        if len(choice.experts) != tokens:
-            raise ValueError(
-                f"the router '{router.name}' saw {len(choice.experts)} tokens in a pass of {tokens}; only models that "
-                "route all tokens of a pass can be captured"
-            )
+    def _settle(self) -> None:
+        """Read the choices of the passes that wait, all of a layer at once."""
+        import torch
+
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            with torch.no_grad():
+                layers = [self._chosen(at, waiting) for at in range(len(self._routers))]
+            self._recorded.blocks.append(Block([one for one, _ in waiting], layers))
+
+    def _chosen(self, at: int, waiting: list[tuple[Pass, list[list[list[Any]]]]]) -> Chosen | None:
+        import torch
+
+        router, ran, every = self._routers[at], [], []
+        for one, outputs in waiting:
+            ran.append(bool(outputs[at]))
+            every += outputs[at]
+            seen = sum(len(tables[0]) for tables in outputs[at] if tables)
+            if outputs[at] and seen != one.rows * one.columns:
+                raise ValueError(
+                    f"the router '{router.name}' saw {seen} tokens in a pass of {one.rows * one.columns}; only models "
+                    "that route all tokens of a pass can be captured"
+                )
+        if not every:
+            return None
+        choice = read_choice(router, [torch.cat(tables) for tables in zip(*every, strict=True)])
         self._recorded.guessed |= choice.guessed
         probs = None
         if self._keep_probs:
@@ -168,8 +181,9 @@ class Recorder:
             if at not in self._sigmoid:
                 self._sigmoid[at] = is_sigmoid(choice)
                 self._recorded.sigmoid |= self._sigmoid[at]
-            probs = probabilities(choice.logits, self._sigmoid[at])
-        return _Kept(choice.experts, choice.weights, probs)
+            probs = probabilities(choice.logits, self._sigmoid[at]).cpu().numpy()
+        weights = None if choice.weights is None else choice.weights.float().cpu().numpy()
+        return Chosen(ran, choice.experts.to(torch.int32).cpu().numpy(), weights, probs)
 
     def _conversation(self, given: dict[str, Any], mask: Any, rows: int) -> Conversation:
         """The requests that a pass begins or continues."""
@@ -209,42 +223,6 @@ class Recorder:
             key = id(cache)
             if self._caches.get(key, (None, None))[1] is not conversation:
                 self._caches[key] = weakref.ref(cache), conversation
-
-
-class _Kept:
-    """What is kept of a router's choice in one pass; top_k 0 where the router did not run."""
-
-    __slots__ = ("experts", "probs", "top_k", "weights")
-
-    def __init__(self, experts: Any = None, weights: Any = None, probs: Any = None) -> None:
-        self.experts, self.weights, self.probs = experts, weights, probs
-        self.top_k = 0 if experts is None else int(experts.shape[1])
-
-
-def _gather(tensors: list[Any]) -> Any:
-    """All layers one after the other in one array, None if there is none: one copy from the device per pass."""
-    import torch
-
-    there = [one.reshape(-1) for one in tensors if one is not None]
-    if not there:
-        return None
-    if len({one.device for one in there}) > 1:
-        there = [one.cpu() for one in there]
-    joined = torch.cat(there)
-    if not joined.is_floating_point():
-        return joined.to(torch.int32).cpu().numpy()
-    return (joined if joined.dtype == torch.float16 else joined.float()).cpu().numpy()
-
-
-def _join(parts: list[Choice]) -> Choice:
-    """One choice of several calls of a router in one pass."""
-    import torch
-
-    def joined(kind: str) -> Any:
-        values = [getattr(one, kind) for one in parts]
-        return None if any(one is None for one in values) else torch.cat(values)
-
-    return Choice(joined("experts"), joined("weights"), joined("logits"), any(one.guessed for one in parts))
 
 
 def _length(cache: Any) -> int:
