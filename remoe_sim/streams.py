@@ -64,7 +64,7 @@ def select_tokens(trace: Trace, phase: str = "all", reset: str = "never", warmup
     if reset == "request":
         _refuse_interleaving(trace, request, turns & ~first, turns)
         fresh[np.searchsorted(starts, np.flatnonzero(turns))] = True
-    kinds = np.where(decode, DECODE, PREFILL).astype(np.uint8)
+    kinds = np.where(decode, np.uint8(DECODE), np.uint8(PREFILL))
     if warmup:
         number = np.cumsum(decode)
         if reset == "request":
@@ -73,7 +73,7 @@ def select_tokens(trace: Trace, phase: str = "all", reset: str = "never", warmup
                 np.append(0, before), np.diff(np.flatnonzero(np.append(turns, True)), prepend=0)
             )
         kinds[decode & (number <= warmup)] = WARMUP
-    return Tokens(rows, kinds, starts.astype(np.int64), fresh)
+    return Tokens(rows, kinds, starts.astype(np.int64, copy=False), fresh)
 
 
 def _refuse_interleaving(

@@ -21,7 +21,7 @@ from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Model, Trace
 from remoe_sim.trace_format import CHECK_KEY, KEY, LAYER, ROWS, DecisionsHash, array_hash, checksum, row_hash
 from remoe_sim.trace_parts import joined
 
-PART_ROWS = 2**18  # of a large trace that are read at once, a multiple of eight
+PART_ROWS = 2**16  # of a large trace that are read at once, a multiple of eight
 RESIDENT_BYTES = 256 * 2**20  # traces whose decisions take no more are read and checked at once and kept in memory
 
 
