@@ -230,7 +230,7 @@ def test_command(tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.heavy("scipy")  # takes long, so make test leaves it to make test-all
+@pytest.mark.heavy("numba")  # takes long
 @needs_traces
 def test_halves_of_a_real_trace_and_a_raised_one():
     done = subprocess.run(

@@ -99,7 +99,7 @@ def readings():
     """Each document, and once more with the blocks that need torch where it has some."""
     for document in DOCUMENTS:
         name = str(document.relative_to(ROOT))
-        yield pytest.param(document, False, id=name)
+        yield pytest.param(document, False, id=name, marks=() if name == "README.md" else pytest.mark.heavy("numba"))
         if NEEDS in document.read_text():
             yield pytest.param(document, True, id=f"{name} with torch", marks=heavy)
 

@@ -52,6 +52,7 @@ def test_its_cache_misses_what_the_replay_says(engine, seed, experts, k, tokens,
     assert missed == remoe_sim.replay(trace, cache=capacity, policy=policy)[policy].misses
 
 
+@pytest.mark.heavy("numba")  # takes long
 @pytest.mark.once
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has O_DIRECT")
 def test_it_runs(tmp_path):

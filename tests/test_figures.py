@@ -245,6 +245,7 @@ def test_the_command_draws_what_is_possible(run, tmp_path):
     assert "not drawn: token-latency: needs --device" in done.stderr
 
 
+@pytest.mark.heavy("numba")  # takes long
 def test_the_command_with_everything(run, tmp_path):
     remoe_sim.sweep("sample:demo", policy="lru,belady", cache="8,16", device="rtx-4090", output="sweep.parquet")
     arguments = [

@@ -129,6 +129,7 @@ CAPACITIES = {"qwen": [(6, 13881, 13881), (12, 19107, 24574)]}
 CAPACITIES["gptoss"] = [(2, 811, 811), (8, 2309, 2898), (24, 3198, 3316), (64, 3316, 3316)]
 
 
+@pytest.mark.heavy("numba")  # takes long
 @needs_traces
 @pytest.mark.parametrize(("name", "policy", "mib", "hits", "lookups", "read_mib"), BUDGETS)
 def test_published_byte_budgets(name, policy, mib, hits, lookups, read_mib):

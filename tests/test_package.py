@@ -80,7 +80,7 @@ def test_the_wheel_depends_on_no_test_tool(wheel):
     assert "Requires-Python: >=3.11" in metadata
 
 
-@pytest.mark.once
+@pytest.mark.heavy("numba")  # takes long
 def test_an_installed_package_works_anywhere_and_when_read_only(installed, tmp_path):
     """As root no permission keeps anybody from writing, so a file lies where the kernels would go."""
     package = Path(

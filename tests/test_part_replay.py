@@ -52,7 +52,7 @@ def possible(trace, settings):
     return True
 
 
-@examples(150)
+@examples(60)
 @given(case=cases(large=False), settings=SETTINGS)
 def test_curves(case, settings):
     trace = alone(case.trace)
@@ -70,7 +70,7 @@ def test_curves(case, settings):
 def test_replays():
     seen = set()
 
-    @examples(150)
+    @examples(40)
     @given(case=cases(large=False), settings=SETTINGS)
     def check(case, settings):
         trace = alone(case.trace)

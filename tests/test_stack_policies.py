@@ -74,7 +74,7 @@ def test_one_pass_gives_the_curve_and_hits_never_fall(case, arguments):
         assert (np.diff(hits) >= 0).all(), name
 
 
-@examples(60)
+@examples(25)
 @given(cases(preload=False, layers=2, large=False), choices("scope", "admission", "order"), st.integers(0, 12))
 def test_inclusion(case, arguments, capacity):
     """What lies in a cache lies in every larger one."""
@@ -89,7 +89,7 @@ def test_inclusion(case, arguments, capacity):
         assert all(small <= large for small, large in zip(*contents, strict=True)), name
 
 
-@examples(80)
+@examples(30)
 @given(replays(large=False))
 def test_belady_is_never_beaten_at_equal_sizes(drawn):
     case, arguments, limit = drawn

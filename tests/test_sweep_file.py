@@ -95,7 +95,7 @@ def test_an_error_keeps_what_is_done(tmp_path):
     assert pd.read_parquet(path)["policy"].tolist() == ["lru", "lru"]
 
 
-@pytest.mark.heavy("scipy")  # takes long, so make test leaves it to make test-all
+@pytest.mark.heavy("numba")  # takes long
 def test_killed_sweeps_end_like_uninterrupted_ones():
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "sweep_kill.py", "--kills", "3"], capture_output=True, text=True

@@ -167,7 +167,7 @@ PATHS = {"qwen": "bigmoe/qwen.route.csv", "gptoss": "bigmoe/gptoss.route.csv",
 
 @compiled
 @needs_traces
-@pytest.mark.heavy("scipy")  # takes long, so make test leaves it to make test-all
+@pytest.mark.heavy("numba")  # takes long
 @pytest.mark.parametrize("name", PATHS)
 def test_like_real_traces(name):
     real = remoe_sim.import_trace(SHARED / PATHS[name])

@@ -139,6 +139,7 @@ def distribution(tmp_path):
     return folder
 
 
+@pytest.mark.heavy("numba")  # takes long
 def test_an_installed_package_brings_one(distribution, tmp_path):
     code, out, err = shell("list", "policies", "--json", path=distribution)
     assert code == 0, err
