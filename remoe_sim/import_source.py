@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from remoe_sim.errors import TraceError
 from remoe_sim.trace import MOST_EXPERTS
@@ -43,13 +43,15 @@ class Given:
 class Source:
     """One input of an import: a file (plain, gzip or zstd, told by its first bytes) or a directory.
 
-    notes: what a format assumed, one sentence each; guessed: the number of experts if it had to be assumed.
+    notes: what a format assumed, one sentence each; guessed: the number of experts if it had to be assumed;
+    requests: what the input says of each request, by number, where it says anything.
     """
 
     path: Path
     given: Given = field(default_factory=Given)
     notes: list[str] = field(default_factory=list)
     guessed: int | None = None
+    requests: list[dict[str, Any]] | None = None
 
     @property
     def name(self) -> str:
@@ -72,6 +74,13 @@ class Source:
         """Remember an assumption for the notes of the trace."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def describe_requests(self, facts: list[dict[str, Any]]) -> None:
+        """Remember what the input says of request 0, 1, …, for the user to choose requests by."""
+        self.requests = facts
+        looping = sum(one.get("has_repetition") is True for one in facts)
+        if looping:
+            self.note(f"{looping} of {len(facts)} requests are marked as repetition loops (has_repetition)")
 
     def experts(self, largest: int, stated: int | None = None) -> int:
         """How many experts a layer has: as the user says, else as the file states, else the largest id + 1."""

@@ -14,6 +14,7 @@ from remoe_sim.errors import TraceError
 from remoe_sim.import_source import Given, Source, as_source
 from remoe_sim.joining import in_one, join
 from remoe_sim.registry import find_plugin, plugins
+from remoe_sim.request_choice import choose, conditions
 from remoe_sim.trace import Trace
 from remoe_sim.units import parse_bytes
 
@@ -59,12 +60,14 @@ def import_trace(
     name: str | None = None,
     quant: str | None = None,
     top_k: int | None = None,
+    where: str | Iterable[str] | None = None,
 ) -> Trace:
     """Read a recording in any supported format; several paths become one trace, each with requests of its own.
 
     format: its name, or None to recognise it by content. expert_bytes: one size for all MoE layers or one for each;
     dense_bytes: one for all layers or one for each. These, experts, name and quant go before what a file says. top_k:
-    experts per token, for the formats that do not say how many there are.
+    experts per token, for the formats that do not say how many there are. where: keep only the requests of which the
+    input says this, `has_repetition=false` or `dataset!=gpqa_main`; several must all hold.
     Raises TraceError for a file that cannot be imported, ValueError for a wrong argument.
     """
     given = Given(
@@ -78,8 +81,11 @@ def import_trace(
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not listed:
         raise ValueError("there is nothing to import; give at least one path")
+    kept = conditions(where)
     chosen = None if format is None else find_plugin(PACKAGE, TraceFormat, format)()
     read = [_read(as_source(path, given), chosen) for path in listed]
+    if kept:
+        read = choose(read, kept)
     return read[0][1] if len(read) == 1 else join(read)
 
 

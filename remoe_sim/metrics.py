@@ -96,12 +96,14 @@ def adjacent_reuse(trace: Trace) -> float | None:
 class Reuse:
     """Counts of one layer. shared: per window, ascending; wanted: the denominator of all of them.
 
-    decode_slots: experts of all decode tokens, those without a predecessor too.
+    decode_slots: experts of all decode tokens, those without a predecessor too; by_request: int64[requests, 2], shared
+    (of the shortest window) and wanted of each request that decodes, ascending, then zeros; int64[0, 2] if not asked.
     """
 
     shared: tuple[int, ...]
     wanted: int
     decode_slots: int
+    by_request: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -189,11 +191,11 @@ class LayerStatistics:
 
 def layer_statistics(trace: Trace) -> Iterator[LayerStatistics]:
     """The statistics of every MoE layer, in order; each layer is read once."""
-    order = decode_order(trace)
-    return map_layers(lambda index: _statistics(trace, index, order), trace.moe_layers)
+    order, requests = decode_order(trace), trace.requests
+    return map_layers(lambda index: _statistics(trace, index, order, requests), trace.moe_layers)
 
 
-def _statistics(trace: Trace, index: int, order: Rows) -> LayerStatistics:
+def _statistics(trace: Trace, index: int, order: Rows, requests: int) -> LayerStatistics:
     decisions = trace.decisions(index)
     routed = _routed(decisions)
     null_decisions = int(routed.size - np.count_nonzero(routed))
@@ -210,19 +212,25 @@ def _statistics(trace: Trace, index: int, order: Rows) -> LayerStatistics:
         null_decisions=null_decisions,
         dropped_slots=(trace.tokens - null_decisions) * trace.model.top_k[index] - int(uses.sum()),
         uses=uses,
-        reuse=layer_reuse(trace, index, decisions, order, WINDOWS),
+        reuse=layer_reuse(trace, index, decisions, order, WINDOWS, requests),
         working_sets=tuple(sets),
     )
 
 
-def layer_reuse(trace: Trace, index: int, decisions: Decisions, order: Rows, windows: Sequence[int] = (1,)) -> Reuse:
-    """Reuse at MoE layer `index`, whose decisions are at hand; `order` is `decode_order(trace)`."""
+def layer_reuse(
+    trace: Trace, index: int, decisions: Decisions, order: Rows, windows: Sequence[int] = (1,), requests: int = 0
+) -> Reuse:
+    """Reuse at MoE layer `index`, whose decisions are at hand; `order` is `decode_order(trace)`.
+
+    requests: how many requests the trace has, to have reuse by request too.
+    """
     widths = np.array(windows, np.int64)
-    shared = np.zeros_like(widths)
+    shared, by_request = np.zeros_like(widths), np.zeros((requests, 2), np.int64)
     last = np.full(trace.model.experts[index], -1, np.int64)
     routing = decisions.experts, decisions.mask, _routed(decisions)
-    wanted, slots = shared_with_previous(*routing, order, trace.request, trace.position, widths, last, shared)
-    return Reuse(tuple(shared.tolist()), int(wanted), int(slots))
+    places = order, trace.request, trace.position
+    wanted, slots = shared_with_previous(*routing, *places, widths, last, shared, by_request)
+    return Reuse(tuple(shared.tolist()), int(wanted), int(slots), by_request)
 
 
 def _routed(decisions: Decisions) -> npt.NDArray[np.bool_]:

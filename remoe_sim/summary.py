@@ -28,6 +28,8 @@ class Info:
     experts of all layers; token_cycle_bytes: what one decode token touches, Σ k · expert_bytes.
     decisions, null_decisions, slots, decode_slots, dropped_slots: summed over layers; slots are the non-null ones.
     reuse_rate, and reuse for several windows: Σ shared / Σ wanted over layers (see `remoe_sim.reuse`).
+    reuse_rate_by_request: the mean over requests of adjacent reuse, Σ shared / Σ wanted over the layers of one request;
+    reuse_requests: how many requests that is, those with two adjacent decode tokens.
     routing_entropy (in nats), routing_entropy_normalised (by ln E), load_balance_cv: the mean over layers that have any
     slot, since experts of different layers cannot be pooled.
     distinct_experts: pairs of layer and expert that were chosen at least once.
@@ -56,6 +58,8 @@ class Info:
     slots: int
     decode_slots: int
     reuse_rate: float | None
+    reuse_rate_by_request: float | None
+    reuse_requests: int
     reuse: list[dict[str, Any]]
     routing_entropy: float | None
     routing_entropy_normalised: float | None
@@ -103,6 +107,7 @@ def info(trace: Trace) -> Info:
         _reuse(width, sum(layer.reuse.shared[at] for layer in layers), sum(layer.reuse.wanted for layer in layers))
         for at, width in enumerate(WINDOWS)
     ]
+    shared, wanted = np.sum([layer.reuse.by_request for layer in layers], axis=0).T
     slots = sum(layer.slots for layer in layers)
     decode_slots = sum(layer.reuse.decode_slots for layer in layers)
     top10_slots = sum(layer.top10_slots for layer in layers)
@@ -126,6 +131,8 @@ def info(trace: Trace) -> Info:
         slots=slots,
         decode_slots=decode_slots,
         reuse_rate=reuse[0]["reuse_rate"],
+        reuse_rate_by_request=_mean((shared[wanted > 0] / wanted[wanted > 0]).tolist()),
+        reuse_requests=int(np.count_nonzero(wanted)),
         reuse=reuse,
         routing_entropy=_mean(layer.routing_entropy for layer in layers),
         routing_entropy_normalised=_mean(layer.routing_entropy_normalised for layer in layers),
@@ -216,6 +223,11 @@ def _facts(info: Info) -> Iterable[tuple[str, str]]:
     for one in info.reuse:
         name = "reuse, adjacent" if one["window"] == 1 else f"reuse, last {one['window']}"
         yield name, _ratio(one["reuse_rate"], one["shared"], one["wanted"], "decode slots")
+        if one["window"] == 1:
+            yield (
+                "reuse, by request",
+                f"{_number(info.reuse_rate_by_request)} (mean of {_requests(info.reuse_requests)})",
+            )
     entropy = (
         "not defined" if info.routing_entropy_normalised is None else f"{info.routing_entropy_normalised:.4f} of ln E"
     )
@@ -240,6 +252,10 @@ def _facts(info: Info) -> Iterable[tuple[str, str]]:
 
 def _number(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.4f}"
+
+
+def _requests(count: int) -> str:
+    return f"{count:,} request{'s' * (count != 1)}"
 
 
 def _ratio(value: float | None, numerator: int, denominator: int, what: str) -> str:

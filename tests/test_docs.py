@@ -178,6 +178,7 @@ turn,phase,step,layer,slot,expert,weight,residency,expert_bytes
 """
 PLAIN_CSV = "request,position,phase,layer,expert\n0,0,prefill,0,3\n0,1,decode,0,3\n0,2,decode,0,2\n"
 RUNS = "model,quant,tpot_ms,MiB_read_per_token\n" + "".join(f"olmoe-1b-7b,q4_k_m,{n}0,{n}5\n" for n in range(2, 6))
+MARKED = '[{"first_token_index": 0, "has_repetition": false}]'
 PLAIN_JSONL = '{"request": 0, "position": 0, "phase": "decode", "layer": 0, "experts": [3, 1]}\n'
 
 
@@ -198,7 +199,7 @@ def provide(name):
     elif name.endswith(".parquet"):
         shutil.copy(ROOT / "traces" / "samples" / "demo.parquet", path)
     elif name.endswith(".npz"):
-        np.savez(path, experts=np.array([[[0, 1]], [[1, 2]]]))
+        np.savez(path, experts=np.array([[[0, 1]], [[1, 2]]]), meta=MARKED)
     elif name == "my-model":
         from tiny_models import save_tiny
 

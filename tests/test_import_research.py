@@ -86,7 +86,7 @@ def test_core12345_without_any_expert(tmp_path):
 
 def test_gpt_oss_loops_are_noted_and_probabilities_kept(tmp_path):
     trace = import_trace(lines_file(tmp_path, "g.jsonl", [gpt_oss(), gpt_oss() | {"has_repetition": True}]))
-    assert "has_repetition) and included: 1 of 2 requests" in trace.notes
+    assert "1 of 2 requests are marked as repetition loops (has_repetition)" in trace.notes
     assert trace.source.weights(1).tolist() == [[0.75, 0.25]] * 10
     assert trace.position.tolist() == [17, 18, 19, 20, 21] * 2
 

@@ -19,9 +19,9 @@ from remoe_sim import cli
 KEYS = [
     *("schema", "path", "model", "tokens", "requests", "steps", "phases", "moe_layers", "experts", "top_k"),
     *("expert_bytes", "total_expert_bytes", "token_cycle_bytes", "decisions", "null_decisions", "dropped_slots"),
-    *("slots", "decode_slots", "reuse_rate", "reuse", "routing_entropy", "routing_entropy_normalised"),
-    *("load_balance_cv", "distinct_experts", "popularity_top10_slots", "popularity_top10_share", "streaks"),
-    *("mean_streak", "working_set", "notes", "source", "layers"),
+    *("slots", "decode_slots", "reuse_rate", "reuse_rate_by_request", "reuse_requests", "reuse", "routing_entropy"),
+    *("routing_entropy_normalised", "load_balance_cv", "distinct_experts", "popularity_top10_slots"),
+    *("popularity_top10_share", "streaks", "mean_streak", "working_set", "notes", "source", "layers"),
 ]
 LAYER_KEYS = [
     *("layer", "experts", "top_k", "expert_bytes", "decisions", "null_decisions", "dropped_slots", "slots"),
@@ -94,6 +94,8 @@ def test_values_of_a_small_trace():
         "slots": 15,
         "decode_slots": 10,
         "reuse_rate": 4 / 4,
+        "reuse_rate_by_request": 1.0,
+        "reuse_requests": 2,
         "reuse": [{"window": w, "shared": 4, "wanted": 4, "reuse_rate": 1.0} for w in (1, 2, 4, 8)],
         "routing_entropy": pytest.approx(np.mean([layer["routing_entropy"] for layer in layers])),
         "routing_entropy_normalised": pytest.approx(np.mean([layer["routing_entropy_normalised"] for layer in layers])),
@@ -141,7 +143,7 @@ def test_json_is_plain_and_has_every_key(case):
 def test_rates_over_nothing_are_null():
     result = remoe_sim.info(trace_of(*EMPTY))
     assert (result.tokens, result.steps, result.requests) == (0, 0, 0)
-    unknown = ("reuse_rate", "routing_entropy", "load_balance_cv", "popularity_top10_share", "mean_streak")
+    unknown = ("reuse_rate", "reuse_rate_by_request", "load_balance_cv", "popularity_top10_share", "mean_streak")
     assert [getattr(result, name) for name in (*unknown, "expert_bytes", "token_cycle_bytes")] == [None] * 7
     assert "not defined" in dict(result.facts())["mean streak"]
 

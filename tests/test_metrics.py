@@ -114,6 +114,21 @@ def test_reuse_equals_the_naive_count(case):
             assert rate == shared / wanted if wanted else math.isnan(rate)
 
 
+@examples
+@given(routings())
+def test_reuse_by_request_equals_the_naive_mean(case):
+    rows, experts, top_k = case
+    rates = []
+    for request in {row.request for row in rows}:
+        counts = naive.reuse([row for row in rows if row.request == request])
+        shared, wanted = (sum(part) for part in zip(*counts, strict=True))
+        if wanted:
+            rates.append(shared / wanted)
+    result = remoe_sim.info(trace_of(rows, experts, top_k))
+    assert result.reuse_requests == len(rates)
+    assert result.reuse_rate_by_request == (pytest.approx(statistics.mean(rates)) if rates else None)
+
+
 def naive_statistics(rows, experts, layer, spans):
     """The statistics of a layer, from their definitions."""
     here = [row for row in rows if row.decisions[layer] is not None]

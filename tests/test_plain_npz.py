@@ -76,6 +76,64 @@ def test_npz_with_first_positions(tmp_path):
     assert "'meta' not imported" in other.notes
 
 
+def marked(tmp_path, name="m.npz"):
+    """Two requests of which the file says more than where they start."""
+    given = arrays()
+    del given["prompt_lengths"]
+    meta = [
+        {"first_token_index": 97, "has_repetition": True, "dataset": "a=b", "n_gen": 4},
+        {"first_token_index": 3, "has_repetition": False, "dataset": "c"},
+    ]
+    path = write_npz(tmp_path, **given, meta=json.dumps(meta))
+    return path.rename(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("where", "request_kept"),
+    [
+        ("has_repetition=false", 1),
+        ("has_repetition!=false", 0),
+        ("dataset=a=b", 0),
+        ("n_gen=null", 1),
+        (["dataset!=c", "n_gen=4"], 0),
+    ],
+)
+def test_requests_are_chosen_by_what_the_file_says_of_them(tmp_path, where, request_kept):
+    path = marked(tmp_path)
+    whole, some = import_trace(path), import_trace(path, where=where)
+    rows = np.flatnonzero(whole.request == request_kept)
+    for column in ("request", "position", "step", "phase", "token_id"):
+        if getattr(whole, column) is not None:
+            assert getattr(some, column).tolist() == getattr(whole, column)[rows].tolist()
+    assert some.model == whole.model
+    for (_, mine), (_, theirs) in zip(some.layers(), whole.layers(), strict=True):
+        assert np.array_equal(mine.experts, theirs.experts[rows])
+    assert "kept are the 1 of 2 requests where" in some.notes
+    assert_round_trip(some, tmp_path)
+
+
+def test_requests_are_chosen_from_several_inputs(tmp_path):
+    first, second = marked(tmp_path, "1.npz"), marked(tmp_path, "2.npz")
+    both = import_trace([first, second], where="dataset=c")
+    assert both.requests == 2
+    assert both.position.tolist() == [3, 4] * 2
+    assert "kept are the 2 of 4 requests where dataset=c" in both.notes
+
+
+def test_choices_of_requests_that_are_refused(tmp_path):
+    path = marked(tmp_path)
+    refused(
+        path,
+        "does not say 'has_repetitio' of its requests",
+        "first_token_index, has_repetition",
+        where="has_repetitio=1",
+    )
+    refused(path, "no request is left where dataset=d", "dataset is a=b, c", where="dataset=d")
+    refused(write_npz(tmp_path, **arrays()), "says nothing of its requests", where="a=b")
+    with pytest.raises(ValueError, match="'dataset' is no condition; write NAME=VALUE"):
+        import_trace(path, where="dataset")
+
+
 MALFORMED_NPZ = {
     "two axes": ({"experts": np.zeros((6, 2), int)}, ["'experts'", r"\(6, 2\)", "tokens, layers, k"]),
     "no tokens": ({"experts": np.zeros((0, 2, 2), int)}, ["'experts'", r"\(0, 2, 2\)"]),

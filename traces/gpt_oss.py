@@ -5,7 +5,8 @@
                                     "layer_1": ...}}, ...]}
 
 Only generated tokens are recorded, from the position in the first key on, which is the length of the prompt. The last
-generated token is never fed back. has_repetition marks a request that ends in a loop, which is noted.
+generated token is never fed back. has_repetition marks a request that ends in a loop, which is noted; import --where
+chooses requests by it, or by anything else that is not a list.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ class GptOss(TraceFormat):
         for (_, others), entry in read:
             if others != numbers:
                 raise entry.error("its layers differ from the first request's; record it again", "router_data")
-        looping = sum(entry.fields.get("has_repetition") is True for _, entry in read)
-        if looping:
-            source.note(f"marked as repetition loops (has_repetition) and included: {looping} of {len(read)} requests")
+        source.describe_requests(
+            [{name: said for name, said in entry.fields.items() if not isinstance(said, list)} for _, entry in read]
+        )
         source.note("positions start at the first generated token; the prompts before it are not recorded")
         return trace_of_requests(source, [request for (request, _), _ in read], numbers=numbers)
 

@@ -8,7 +8,8 @@ offsets [requests + 1] bounds of the requests, else there is one; prompt_lengths
 prefill step, else phase [tokens] (0 or prefill, 1 or decode), else all is decode; step [tokens] the forward pass, else
 each decode token is one; positions [tokens]; token_id [tokens]; weights [tokens, layers, k]; layer_numbers [layers],
 else 0, 1, ...; n_experts; n_layers, of the whole model; expert_bytes and dense_bytes, one or per layer; name; quant;
-meta: JSON text, a list with one object per request; first_token_index is the position of its first token.
+meta: JSON text, a list with one object per request; first_token_index is the position of its first token, and
+import --where chooses requests by all else in it.
 """
 
 from __future__ import annotations
@@ -150,18 +151,15 @@ def _first_positions(source: Source, arrays: NpzArrays, requests: int) -> Ints:
     if text is None:
         return np.zeros(requests, np.int64)
     try:
-        first = [entry["first_token_index"] for entry in json.loads(text)]
+        entries = json.loads(text)
+        first = [entry["first_token_index"] for entry in entries]
     except (ValueError, TypeError, KeyError):
         source.note("array 'meta' not imported, because it is not a list of objects with first_token_index")
         return np.zeros(requests, np.int64)
     if len(first) != requests or not all(type(one) is int and 0 <= one < 2**31 for one in first):
         raise arrays.error("meta", f"expected {requests} objects, one per request, with first_token_index from 0")
     source.note("positions start at first_token_index of array 'meta'; the prompts before it are not recorded")
-    looping = sum(bool(entry.get("has_repetition")) for entry in json.loads(text))
-    if looping:
-        source.note(
-            f"{looping} of {requests} requests are marked as repetition loops (has_repetition) and are included"
-        )
+    source.describe_requests(entries)
     return np.array(first)
 
 

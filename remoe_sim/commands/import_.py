@@ -37,6 +37,12 @@ class ImportCommand(click.Command):
 @click.option(
     "--dense-bytes", metavar="SIZE[,SIZE...]", help="Size of the rest of a layer; or one per layer of the model."
 )
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Keep only requests of which the input says so; or NAME!=VALUE.",
+)
 @click.option("--name", help="Name of the model.")
 @click.option("--quant", help="Quantisation of the model, such as Q4_K_M.")
 def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
@@ -44,12 +50,15 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
 
     Inputs are recognised by their content and may be compressed with gzip or zstd. Several inputs become one trace,
     each with requests of its own. What is given by an option goes before what an input says.
+    Inputs of the formats npz and gpt-oss may say something of each request, such as its dataset; --where (several times
+    if need be) keeps the requests that it names.
 
     \b
     Examples:
       remoe-sim import qwen.route.csv -o qwen.parquet
       remoe-sim import monday.csv.gz tuesday.csv.gz -o week.parquet
       remoe-sim import routing.npz -o t.parquet --experts 64 --expert-bytes 3MiB --name my-model
+      remoe-sim import marked.npz -o t.parquet --where has_repetition=false
     """
     from remoe_sim.importing import import_trace
 

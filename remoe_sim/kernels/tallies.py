@@ -56,23 +56,27 @@ def peak_by_step(steps, resting, running, fresh, initial, held, delta, peak, tot
 
 
 @kernel
-def shared_with_previous(experts, valid, routed, order, request, position, windows, last, shared):
+def shared_with_previous(experts, valid, routed, order, request, position, windows, last, shared, by_request):
     """|E_t ∩ (E_{t-1} ∪ … ∪ E_{t-w})| per window w, summed over the tokens whose predecessor was routed here too.
 
     experts uint16[rows, k]; valid bool[rows, k] or bool[0, 0]; routed bool[rows] or bool[0]; order int64[tokens], rows
     by request, then position, none twice; request, position int32[rows]; windows int64[m], ascending; last
-    int64[n_experts], all -1; shared int64[m], added to. Returns Σ|E_t| over those tokens and over all of `order`.
+    int64[n_experts], all -1; shared int64[m], added to; by_request int64[requests in `order`, 2] or int64[0, 2], added
+    to: what the shortest window shares, and Σ|E_t|, of each request. Returns Σ|E_t| over those tokens and over `order`.
     """
     k = experts.shape[1]
     masked = valid.size > 0
     wanted = 0
     slots = 0
     begin = 0  # where in `order` the request starts
+    number = 0  # which request it is
+    apart = by_request.shape[0] > 0
     before = -1  # where in `order` the last token is that was routed here
     for i in range(order.size):
         row = order[i]
         if i and request[row] != request[order[i - 1]]:
             begin = i
+            number += 1
         if routed.size and not routed[row]:
             continue
         now = np.int64(position[row])
@@ -88,8 +92,12 @@ def shared_with_previous(experts, valid, routed, order, request, position, windo
             if not paired:
                 continue
             wanted += 1
+            if apart:
+                by_request[number, 1] += 1
             if place >= begin:
                 age = now - np.int64(position[order[place]])
+                if apart and age <= windows[0]:
+                    by_request[number, 0] += 1
                 w = windows.size - 1
                 while w >= 0 and age <= windows[w]:
                     shared[w] += 1
