@@ -12,7 +12,6 @@ import numpy as np
 
 from remoe_sim.import_source import Source
 from remoe_sim.joining import in_one
-from remoe_sim.scheduling import Reordered
 from remoe_sim.trace import Trace
 
 MOST_NAMED = 12  # values that an error lists
@@ -81,6 +80,8 @@ def _facts(source: Source, where: Sequence[Condition]) -> list[dict[str, Any]]:
 
 
 def _only(trace: Trace, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Trace:
+    from remoe_sim.scheduling import Reordered  # which loads the compiler
+
     columns = {name: getattr(trace, name)[rows] for name in ("request", "position", "step", "phase")}
     token_id = None if trace.token_id is None else trace.token_id[rows]
     return replace(trace, **columns, token_id=token_id, source=Reordered(trace, rows))
