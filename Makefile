@@ -61,7 +61,7 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/pip
 $(VENV)/heavy.stamp: $(VENV)/test.stamp
 	@echo "Installing torch, transformers and notebooks into $(VENV) ..."
 	@$(PIP) install '$(TORCH)' 2>/dev/null || $(PIP) install torch
-	@$(PIP) install --editable '.[test,bench,capture,notebook]'
+	@$(PIP) install --editable '.[test,bench,capture,finetune,notebook]'
 	@touch $@
 
 $(BIN)/pip:

@@ -47,12 +47,13 @@ _HOMES = {
     "doctor": "checkup",
     "report": "reporting",
 }
-_PACKAGES = ("capture", "figures")
+_PACKAGES = ("capture", "figures", "finetune")
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from remoe_sim import capture as capture
     from remoe_sim import figures as figures
+    from remoe_sim import finetune as finetune
     from remoe_sim.batch_reports import batches as batches
     from remoe_sim.calibrating import calibrate as calibrate
     from remoe_sim.checkup import doctor as doctor

@@ -34,7 +34,7 @@ BLOCK = re.compile(
     rf"(?P<needs>{NEEDS}\n+)?(?:`(?P<file>[\w.-]+\.\w+)`:\n\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-HEAVY_COMMANDS = {"capture"}
+HEAVY_COMMANDS = {"capture", "finetune"}
 heavy = (pytest.mark.heavy, pytest.mark.filterwarnings("ignore"))
 KINDS = {"console", "python", "text", "toml", "json", "csv", ""}
 
@@ -182,7 +182,20 @@ MARKED = '[{"first_token_index": 0, "has_repetition": false}]'
 PLAIN_JSONL = '{"request": 0, "position": 0, "phase": "decode", "layer": 0, "experts": [3, 1]}\n'
 
 
+RECIPE = """length = 64
+batch = 1
+accumulate = 1
+evaluate_every = 2
+band = 0.5
+[[stages]]
+name = "reuse"
+steps = 2
+learning_rate = 1e-3
+terms = { language_model = 1.0, reuse = 0.5 }
+"""
 OTHER_TEXTS = {
+    "quick.toml": RECIPE,
+    "texts.jsonl": '{"text": "w5 w6 w7"}\n{"text": "w8 w9"}\n',
     "prompts.jsonl": '{"prompt": "w5 w6"}\n',
     "prompts.txt": "w5 w6\nw7\n",
     "runs.csv": RUNS,
@@ -226,7 +239,7 @@ def test_examples_of_help_run(name, example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(example)[1:]
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        if re.search(r"\.(parquet|npz|csv|jsonl|txt)(\.gz)?$|/my-model$", argument) and before != "-o":
+        if re.search(r"\.(parquet|npz|csv|jsonl|txt)(\.gz)?$|/my-model$|quick\.toml$", argument) and before != "-o":
             provide(argument.removeprefix("./"))
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 0, result.exception
