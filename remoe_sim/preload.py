@@ -28,14 +28,7 @@ class Preload:
         if other is None:
             return cls()
         other = other if isinstance(other, Trace) else read_trace(other)
-        for what, mine, theirs in (
-            ("MoE layers", trace.layer_numbers, other.layer_numbers),
-            ("experts per layer", trace.model.experts, other.model.experts),
-        ):
-            if mine != theirs:
-                raise other.error(
-                    f"its {what} differ from those of {trace.path or 'the trace'}; take a trace of the same model"
-                )
+        check_alike(trace, other)
         return cls(tuple(usage(other, index) for index in range(other.moe_layers)))
 
     def of_layer(self, index: int) -> Entries:
@@ -46,6 +39,18 @@ class Preload:
     def everywhere(self) -> Entries:
         """Entries of all layers that were used, most used first, ties by (layer, lower id)."""
         return _ranked(np.concatenate(self.counts)) if self.counts else NO_PRELOAD
+
+
+def check_alike(trace: Trace, other: Trace) -> None:
+    """TraceError unless `other` has trace's layers and experts."""
+    for what, mine, theirs in (
+        ("MoE layers", trace.layer_numbers, other.layer_numbers),
+        ("experts per layer", trace.model.experts, other.model.experts),
+    ):
+        if mine != theirs:
+            raise other.error(
+                f"its {what} differ from those of {trace.path or 'the trace'}; take a trace of the same model"
+            )
 
 
 def usage(trace: Trace, index: int) -> npt.NDArray[np.int64]:

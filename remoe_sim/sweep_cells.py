@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import remoe_sim
 from remoe_sim.costs import place_of_misses
+from remoe_sim.kernels.tallies import DECODE
 from remoe_sim.model_sizes import SizedModel
-from remoe_sim.policy import Policy
+from remoe_sim.preload import Preload, check_alike
 from remoe_sim.scheduling import batch
 from remoe_sim.settings import Limit, Settings, known_sizes
 from remoe_sim.streams import select_tokens
 from remoe_sim.sweep_axes import Axes
+from remoe_sim.sweep_policies import ChosenPolicy
 from remoe_sim.timing import DeviceRun
 from remoe_sim.trace import Trace
 from remoe_sim.trace_format import content_hash
@@ -30,19 +30,31 @@ ON_DEVICE = ("device", "device_model", "quant", "overlap", "misses_from", "lanes
 
 @dataclass(frozen=True)
 class Subject:
-    """A trace of a sweep: its name and hash, and itself or where to read it, so that only one is in memory."""
+    """A trace of a sweep: its name and hash, and itself or where to read it, so that only one is in memory.
+
+    experts: of each MoE layer; slots: of all tokens at each of them; facts: the columns that say what it is.
+    """
 
     name: str
     given: Trace | str
     expert_bytes: Any
     digest: str
+    experts: tuple[int, ...]
+    slots: tuple[int, ...]
+    facts: dict[str, Any]
 
     @classmethod
     def of(cls, given: Trace | str | os.PathLike[str], number: int, expert_bytes: Any) -> Subject:
         """Reads the trace once to hash it; TraceError if it cannot be read."""
         trace = given if isinstance(given, Trace) else read_trace(given)
         name = trace.path or f"trace-{number}"
-        return cls(name, given if isinstance(given, Trace) else str(given), expert_bytes, content_hash(trace))
+        facts = {
+            "model": trace.model.name, "tokens": trace.tokens, "requests": trace.requests,
+            "moe_layers": trace.moe_layers, "experts": max(trace.model.experts),
+        }  # fmt: skip
+        slots = tuple(trace.tokens * k for k in trace.model.top_k)
+        itself = given if isinstance(given, Trace) else str(given)
+        return cls(name, itself, expert_bytes, content_hash(trace), trace.model.experts, slots, facts)
 
     def load(self, size: int | None = None) -> Trace:
         """The trace with sizes of experts as far as they are known; scheduled anew for `size` requests at once."""
@@ -79,48 +91,62 @@ class Cell:
 
 @dataclass
 class Pass:
-    """Cells that one replay serves, or one per distinct limit where the policy needs that."""
+    """Cells that one replay serves, or one per distinct limit where the policy needs that.
+
+    training: what the policy learns from; decode_tokens: those that are counted; sizes: bytes of an expert in each
+    layer, where the limit of a cache of all layers counts bytes.
+    """
 
     subject: Subject
     batch: int | None
     settings: Settings
-    policy: Policy
-    in_bytes: bool
-    sizes: tuple[int, ...] | None  # where the limit of a cache of all layers counts bytes
+    policy: ChosenPolicy
+    training: Preload
+    decode_tokens: int
+    in_bytes: bool = False
+    sizes: tuple[int, ...] | None = None
     cells: list[Cell] = field(default_factory=list)
 
+    @property
+    def timed(self) -> bool:
+        return any(cell.variant.run is not None for cell in self.cells)
 
-def passes_of(axes: Axes, subjects: Sequence[Subject], training: str | None) -> Iterator[Pass]:
+
+def passes_of(axes: Axes, subjects: Sequence[Subject], train: Trace | None) -> Iterator[Pass]:
     """All passes in the order of rows; TraceError for a trace that cannot be replayed so."""
-    marks = {policy.label: _policy_mark(policy) for _, policy in axes.policies}
+    policies = [ChosenPolicy.of(text, policy) for text, policy in axes.policies]
+    taught = None if train is None else content_hash(train)
+    training = Preload()
     for subject in subjects:
         for size in axes.batches:
             trace = subject.load(size)
+            if train is not None:
+                check_alike(trace, train)
+                training = training if training.counts else Preload.of(trace, train)
             variants = [_variant(trace, run, axes) for run in axes.runs]
             for settings in axes.settings:
-                select_tokens(trace, settings.phase, settings.reset, settings.warmup)  # refuses what cannot be reset
-                for _, policy in axes.policies:
-                    yield from _passes(axes, subject, size, settings, policy, variants, (marks[policy.label], training))
+                tokens = select_tokens(trace, settings.phase, settings.reset, settings.warmup)
+                for policy in policies:
+                    one = Pass(subject, size, settings, policy, training, tokens.count(DECODE))
+                    yield from _passes(axes, one, variants, taught)
 
 
-def _passes(
-    axes: Axes, subject: Subject, size: int | None, settings: Settings, policy: Policy,
-    variants: list[tuple[Variant, Trace]], marks: tuple[Any, ...],
-) -> Iterator[Pass]:  # fmt: skip
+def _passes(axes: Axes, like: Pass, variants: list[tuple[Variant, Trace]], taught: str | None) -> Iterator[Pass]:
     """One pass per kind of limit; in one cache of all layers that counts bytes, one per sizes of experts."""
     found: dict[Any, Pass] = {}
+    subject, settings, policy = like.subject, like.settings, like.policy
     for variant, trace in variants:
         for limit in axes.limits(trace, settings):
             in_bytes = not settings.per_layer and limit.budget is not None
             sizes = variant.sizes if in_bytes else None
-            one = found.setdefault((in_bytes, sizes), Pass(subject, size, settings, policy, in_bytes, sizes))
+            one = found.setdefault((in_bytes, sizes), replace(like, in_bytes=in_bytes, sizes=sizes, cells=[]))
             at = (
                 tuple(min(limit.for_layer(trace, index), e) for index, e in enumerate(trace.model.experts))
                 if settings.per_layer
                 else (limit.in_all,)
             )
-            names = _names(subject, size, settings, policy, limit, variant)
-            one.cells.append(Cell(_key(names, subject, variant, marks), names, limit, at, variant))
+            names = _names(subject, like.batch, settings, policy.label, limit, variant)
+            one.cells.append(Cell(_key(names, subject, variant, (policy.mark, taught)), names, limit, at, variant))
     yield from found.values()
 
 
@@ -135,13 +161,13 @@ def _variant(trace: Trace, run: DeviceRun | None, axes: Axes) -> tuple[Variant, 
 
 
 def _names(
-    subject: Subject, size: int | None, settings: Settings, policy: Policy, limit: Limit, variant: Variant
+    subject: Subject, size: int | None, settings: Settings, policy: str, limit: Limit, variant: Variant
 ) -> dict[str, Any]:
     """The columns that say what a row is about."""
     run, model = variant.run, variant.model
     unit, capacity = next(iter(limit.to_dict(settings.per_layer).items()))
     names = {
-        "version": remoe_sim.__version__, "trace": subject.name, "batch": size, "policy": policy.label,
+        "version": remoe_sim.__version__, "trace": subject.name, "batch": size, "policy": policy,
         "scope": settings.scope, "admission": settings.admission, "reset": settings.reset, "phase": settings.phase,
         "warmup": settings.warmup, "capacity_unit": unit, "capacity": capacity,
     }  # fmt: skip
@@ -157,10 +183,3 @@ def _key(names: dict[str, Any], subject: Subject, variant: Variant, marks: tuple
     known = {name: value for name, value in names.items() if name != "trace"}
     about = json.dumps([known, subject.digest, variant.mark, marks], sort_keys=True)
     return hashlib.sha256(about.encode()).hexdigest()[:32]
-
-
-def _policy_mark(policy: Policy) -> str:
-    """Hash of the file that a policy is in, so that a changed policy is computed anew."""
-    file = inspect.getsourcefile(type(policy))
-    text = Path(file).read_bytes() if file and Path(file).is_file() else repr(type(policy)).encode()
-    return hashlib.sha256(text).hexdigest()[:16]

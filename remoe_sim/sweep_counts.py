@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from remoe_sim.caches import Caches
+from remoe_sim.curves import layer_curve
 from remoe_sim.engine import replay_stream
 from remoe_sim.kernels import tallies
+from remoe_sim.part_replay import in_parts, layer_hits
 from remoe_sim.policy import Policy, StackPolicy
 from remoe_sim.streams import Longs, Stream
-from remoe_sim.threads import map_layers
+from remoe_sim.threads import map_layers, most_threads
 from remoe_sim.timing import StepCounts
 
 MOST_MISSED_BYTES = 2**29  # of counts per step and layer that are held at once
@@ -30,47 +31,71 @@ class Counted:
 
 
 def counted(
-    caches: Caches, policy: Policy, limits: Sequence[tuple[int, ...]], in_bytes: bool, timed: bool
-) -> Iterator[Counted]:
+    caches: Caches, policy: Policy, limits: Sequence[tuple[int, ...]], in_bytes: bool, timed: bool,
+    layers: range | None = None,
+) -> Iterator[Counted]:  # fmt: skip
     """The counts at the limits, block by block in their order; a limit is one number per MoE layer under scope `layer`,
-    else one number. A stack policy reads the trace once for as many limits as memory holds misses of."""
+    else one number. A stack policy reads the trace once for as many limits as memory holds misses of. layers: those
+    that are counted, all without it; in one cache of all layers no other choice is possible, nor for times."""
     of_limit = caches.tokens.n_steps * caches.trace.moe_layers * 2 if timed else 0
     together = max(1, MOST_MISSED_BYTES // of_limit) if of_limit else len(limits)
     if not isinstance(policy, StackPolicy):  # nothing is shared, so rows come as soon as processors have been busy
-        together = min(together, 1 if caches.settings.per_layer else os.cpu_count() or 1)
+        together = min(together, 1 if caches.settings.per_layer else most_threads())
     blocks = (limits[first : first + together] for first in range(0, len(limits), together))
     if caches.settings.per_layer:
-        yield from (_per_layer(caches, policy, block, timed) for block in blocks)
+        some = layers or range(caches.trace.moe_layers)
+        yield from (_per_layer(caches, policy, block, timed, some) for block in blocks)
         return
     whole = _AllLayers(caches, policy, in_bytes)
     yield from (whole.counted([limit[0] for limit in block], timed) for block in blocks)
 
 
-def _per_layer(caches: Caches, policy: Policy, limits: Sequence[tuple[int, ...]], timed: bool) -> Counted:
-    trace = caches.trace
-    counts = StepCounts(trace, caches.tokens, len(limits)) if timed else None
+def _per_layer(
+    caches: Caches, policy: Policy, limits: Sequence[tuple[int, ...]], timed: bool, layers: range
+) -> Counted:
+    counts = StepCounts(caches.trace, caches.tokens, len(limits)) if timed else None
 
-    def one_layer(index: int) -> Longs:
-        rules = caches.layer_rules(index)
+    def one_layer(at: int) -> Longs:
+        wanted = np.array([limit[layers[at]] for limit in limits], np.int64)
+        if counts is None and isinstance(policy, StackPolicy):
+            return _from_curve(caches, policy, layers[at], wanted)
+        return _limit_by_limit(caches, policy, layers[at], wanted, counts)
+
+    return Counted(np.stack(list(map_layers(one_layer, len(layers))), axis=1), counts)
+
+
+def _from_curve(caches: Caches, policy: StackPolicy, index: int, wanted: Longs) -> Longs:
+    """One layer at all limits from the hits at every capacity; first uses are missed at any."""
+    if in_parts(caches, [policy]):
+        lookups, hits = layer_hits(caches, [policy], index)[0]
+        first = lookups - hits[:, -1]
+    else:
         stream = caches.layer_views(index).get(policy.by_last)
-        if counts is not None:
-            counts.need(stream, index)
-        depths = policy.depths(stream, rules) if isinstance(policy, StackPolicy) else None
-        tables = np.zeros((len(limits), 3, 3), np.int64)
-        wanted = np.array([limit[index] for limit in limits], np.int64)
-        for capacity in np.unique(wanted).tolist():
-            if depths is None:
-                hit = replay_stream(policy, stream, capacity, rules)[1].hit
-            else:
-                hit = depths.before < capacity
-            numbers = np.flatnonzero(wanted == capacity).tolist()
-            tables[numbers] = _tally(stream, hit)
-            if counts is not None:
-                for number in numbers:
-                    counts.miss(number, stream, hit, index)
-        return tables
+        hits = layer_curve(policy, stream, caches.layer_rules(index))
+        lookups, first = (np.bincount(kinds, minlength=3) for kinds in (stream.kinds, stream.kinds[stream.first]))
+    tables = np.empty((wanted.size, 3, 3), np.int64)
+    tables[:, :, LOOKUPS], tables[:, :, HITS], tables[:, :, COLD] = lookups, hits[:, wanted].T, first
+    return tables
 
-    return Counted(np.stack(list(map_layers(one_layer, trace.moe_layers)), axis=1), counts)
+
+def _limit_by_limit(caches: Caches, policy: Policy, index: int, wanted: Longs, counts: StepCounts | None) -> Longs:
+    rules = caches.layer_rules(index)
+    stream = caches.layer_views(index).get(policy.by_last)
+    if counts is not None:
+        counts.need(stream, index)
+    depths = policy.depths(stream, rules) if isinstance(policy, StackPolicy) else None
+    tables = np.zeros((wanted.size, 3, 3), np.int64)
+    for capacity in np.unique(wanted).tolist():
+        if depths is None:
+            hit = replay_stream(policy, stream, capacity, rules)[1].hit
+        else:
+            hit = depths.before < capacity
+        numbers = np.flatnonzero(wanted == capacity).tolist()
+        tables[numbers] = _tally(stream, hit)
+        if counts is not None:
+            for number in numbers:
+                counts.miss(number, stream, hit, index)
+    return tables
 
 
 def _tally(stream: Stream, hit: np.ndarray) -> Longs:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.sweep_axes import axes_of, several
 from remoe_sim.sweep_cells import Pass, Subject, passes_of
 from remoe_sim.sweep_file import SweepFile, alone
-from remoe_sim.sweep_rows import rows_of
+from remoe_sim.sweep_gathering import rows_of
+from remoe_sim.sweep_units import Cut, here, units_of
 from remoe_sim.trace import Trace
-from remoe_sim.trace_format import content_hash
 from remoe_sim.trace_reader import read_trace
 
 if TYPE_CHECKING:
@@ -73,15 +73,14 @@ def sweep(
         raise ValueError(f"'{output}' has no known suffix; write a sweep to a .parquet file")
     learned = train if train is None or isinstance(train, Trace) else read_trace(train)
     given = [traces] if isinstance(traces, Trace | str | os.PathLike) else several(traces)
-    taught = None if learned is None else content_hash(learned)
-    plan = _Plan.of(list(passes_of(axes, _subjects(given, expert_bytes), taught)))
+    plan = _Plan.of(list(passes_of(axes, _subjects(given, expert_bytes), learned)))
     if dry_run:
         return plan.frame(SweepFile(output, plan.wanted))
     with alone(output):
         file = SweepFile(output, plan.wanted)
         file.begin()
         try:
-            _run(plan, file, learned, progress)
+            _run(plan, file, progress)
         finally:
             file.write()
         frame = file.frame()
@@ -115,6 +114,15 @@ class _Plan:
             one.cells = [cell for cell in one.cells if wanted.setdefault(cell.key, cell.names) is cell.names]
         return cls([one for one in passes if one.cells], wanted)
 
+    def left(self, file: SweepFile) -> list[Pass]:
+        """The passes with the cells that the file does not hold."""
+        passes = []
+        for one in self.passes:
+            missing = set(file.missing(cell.key for cell in one.cells))
+            if missing:
+                passes.append(replace(one, cells=[cell for cell in one.cells if cell.key in missing]))
+        return passes
+
     @property
     def notes(self) -> list[str]:
         """What any output has to say about the devices and models of the sweep."""
@@ -136,21 +144,14 @@ class _Plan:
         return pd.DataFrame(rows)
 
 
-def _run(plan: _Plan, file: SweepFile, train: Trace | None, progress: Progress | None) -> None:
-    """Computes what is missing, a trace and batch at a time."""
+def _run(plan: _Plan, file: SweepFile, progress: Progress | None) -> None:
+    """Computes what is missing."""
     total = len(plan.wanted)
     done = total - len(file.missing(plan.wanted))
-    held: tuple[Any, Trace] | None = None
     if progress is not None:
         progress(done, total)
-    for one in plan.passes:
-        missing = set(file.missing(cell.key for cell in one.cells))
-        if not missing:
-            continue
-        if held is None or held[0] != (id(one.subject), one.batch):
-            held = (id(one.subject), one.batch), one.subject.load(one.batch)
-        for row in rows_of(one, [cell for cell in one.cells if cell.key in missing], held[1], train):
-            file.add(row)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+    for row in rows_of(here(units_of(plan.left(file), Cut()))):
+        file.add(row)
+        done += 1
+        if progress is not None:
+            progress(done, total)

@@ -6,9 +6,27 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
+_MOST: ContextVar[int | None] = ContextVar("most threads", default=None)
+
+
+def most_threads() -> int:
+    """How many threads work side by side: one per processor, or one where `one_thread` says so."""
+    return _MOST.get() or os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Everything that this thread does meanwhile, it does alone: others like it have the other processors."""
+    before = _MOST.set(1)
+    try:
+        yield
+    finally:
+        _MOST.reset(before)
 
 
 def map_layers(function: Callable[[int], T], count: int) -> Iterator[T]:
@@ -17,7 +35,7 @@ def map_layers(function: Callable[[int], T], count: int) -> Iterator[T]:
     No more calls are running or waiting to be taken than there are threads, so that memory stays bounded by a layer
     per thread. An exception of a call is raised in its turn; calls that have not begun then are not made.
     """
-    workers = min(count, os.cpu_count() or 1)
+    workers = min(count, most_threads())
     if workers < 2:
         yield from map(function, range(count))
         return

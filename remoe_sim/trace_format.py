@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -72,12 +72,27 @@ def decisions_hash(decisions: Decisions) -> str:
     return hashed.digest()
 
 
+@runtime_checkable
+class Hashed(Protocol):
+    """A source of layers that knows the hash of each, to which it holds what it reads."""
+
+    def digest(self, index: int) -> str | None: ...
+
+
+def _layer_hash(trace: Trace, index: int) -> str:
+    known = trace.source.digest(index) if isinstance(trace.source, Hashed) else None
+    return known or decisions_hash(trace.decisions(index))
+
+
 def content_hash(trace: Trace) -> str:
-    """Hash of all that a replay looks at: tokens, decisions, sizes and shapes, wherever the trace is from."""
+    """Hash of all that a replay looks at: tokens, decisions, sizes and shapes, wherever the trace is from.
+
+    Layers whose hash stands in a file are not read for it: whoever reads them finds out if they are others.
+    """
     model = trace.model
     parts: list[Any] = [trace.layer_numbers, model.experts, model.top_k, model.expert_bytes, model.dense_bytes]
     parts += [row_hash(trace, name) for name in (*ROWS, "phase")]
-    parts += map_layers(lambda index: decisions_hash(trace.decisions(index)), trace.moe_layers)
+    parts += map_layers(lambda index: _layer_hash(trace, index), trace.moe_layers)
     return "xxh3:" + xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
 
 

@@ -218,6 +218,9 @@ class _FileLayers:
         except ValueError as error:
             raise self.error(f"column '{name}': {error}") from None
 
+    def digest(self, index: int) -> str | None:
+        return self.content.get(self.trace.column(index))
+
     def decisions(self, index: int) -> Decisions:
         return joined(self.parts(index), self.trace.tokens, self.trace.model.top_k[index])
 
@@ -269,7 +272,7 @@ class _Resident:
 
     def __init__(self, layers: list[Decisions], file: _FileLayers) -> None:
         self._layers = layers
-        self.weights, self.probs = file.weights, file.probs
+        self.weights, self.probs, self.digest = file.weights, file.probs, file.digest
 
     def decisions(self, index: int) -> Decisions:
         return self._layers[index]

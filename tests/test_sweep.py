@@ -83,6 +83,15 @@ def test_times_are_those_of_replays(case, scope, batch):
     assert_rows_are_replays(frame, trace)
 
 
+def test_what_a_training_trace_does_not_know_is_missed_at_any_capacity():
+    trained = trace_of([Row(0, i, i, DECODE, [[i % 2, 3], [0]]) for i in range(3)], SHAPE)
+    used = trace_of([Row(0, i, i, DECODE, [[i % 3, 4], [i % 2]]) for i in range(6)], SHAPE)
+    given = {"admission": "bypass", "train": trained}
+    frame = remoe_sim.sweep(used, "static", "0:5", None, "layer,global", **given)
+    assert frame.query("scope == 'layer' and capacity == 5")["capacity_misses"].item() > 0
+    assert_rows_are_replays(frame, used, **given)
+
+
 def test_many_limits_of_the_sample_in_blocks(monkeypatch):
     import remoe_sim.sweep_counts as counts
 
