@@ -4,6 +4,7 @@ In a document, lines after `$` in a `console` block are commands, the lines belo
 block is run, and a `text` block right after it is what it prints. A block below a line that ends in a file's name in
 backquotes and a colon is that file. Commands that set up a checkout are not run here. What has `<!-- needs capture -->`
 before it needs torch and transformers: it is run by the tests that are marked `heavy`, with the rest of its document.
+A document with `<!-- needs trace FILE -->` is read where the real traces are, with that file in the reader's folder.
 """
 
 import gzip
@@ -21,6 +22,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from data import SHARED, needs_traces
 from test_rerouting import one_layer
 
 import remoe_sim
@@ -30,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "traces" / "samples" / "README.md"]
 SETUP = ("make ", "git ", "pip ", "source ", "cd ")
 NEEDS = "<!-- needs capture -->"
+NEEDS_TRACE = re.compile(r"<!-- needs trace (\S+) -->")
 BLOCK = re.compile(
     rf"(?P<needs>{NEEDS}\n+)?(?:`(?P<file>[\w.-]+\.\w+)`:\n\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -99,7 +102,9 @@ def readings():
     """Each document, and once more with the blocks that need torch where it has some."""
     for document in DOCUMENTS:
         name = str(document.relative_to(ROOT))
-        yield pytest.param(document, False, id=name, marks=() if name == "README.md" else pytest.mark.heavy("numba"))
+        marks = [] if name == "README.md" else [pytest.mark.heavy("numba")]
+        marks += [needs_traces] * bool(NEEDS_TRACE.search(document.read_text()))
+        yield pytest.param(document, False, id=name, marks=marks)
         if NEEDS in document.read_text():
             yield pytest.param(document, True, id=f"{name} with torch", marks=heavy)
 
@@ -109,6 +114,8 @@ def readings():
 def test_everything_in_a_document_runs_and_prints_what_it_shows(document, with_torch, tmp_path, kernels):
     reader, printed, blocks = Reader(tmp_path, kernels), None, list(BLOCK.finditer(document.read_text()))
     assert sum(bool(block["needs"]) for block in blocks) == document.read_text().count(NEEDS)
+    for trace in NEEDS_TRACE.findall(document.read_text()):
+        shutil.copy(SHARED / trace, tmp_path)
     for block in blocks:
         kind, body = block["kind"], block["body"]
         assert kind in KINDS, f"{document.name} has a block of kind '{kind}', which nothing here checks"
@@ -130,6 +137,10 @@ def test_everything_in_a_document_runs_and_prints_what_it_shows(document, with_t
                     continue
                 assert clean(reader.run("bash", "-c", command)) == clean(shown), command
         printed = None
+    for name in re.findall(r"\]\(([\w-]+)\.svg\)", document.read_text()):
+        shown, drawn = (ROOT / "docs" / f"{name}.svg").read_text(), (tmp_path / f"{name}.svg").read_text()
+        versions = {re.search("Matplotlib v[0-9.]+", text)[0] for text in (shown, drawn)}
+        assert shown == drawn or len(versions) == 2, f"{name}.svg is not what the commands draw"
 
 
 def test_make_demo_is_what_the_readme_test_takes_it_for():
