@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WIDTH, HEIGHT = 460, 280  # of a chart in its own units, small enough for a phone
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
@@ -48,15 +48,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
+    """A rectangle; `number` chooses the colour of a part where bars are stacked."""
+
     left: float
     top: float
     width: float
     height: float
+    number: int | None = None
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that is ready to be drawn. `mark` is where the limit that was asked for stands."""
+    """A chart that is ready to be drawn. `mark` is where the limit that was asked for stands; `parts` are the names of
+    what bars are stacked of."""
 
     title: str
     note: str
@@ -67,6 +71,7 @@ class Chart:
     spots: tuple[Spot, ...]
     lines: tuple[Line, ...] = ()
     bars: tuple[Bar, ...] = ()
+    parts: tuple[str, ...] = ()
     mark: float | None = None
     width: int = WIDTH
     height: int = HEIGHT
@@ -159,6 +164,27 @@ def bar_chart(
         tuple(Tick(round(place_y(y), 1), number(y)) for y in nice_ticks(0, high)),
         _spots(centres, tips), bars=tuple(bars),
     )  # fmt: skip
+
+
+def stacked_chart(
+    title: str, names: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]], x_label: str, y_label: str,
+    shown: Callable[[float], str] = number, note: str = "",
+) -> Chart:  # fmt: skip
+    """One bar for each name, made of parts: what each is called, and how large it is in every bar, from below."""
+    totals = [sum(values[i] for _, values in parts) for i in range(len(names))]
+    tips = [
+        f"{name}: {shown(totals[i])}\n" + "\n".join(f"{part}: {shown(values[i])}" for part, values in parts)
+        for i, name in enumerate(names)
+    ]
+    whole = bar_chart(title, list(zip(names, totals, strict=True)), x_label, y_label, tips, note)
+    bars = []
+    for i, full in enumerate(whole.bars):
+        bottom = full.top + full.height
+        for at, (_, values) in enumerate(parts):
+            height = full.height * values[i] / totals[i] if totals[i] else 0.0
+            bottom -= height
+            bars.append(Bar(full.left, round(bottom, 2), full.width, round(height, 2), at))
+    return replace(whole, bars=tuple(bars), parts=tuple(name for name, _ in parts))
 
 
 def _scale(least: float, most: float, start: float, end: float) -> Callable[[float], float]:

@@ -24,7 +24,9 @@ def report(
 
     source: a trace, or the rows that `sweep` returned, or the path of either. output: where to write the page. For a
     trace the other arguments are those of `verdict`; without `cache`, `budget` or `memory` the cache has room for a
-    quarter of the experts. A report of a sweep takes no arguments, for its rows are what they are.
+    quarter of the experts. With `device`, and `model`, `quant`, `overlap`, `lanes`, `context`, `compute_ms` and
+    `misses_from` as in `replay`, the page has modelled times as well, and sizes of experts are those of the model where
+    the trace has none. A report of a sweep takes no arguments, for its rows are what they are.
 
     Raises ValueError and TraceError like `verdict`.
     """
@@ -54,14 +56,19 @@ def _of_sweep(frame: pd.DataFrame, name: str, given: dict[str, Any]) -> Page:
 
 
 def _of_trace(source: Any, given: dict[str, Any]) -> Page:
+    from remoe_sim.engine import replay
     from remoe_sim.errors import unknown
+    from remoe_sim.times_page import TIMING
     from remoe_sim.trace_page import trace_page
     from remoe_sim.trace_reader import read_trace
     from remoe_sim.verdicts import verdict
 
-    parameters = inspect.signature(verdict).parameters
+    parameters = {**inspect.signature(verdict).parameters}
+    parameters |= {name: one for name, one in inspect.signature(replay).parameters.items() if name in TIMING}
     for name in given:
         if name not in parameters or name == "trace":
             raise unknown("argument", name, [one for one in parameters if one != "trace"])
     trace = source if isinstance(source, Trace) else read_trace(source)
-    return trace_page(trace, **{name: value for name, value in given.items() if value != parameters[name].default})
+    asked = {name: value for name, value in given.items() if value != parameters[name].default}
+    timing = {name: asked.pop(name) for name in TIMING if name in asked}
+    return trace_page(trace, timing, **asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from remoe_sim.page import Charts, Facts, Page, RoutingMap, Section, Table, Text
 from remoe_sim.reporting_block import reporting_block
 from remoe_sim.results import ReplayResult
 from remoe_sim.routing_map import routing_map
+from remoe_sim.settings import known_sizes
 from remoe_sim.summary import Info, info
+from remoe_sim.times_page import TIMING, times_section
+from remoe_sim.timing import DeviceRun
 from remoe_sim.trace import Trace
 from remoe_sim.trace_format import content_hash
 from remoe_sim.units import plural
@@ -30,13 +33,19 @@ GLOBAL_LIMITS = 24  # points of the curve of one cache of all layers
 DEFAULT_SHARE = 4  # without a limit, one in so many experts fits
 
 
-def trace_page(trace: Trace, **given: Any) -> Page:
-    """`given`: the arguments of `verdict`, those that were not given left out."""
+def trace_page(trace: Trace, timing: Mapping[str, Any], **given: Any) -> Page:
+    """`given`: the arguments of `verdict`, those that were not given left out; `timing`: those of `replay` that make
+    times, none without a device."""
+    run = DeviceRun.asked(*(timing.get(name, "layer" if name == "overlap" else None) for name in TIMING))
+    read = trace
     chosen = not {"cache", "budget", "memory"} & set(given)
     if chosen:
         given["cache"] = default_cache(trace, given.get("scope", "layer"))
-    found, facts = verdict(trace, **given), info(trace)
-    trace = trace if trace.model.expert_bytes is not None or "expert_bytes" not in given else _sized(trace, given)
+    trace = known_sizes(trace, given.get("expert_bytes"))
+    trace = trace if run is None else run.sized(trace)[0]
+    found = verdict(trace, **{name: value for name, value in given.items() if name != "expert_bytes"})
+    facts = info(trace)
+    sized = "expert_bytes" not in given and trace.model.expert_bytes != read.model.expert_bytes
     why = f"No limit was given; this is that of one in {DEFAULT_SHARE} experts." if chosen else ""
     sections = [
         Section("Verdict", [Text(found.paragraph.removeprefix(f"Verdict: {found.verdict}. "), found.verdict or "none"),
@@ -44,9 +53,10 @@ def trace_page(trace: Trace, **given: Any) -> Page:
         Section("Reporting block", [Facts(reporting_block(trace, found))]),
         Section("Policies", [_policies(found), _needed(found)]),
         Section("Figures", [Charts(_figures(trace, found, facts, given))]),
+        *([] if run is None else [times_section(read, found, given, timing)]),
         Section("Routing", [RoutingMap(routing_map(trace)), *_map_note(trace)] if trace.tokens else []),
         Section("Layers", [_layers(facts)]),
-        Section("Reproduce", _reproduce(trace, given)),
+        Section("Reproduce", _reproduce(read, given, timing, sized)),
     ]  # fmt: skip
     subtitle = (
         f"{trace.path or 'in memory'}: {trace.tokens:,} tokens, {plural(trace.requests, 'request')}, "
@@ -61,12 +71,6 @@ def default_cache(trace: Trace, scope: str) -> int:
     if scope == "layer":
         return max(max(top_k), -(-max(experts) // DEFAULT_SHARE))
     return max(sum(top_k), -(-sum(experts) // DEFAULT_SHARE))
-
-
-def _sized(trace: Trace, given: dict[str, Any]) -> Trace:
-    from remoe_sim.settings import known_sizes
-
-    return known_sizes(trace, given["expert_bytes"], "")
 
 
 def _policies(found: Verdict) -> Table:
@@ -250,19 +254,17 @@ def _percent(part: int, whole: int) -> str:
 # --- how to make it again
 
 
-def _reproduce(trace: Trace, given: dict[str, Any]) -> Sequence[Text | Facts]:
-    name = trace.path or "trace.parquet"
-    flags = shlex.join(part for key, value in given.items() for part in (f"--{key.replace('_', '-')}", _flag(value)))
-    both = shlex.join(
-        part for key, value in given.items() if key != "policy"
-        for part in (f"--{key.replace('_', '-')}", _flag(value))
-    )  # fmt: skip
-    quoted = shlex.quote(name)
+def _reproduce(
+    trace: Trace, given: Mapping[str, Any], timing: Mapping[str, Any], sized: bool
+) -> Sequence[Text | Facts]:
+    """`sized`: the sizes of experts are not those of the trace, so that `verdict` cannot know them."""
+    name = shlex.quote(trace.path or "trace.parquet")
+    both = {key: value for key, value in given.items() if key != "policy"}
     lines = [
-        f"remoe-sim report {quoted} {flags} -o report.html",
-        f"remoe-sim verdict {quoted} {flags} --json",
-        f"remoe-sim replay {quoted} {both} --json",
-        f"remoe-sim info {quoted} --json",
+        f"remoe-sim report {name} {_flags({**given, **timing})} -o report.html",
+        *([] if sized else [f"remoe-sim verdict {name} {_flags(given)} --json"]),
+        f"remoe-sim replay {name} {_flags({**both, **timing})} --json",
+        f"remoe-sim info {name} --json",
     ]
     from remoe_sim.checkup import versions_in_words
 
@@ -275,5 +277,9 @@ def _reproduce(trace: Trace, given: dict[str, Any]) -> Sequence[Text | Facts]:
     ]  # fmt: skip
 
 
+def _flags(given: Mapping[str, Any]) -> str:
+    return shlex.join(part for key, value in given.items() for part in (f"--{key.replace('_', '-')}", _flag(value)))
+
+
 def _flag(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(getattr(value, "name", value))

@@ -129,6 +129,57 @@ def test_the_limit_of_who_names_none():
     assert "that of one in 4 experts" in remoe_sim.report(one_layer([0, 1]), policy="lru").html
 
 
+@pytest.fixture(scope="module")
+def timed():
+    return remoe_sim.report("sample:demo", cache=8, policy="lru,lfu", device="jetson-orin-nx-16gb", overlap="none")
+
+
+def test_times_are_those_of_replay_and_sweep(timed):
+    assert [section.title for section in timed.sections][3:5] == ["Figures", "Times"]
+    said, table, charts, unchecked = timed.sections[4].parts
+    assert "misses are read from storage, overlap none" in said.text
+    same = {"policy": "lru,lfu,belady", "device": "jetson-orin-nx-16gb", "overlap": "none"}
+    for row, result in zip(table.rows, remoe_sim.replay("sample:demo", cache=8, **same), strict=True):
+        tpot = result.tpot_ms
+        assert row[:5] == [result.policy + "*" * result.optimal, tpot["mean"], tpot["p50"], tpot["p95"], tpot["p99"]]
+        assert sum(row[7:]) == pytest.approx(tpot["mean"])
+    against, parts, spread = charts.charts
+    rows = remoe_sim.sweep("sample:demo", cache=8, **same)
+    tip = next(spot.tip for spot in against.spots if f"lru: {rows['tpot_ms_mean'][0]:,.2f} ms" in spot.tip)
+    assert tip.startswith(f"{rows['capacity_bytes'][0] / 2**20:,.0f} MiB of experts held")
+    assert parts.parts == ("fixed", "dense layers", "experts", "waiting for storage")
+    for at in range(3):  # the bar of a policy is as high as its parts together
+        own = parts.bars[at * 4 : at * 4 + 4]
+        whole = parts.bottom - min(bar.top for bar in own)
+        assert sum(bar.height for bar in own) == pytest.approx(whole, abs=0.05)
+        assert whole / (parts.bottom - min(bar.top for bar in parts.bars)) == pytest.approx(
+            table.rows[at][1] / max(row[1] for row in table.rows), abs=0.01
+        )
+    assert f"99 % of decode tokens take at most so long\nlru: {table.rows[0][4]:,.2f} ms" in "".join(
+        spot.tip for spot in spread.spots if spot.tip.startswith("99 %")
+    )
+    assert any("assumed" in value for _, value, _ in unchecked.rows)
+    text = " ".join(Tags(timed.html).texts)
+    line = "--cache 8 --policy lru,lfu --device jetson-orin-nx-16gb --overlap none -o report.html"
+    assert f"remoe-sim report sample:demo {line}" in text
+
+
+def test_sizes_of_the_model_where_the_trace_has_none():
+    trace = remoe_sim.synth(tokens=200, layers=24, experts=32, top_k=4, request_tokens=50, prompt_tokens=10)
+    assert trace.model.expert_bytes is None
+    page = remoe_sim.report(trace, policy="lru", device="rtx-4090", model="gpt-oss-20b", scope="global")
+    assert facts(page)["expert sizes"] == "47.5 MiB"
+    reproduce = page.sections[-1].parts[0].text
+    assert "remoe-sim verdict" not in reproduce  # it knows no model, and so no sizes
+    assert "--device rtx-4090 --model gpt-oss-20b --json" in reproduce
+    own = remoe_sim.report("sample:demo", cache=8, policy="lru", device="rtx-4090", phase="prefill")
+    assert [part.kind for part in own.sections[4].parts] == ["text", "table", "facts"]  # no decode token, no figure
+    with pytest.raises(ValueError, match="go with --device"):
+        remoe_sim.report("sample:demo", cache=8, model="gpt-oss-20b")
+    with pytest.raises(ValueError, match="order set with a device"):
+        remoe_sim.report("sample:demo", cache=8, policy="lru", device="rtx-4090", order="sequential")
+
+
 def test_a_sweep(swept, tmp_path):
     html = remoe_sim.report(swept).html
     table = next(part for part in remoe_sim.report(swept).sections[2].parts)
@@ -254,8 +305,8 @@ def tab(tmp_path_factory):
 @pytest.mark.once
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 375])
-def test_pages_are_whole_in_a_browser(page, swept, tab, tmp_path, width, dark):
-    for name, one in (("trace", page), ("sweep", remoe_sim.report(swept))):
+def test_pages_are_whole_in_a_browser(timed, swept, tab, tmp_path, width, dark):
+    for name, one in (("trace", timed), ("sweep", remoe_sim.report(swept))):
         path = tmp_path / f"{name} <script>.html"
         one.write(path)
         tab.open(path, width, dark)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from remoe_sim.commands._device import timing_options
 from remoe_sim.commands._options import limit_options, note, scope_option, setting_options
 
 
@@ -16,16 +17,22 @@ from remoe_sim.commands._options import limit_options, note, scope_option, setti
 @click.option("--policy", metavar="NAME,…", help="Online policies to compare; all that are usable if not given.")
 @scope_option
 @setting_options
+@click.option("--device", metavar="NAME", help="Also model times: a device of 'list devices', or a card.")
+@click.option("--model", metavar="NAME", help="Whose sizes, if the trace does not tell: as in 'list models'.")
+@timing_options
+@click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
 def command(output: str, **arguments: Any) -> None:
     """Write one HTML file about TRACE, or about the rows of a SWEEP: to read, to send, to put beside a claim.
 
     Of a trace it has the verdict, what a result must state to be checked, tables, figures, the routing, and how to make
-    it again. Without a limit, the cache has room for a quarter of the experts. A sweep takes no options.
+    it again. Without a limit, the cache has room for a quarter of the experts. With --device it also has modelled
+    times: by cause, against memory, and of single tokens. A sweep takes no options.
 
     \b
     Examples:
       remoe-sim report sample:demo --cache 8 -o report.html
       remoe-sim report sample:demo --budget 256MiB --scope global --policy lru,lfu -o report.html
+      remoe-sim report sample:demo --cache 8 --device jetson-orin-nx-16gb -o report.html
       remoe-sim report t.parquet -o report.html
     """
     import remoe_sim
