@@ -29,6 +29,7 @@ def results(units):
 
 
 def by_key(rows):
+    rows = list(rows)
     found = {row["key"]: row for row in rows}
     assert len(found) == len(rows)
     return found
@@ -44,10 +45,10 @@ def test_units_in_any_order_make_the_rows_of_an_uncut_sweep(case, settings, slot
     except remoe_sim.TraceError:
         assert settings["reset"] == "request"
         return
-    whole = by_key(list(rows_of(results(units_of(given, Cut())))))
+    whole = by_key(rows_of(results(units_of(given, Cut()))))
     found = results(units_of(given, Cut(slots, 1)))
     chance.shuffle(found)
-    assert by_key(list(rows_of(found))) == whole
+    assert by_key(rows_of(found)) == whole
     assert len(whole) == sum(len(one.cells) for one in given)
 
 
