@@ -1,6 +1,7 @@
 # make demo      set up .venv, replay the bundled trace
 # make test      set up .venv with what tests need, run all tests but those that need torch or take long
-# make test-all  add torch, transformers and notebooks, run the tests that need them: what `make test` leaves out
+# make test-all  add torch, transformers, notebooks, Sphinx, run the tests that need them: what `make test` leaves out
+# make docs      build the site of docs/, README.md, --help and docstrings into build/docs
 # make check     lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
 # make clean     remove everything that these made
 
@@ -13,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -n auto
 LEAST_COVERAGE := 95
 TORCH ?= torch==2.13.0+cpu
 
-.PHONY: demo test test-all check lint types covered bounds clean
+.PHONY: demo test test-all docs check lint types covered bounds clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/remoe-sim demo
@@ -23,6 +24,12 @@ test: $(VENV)/test.stamp
 
 test-all: $(VENV)/heavy.stamp
 	$(PYTEST) -m heavy
+
+# A warning is an error: links that lead nowhere, docstrings that cannot be shown.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python docs/site/assemble.py build/site
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs/site build/site build/docs
+	@echo "Open build/docs/index.html"
 
 check: lint types covered bounds
 
@@ -59,10 +66,15 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/pip
 
 # The CPU build is a tenth of the other; where it is not offered, the usual one does as well.
 $(VENV)/heavy.stamp: $(VENV)/test.stamp
-	@echo "Installing torch, transformers and notebooks into $(VENV) ..."
+	@echo "Installing torch, transformers, notebooks and Sphinx into $(VENV) ..."
 	@$(PIP) install '$(TORCH)' 2>/dev/null || $(PIP) install torch
-	@$(PIP) install --editable '.[test,bench,capture,finetune,notebook]'
+	@$(PIP) install --editable '.[test,bench,capture,docs,finetune,notebook]'
 	@touch $@
+
+$(VENV)/docs.stamp: pyproject.toml | $(BIN)/pip
+	@echo "Installing Sphinx into $(VENV) ..."
+	@$(PIP) install --editable '.[docs]'
+	@touch $@ $(VENV)/demo.stamp
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "remoe-sim needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + "; name a later one: make PYTHON=python3.12 ...")'
