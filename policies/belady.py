@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import StackPolicy, Stream
+from remoe_sim.policy import Ranks, StackPolicy, Stream
 
 
 class Belady(StackPolicy):
@@ -16,9 +16,20 @@ class Belady(StackPolicy):
     source = "Belady: A study of replacement algorithms for a virtual-storage computer, 1966"
     optimal = True
     online = False
+    ranked = True
 
     def keys(self, stream: Stream) -> npt.NDArray[np.int64]:
         return self._uses(stream, np.zeros((0, 0), np.int64))
+
+    def ranks(self, stream: Stream) -> Ranks | None:
+        from remoe_sim.kernels.ranks import MOST, next_ranks
+
+        if (stream.steps.size + 1) * stream.n_entries >= MOST:
+            return None
+        ranks = np.empty(stream.entries.size, np.uint32)
+        upcoming = np.empty(stream.n_entries, np.uint32)
+        next_ranks(stream.offsets, stream.entries, stream.epochs, upcoming, ranks)
+        return ranks
 
     def preload_keys(self, stream: Stream, preload: npt.NDArray[np.int32], dtype: Any) -> npt.NDArray[np.int64]:
         first = np.empty((stream.epochs.size - 1, stream.n_entries), np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from remoe_sim.engine import HITS, replay_stream
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.recency_bytes import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.lane_curves import batches, in_lanes, lane_curves
 from remoe_sim.part_replay import in_parts, layer_hits
 from remoe_sim.policy import Policy, Rules, StackPolicy
 from remoe_sim.preload import Preload
@@ -99,7 +100,10 @@ def _several(given: Limits, what: str) -> list[int | str]:
 def _frame(rows: list[dict[str, Any]], unit: str) -> pd.DataFrame:
     import pandas as pd
 
-    frame = pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
+    columns = {  # made before pandas sees them, to which every table costs a millisecond
+        name: np.concatenate([np.broadcast_to(row[name], row["capacity"].shape) for row in rows]) for name in rows[0]
+    }
+    frame = pd.DataFrame(columns)
     for prefix in ("", "decode_"):
         lookups = frame[f"{prefix}lookups"]
         frame[f"{prefix}hit_rate"] = (frame[f"{prefix}hits"] / lookups.where(lookups > 0)).astype(float)
@@ -127,21 +131,36 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
 
 
 def layer_curves(
-    caches: Caches, policies: Sequence[Policy], index: int, wanted: Longs | None = None
-) -> list[tuple[Longs, Longs]]:
-    """Of each policy at MoE layer `index`: lookups of each kind, int64[3]; hits at 0 to E experts, int64[3, E + 1], of
-    which `wanted` are needed."""
+    caches: Caches, policies: Sequence[Policy], wanted: Longs | None = None
+) -> Iterator[list[tuple[Longs, Longs]]]:
+    """Layer by layer, of each policy: lookups of each kind, int64[3]; hits at 0 to E experts, int64[3, E + 1], of which
+    `wanted` are needed."""
+    layers = range(caches.trace.moe_layers)
     if in_parts(caches, policies):
-        return layer_hits(caches, policies, index)
-    views, rules = caches.layer_views(index), caches.layer_rules(index)
-    streams = [views.get(policy.by_last) for policy in policies]
-    return [
-        (
-            np.array([np.count_nonzero(stream.kinds == kind) for kind in range(3)]),
-            layer_curve(policy, stream, rules, wanted),
-        )
-        for policy, stream in zip(policies, streams, strict=True)
-    ]
+        yield from map_layers(lambda index: layer_hits(caches, policies, index), len(layers))
+        return
+    together = in_lanes(caches, policies)
+    parts = batches(len(layers)) if together else [[index] for index in layers]
+    for done in map_layers(lambda number: _batch_curves(caches, policies, parts[number], together, wanted), len(parts)):
+        yield from done
+
+
+def _batch_curves(
+    caches: Caches, policies: Sequence[Policy], layers: Sequence[int], together: bool, wanted: Longs | None
+) -> list[list[tuple[Longs, Longs]]]:
+    """`layer_curves` of some layers, by policies that are `ranked` at once if `together`."""
+    views = [caches.layer_views(index) for index in layers]
+    found: list[list[tuple[Longs, Longs]]] = [[] for _ in layers]
+    for policy in policies:
+        streams = [view.get(policy.by_last) for view in views]
+        curves = lane_curves(policy, caches, streams) if together else None
+        for number, (index, stream) in enumerate(zip(layers, streams, strict=True)):
+            lookups = np.array([np.count_nonzero(stream.kinds == kind) for kind in range(3)])
+            if curves is None:
+                found[number].append((lookups, layer_curve(policy, stream, caches.layer_rules(index), wanted)))
+            else:
+                found[number].append((lookups, curves[number]))
+    return found
 
 
 def _layer_rows(caches: Caches, policies: list[Policy], cache: Sequence[int] | None) -> list[dict[str, Any]]:
@@ -152,9 +171,7 @@ def _layer_rows(caches: Caches, policies: list[Policy], cache: Sequence[int] | N
 
     total = [[np.zeros(3, np.int64), np.zeros((3, capacities.size), np.int64)] for _ in policies]
     rows: list[list[dict[str, Any]]] = [[] for _ in policies]
-    for index, done in enumerate(
-        map_layers(lambda index: layer_curves(caches, policies, index, wanted), trace.moe_layers)
-    ):
+    for index, done in enumerate(layer_curves(caches, policies, wanted)):
         experts = trace.model.experts[index]
         for number, (lookups, hits) in enumerate(done):
             at = hits[:, np.minimum(capacities, experts)]

@@ -19,6 +19,7 @@ from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, 
 from remoe_sim.streams import Longs as Longs
 from remoe_sim.streams import Stream as Stream
 
+Ranks = npt.NDArray[np.uint32]
 Flags = npt.NDArray[np.bool_]
 NO_PRELOAD = np.zeros(0, np.int32)
 
@@ -98,9 +99,16 @@ class Policy:
 class StackPolicy(Policy):
     """Keeps the entries with the smallest keys; subclasses supply `keys`."""
 
+    ranked: ClassVar[bool] = False  # whether `ranks` says the same
+
     def keys(self, stream: Stream) -> npt.NDArray[Any]:
         """int64 or float64[N]: the key of the entry after each lookup. Ties keep the lower entry."""
         raise NotImplementedError(f"policy '{self.label or self.name}' must define keys(stream)")
+
+    def ranks(self, stream: Stream) -> Ranks | None:
+        """uint32[N]: `keys` as `remoe_sim.kernels.ranks` has them, for policies that are `ranked`; None where they do
+        not fit. Layers are then replayed side by side."""
+        return None
 
     def preload_keys(self, stream: Stream, preload: npt.NDArray[np.int32], dtype: Any) -> npt.NDArray[Any]:
         """[1 or epochs, n_entries]: keys of the entries that the cache starts with; by default behind all others."""

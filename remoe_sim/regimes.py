@@ -133,7 +133,7 @@ def experts_needed(caches: Caches, policies: Sequence[Policy]) -> list[dict[str,
     trace, largest = caches.trace, max(caches.trace.model.experts)
     capacities = np.arange(largest + 1)
     lookups, hits = np.zeros(len(policies), np.int64), np.zeros((len(policies), largest + 1), np.int64)
-    for index, done in enumerate(map_layers(lambda i: layer_curves(caches, policies, i), trace.moe_layers)):
+    for index, done in enumerate(layer_curves(caches, policies)):
         for number, (of_kind, curve) in enumerate(done):
             lookups[number] += of_kind[DECODE]
             hits[number] += curve[DECODE, np.minimum(capacities, trace.model.experts[index])]

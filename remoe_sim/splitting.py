@@ -18,7 +18,6 @@ from remoe_sim.preload import Preload
 from remoe_sim.settings import Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.split_report import Division, PolicySplit, SplitReport
 from remoe_sim.streams import Longs, select_tokens
-from remoe_sim.threads import map_layers
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
 
@@ -64,7 +63,7 @@ def split(
     limit = limit.without_reserve(trace, reserve)
     tokens = select_tokens(trace, phase, reset, settings.warmup)
     caches = Caches(trace, settings, tokens, Preload.of(trace, preload), training=Preload.of(trace, train))
-    curves = list(map_layers(lambda index: layer_curves(caches, policies, index), trace.moe_layers))
+    curves = list(layer_curves(caches, policies))
     shared = _shared(caches, policies, limit)
     of_policies = zip(policies, zip(*curves, strict=True), shared, strict=True)
     return SplitReport(

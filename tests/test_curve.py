@@ -2,6 +2,7 @@
 
 import json
 import sys
+from unittest import mock
 
 import hypothesis.strategies as st
 import numpy as np
@@ -13,7 +14,7 @@ from oracle import POLICIES, expected
 from strategies import Shape, cases, choices, examples, trace_of
 
 import remoe_sim
-from remoe_sim import cli
+from remoe_sim import cli, lane_curves
 
 STACK = ("lru", "lfu", "belady")
 HOW = ("admission", "order", "reset", "phase", "warmup")
@@ -48,11 +49,17 @@ def one_layer(case, layer):
     return type(case)(rows, case.trace, shape, None, tuple(entries))
 
 
+def side_by_side(wanted):
+    """Layers are replayed side by side wherever that is possible, or never."""
+    return mock.patch.object(lane_curves, "LEAST", 1 if wanted else 1000)
+
+
 @examples(70)
-@given(curves("layer", layers=3, large=False, most=10))
-def test_layers_equal_the_oracle_at_every_capacity(drawn):
+@given(curves("layer", layers=3, large=False, most=10), st.booleans())
+def test_layers_equal_the_oracle_at_every_capacity(drawn, together):
     case, arguments = drawn
-    frame = curve(case, POLICIES, arguments)
+    with side_by_side(together):
+        frame = curve(case, POLICIES, arguments)
     largest = max(case.shape.experts)
     for policy in POLICIES:
         mine = frame[frame["policy"] == policy]
@@ -69,6 +76,16 @@ def test_layers_equal_the_oracle_at_every_capacity(drawn):
         rows = mine[mine["layer"] == "all"]
         assert rows["capacity"].tolist() == list(range(1, largest + 1))
         assert [counts(row) for row in rows.itertuples()] == together.tolist()
+
+
+@examples(70)
+@given(curves("layer", preload=False, layers=20, most=30))
+def test_layers_side_by_side_equal_one_after_the_other(drawn):
+    case, arguments = drawn
+    with side_by_side(True):
+        together = curve(case, STACK, arguments)
+    with side_by_side(False):
+        pd.testing.assert_frame_equal(together, curve(case, STACK, arguments))
 
 
 @examples(25)

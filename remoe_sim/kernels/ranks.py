@@ -1,0 +1,64 @@
+"""Keys as ranks: unique numbers below MOST, the smaller is kept; an entry keeps its rank until it is used again.
+
+All work on one cache: offsets int64[groups + 1] and entries[N] are its groups, epochs int64[n + 1] the group bounds
+between which it lives. Written: ranks uint32[N], those of the entries after each lookup.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from remoe_sim.compile import kernel
+
+MOST = 2**31 - 2
+NEVER = np.uint32(MOST)
+
+
+@kernel
+def next_ranks(offsets, entries, epochs, upcoming, ranks):
+    """Belady's: the next group that uses the entry, then the entry; those not used again come last, by entry.
+
+    upcoming uint32[n_entries] is scratch; (groups + 1) · n_entries must be below MOST.
+    """
+    n = upcoming.size
+    groups = offsets.size - 1
+    for epoch in range(epochs.size - 2, -1, -1):
+        for entry in range(n):
+            upcoming[entry] = groups * n + entry
+        for group in range(epochs[epoch + 1] - 1, epochs[epoch] - 1, -1):
+            for i in range(offsets[group], offsets[group + 1]):
+                entry = np.int64(entries[i])
+                ranks[i] = upcoming[entry]
+                upcoming[entry] = group * n + entry
+
+
+@kernel
+def count_ranks(offsets, entries, epochs, count, ranks):
+    """LFU's: more uses since the cache was empty come first, of equal ones the more recent; count int64[n_entries] is
+    scratch."""
+    fewer = np.zeros(offsets.size + 2, np.int64)  # by uses: lookups with fewer
+    for epoch in range(epochs.size - 1):
+        count[:] = 0
+        for i in range(offsets[epochs[epoch]], offsets[epochs[epoch + 1]]):
+            entry = np.int64(entries[i])
+            count[entry] += 1
+            ranks[i] = count[entry]
+            fewer[count[entry] + 1] += 1
+    for uses in range(1, fewer.size):
+        fewer[uses] += fewer[uses - 1]
+    for i in range(ranks.size):
+        uses = np.int64(ranks[i])
+        ranks[i] = ranks.size - 1 - fewer[uses]
+        fewer[uses] += 1
+
+
+@kernel
+def ranks_before(offsets, entries, epochs, ranks, last, before):
+    """before uint32[N], written: the rank of the entry by its last use, NEVER if there was none; last uint32[n_entries]
+    is scratch."""
+    for epoch in range(epochs.size - 1):
+        last[:] = NEVER
+        for i in range(offsets[epochs[epoch]], offsets[epochs[epoch + 1]]):
+            entry = np.int64(entries[i])
+            before[i] = last[entry]
+            last[entry] = ranks[i]
