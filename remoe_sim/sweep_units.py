@@ -26,10 +26,11 @@ from remoe_sim.threads import map_layers
 @dataclass(frozen=True)
 class Cut:
     """How finely a sweep is cut: slots (tokens × k) of the layers of a unit at most, but at least one layer; limits of
-    a unit at most where each takes a replay of its own. None: not at all."""
+    a unit at most where each takes a replay of its own, and where each takes times. None: not at all."""
 
     slots: int | None = None
     limits: int | None = None
+    timed: int | None = None
 
     def layers(self, subject: Subject) -> list[range]:
         """Consecutive layers."""
@@ -151,7 +152,8 @@ def units_of(passes: Iterable[Pass], cut: Cut) -> Iterator[Unit]:
             begun.add(id(one.subject))
             yield from (ReuseUnit(one.subject, one.batch, layers) for layers in cut.layers(one.subject))
         limits = tuple(by_limit(one.cells))
-        together = len(limits) if isinstance(one.policy.policy, StackPolicy) else cut.limits or len(limits)
+        own = not isinstance(one.policy.policy, StackPolicy)  # a replay for each limit
+        together = (cut.limits if own else cut.timed if one.timed else None) or len(limits)
         for first in range(0, len(limits), together):
             some = limits[first : first + together]
             if one.timed:

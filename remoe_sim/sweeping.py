@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from remoe_sim.sweep_axes import axes_of, several
 from remoe_sim.sweep_cells import Pass, Subject, passes_of
 from remoe_sim.sweep_file import SweepFile, alone
 from remoe_sim.sweep_gathering import rows_of
-from remoe_sim.sweep_units import Cut, here, units_of
+from remoe_sim.sweep_units import Cut, Unit, here, units_of
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Several = Any  # one value, text with commas, or a sequence
 Traces = Trace | str | os.PathLike[str] | Sequence[Trace | str | os.PathLike[str]]
 Progress = Callable[[int, int], None]
+Execute = Callable[[list[Pass]], Iterable[tuple[Unit, Any]]]
 
 
 def sweep(
@@ -48,6 +50,7 @@ def sweep(
     misses_from: str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
+    client: Any = None,
 ) -> pd.DataFrame:
     """Every combination of what is given as lists: one row per cell, in the columns and units of docs/sweep.md.
 
@@ -62,6 +65,7 @@ def sweep(
     goes on where it was. dry_run: only the plan: for each cell `done`, and `replay`, the same number for cells that one
     replay serves.
     progress: called with the numbers of cells that are done and in all.
+    client: a `distributed.Client`, or the address of a Dask scheduler, whose workers do the work (docs/distributed.md).
 
     `attrs["notes"]` has sentences about what nobody has checked of the devices and models.
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
@@ -73,14 +77,16 @@ def sweep(
         raise ValueError(f"'{output}' has no known suffix; write a sweep to a .parquet file")
     learned = train if train is None or isinstance(train, Trace) else read_trace(train)
     given = [traces] if isinstance(traces, Trace | str | os.PathLike) else several(traces)
+    if client is not None and any(isinstance(one, Trace) for one in given):
+        raise ValueError("workers cannot see a trace in memory; write it with remoe_sim.write_trace and give its path")
     plan = _Plan.of(list(passes_of(axes, _subjects(given, expert_bytes), learned)))
     if dry_run:
         return plan.frame(SweepFile(output, plan.wanted))
-    with alone(output):
+    with alone(output), _executor(client) as execute:
         file = SweepFile(output, plan.wanted)
         file.begin()
         try:
-            _run(plan, file, progress)
+            _run(plan, file, execute, progress)
         finally:
             file.write()
         frame = file.frame()
@@ -144,13 +150,25 @@ class _Plan:
         return pd.DataFrame(rows)
 
 
-def _run(plan: _Plan, file: SweepFile, progress: Progress | None) -> None:
+@contextmanager
+def _executor(client: Any) -> Iterator[Execute]:
+    """What takes passes and gives what their units find: this process, or a cluster."""
+    if client is None:
+        yield lambda passes: here(units_of(passes, Cut()))
+        return
+    from remoe_sim.sweep_cluster import CUT, connected, on_cluster
+
+    with connected(client) as cluster:
+        yield lambda passes: on_cluster(cluster, units_of(passes, CUT))
+
+
+def _run(plan: _Plan, file: SweepFile, execute: Execute, progress: Progress | None) -> None:
     """Computes what is missing."""
     total = len(plan.wanted)
     done = total - len(file.missing(plan.wanted))
     if progress is not None:
         progress(done, total)
-    for row in rows_of(here(units_of(plan.left(file), Cut()))):
+    for row in rows_of(execute(plan.left(file))):
         file.add(row)
         done += 1
         if progress is not None:

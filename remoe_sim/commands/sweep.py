@@ -72,9 +72,12 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
 @click.option("--warmup", default="0", metavar="N", help="Replay the first N decode tokens uncounted.")
 @click.option("--train", metavar="TRACE", help="What policies such as static learn from.")
 @click.option("--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if traces have none.")
+@click.option("--dask", metavar="ADDRESS", help="Compute on the workers of this Dask scheduler, as tcp://host:8786.")
 @click.option("--dry-run", is_flag=True, help="Show what would be computed, and compute nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.sweep.v1).")
-def command(as_json: bool, dry_run: bool, traces: tuple[str, ...], output: str | None, **arguments: Any) -> None:
+def command(
+    as_json: bool, dry_run: bool, traces: tuple[str, ...], output: str | None, dask: str | None, **arguments: Any
+) -> None:
     """Every combination of TRACES and of what is given as lists, one row each.
 
     One replay serves all capacities of lru, lfu and belady in a layer's cache, and all devices. With -o rows are kept
@@ -93,7 +96,7 @@ def command(as_json: bool, dry_run: bool, traces: tuple[str, ...], output: str |
     if output in files:
         files.remove(output)
         note(f"{output} is what this sweep writes, so it is not taken for a trace")
-    call = {"traces": files, "output": output, **arguments}
+    call = {"traces": files, "output": output, "client": dask, **arguments}
     if dry_run:
         frame = remoe_sim.sweep(dry_run=True, **call)
         if as_json:
