@@ -5,7 +5,10 @@ import sys
 import threading
 
 import pytest
+from naive import DECODE, Row
+from strategies import Shape, trace_of
 from test_sweep_units import by_key, passes, results
+from test_timing import with_dense
 from test_user_policy import FEWEST_HITS
 
 import remoe_sim
