@@ -1,0 +1,219 @@
+"""The pair of the ReMoE paper made here: small models trained from scratch, tuned by every recipe, captured, compared.
+
+    python benchmarks/paper/train.py --quick          # minutes; models that have learnt little
+    python benchmarks/paper/train.py                  # both architectures; far less on a GPU
+    python benchmarks/paper/train.py --architecture qwen --tradeoff
+
+Trains a DeepSeek-V2-like and a Qwen2-MoE-like model on the sources of Python's standard library, tunes their gates by
+the recipes of `remoe-sim finetune`, records 200 texts that none of them has seen (teacher forcing, so that all read the
+same) and writes the tables and figures of `pair.py` for each recipe, and a table of all. What is there already is not
+made again, and what was cut goes on. With --tradeoff, reuse against loss over the weight of the locality terms too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from drawing import OUTPUT
+from pair import compare_pair
+from small_models import ARCHITECTURES, say, train
+from stdlib_texts import excerpts, sources, tokenizer
+
+from remoe_sim.capture import run as capture
+from remoe_sim.finetune import Recipe, read_recipe
+from remoe_sim.finetune import run as finetune
+from remoe_sim.finetune.texts import read_texts
+from remoe_sim.trace_writer import replacing, write_trace
+
+RECIPES = ("ce-only", "paper", "three-stage")
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the weights of LOCALITY
+LOCALITY = ("reuse", "smooth", "lag", "working_set")
+WITHOUT = {"trust": ("trust",), "reuse": ("reuse",), "consistency": ("smooth", "lag", "working_set")}
+RATE = 20  # times the learning rate of the recipes, which is meant for models of billions
+PROMPT = 64  # bytes of a recorded text that count as its prompt
+
+
+@dataclass(frozen=True)
+class Form:
+    """steps of training and of tuning, pieces per pass, bytes per piece, texts that are recorded and validated on."""
+
+    train: int
+    tune: int
+    batch: int = 16
+    length: int = 256
+    recorded: int = 200
+    validated: int = 256
+
+
+FORMS = {"full": Form(2000, 300), "quick": Form(250, 100, batch=8, length=128, validated=64)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=OUTPUT / "models", help="folder")
+    parser.add_argument("--architecture", default=",".join(ARCHITECTURES), help="deepseek, qwen or both")
+    parser.add_argument("--quick", action="store_true", help="little trained, in minutes")
+    parser.add_argument("--tradeoff", action="store_true", help="tune at six weights and without each term, too")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    if unknown := set(given.architecture.split(",")) - set(ARCHITECTURES):
+        parser.error(f"unknown architecture {', '.join(sorted(unknown))}; valid are {', '.join(ARCHITECTURES)}")
+    form = FORMS["quick" if given.quick else "full"]
+    for name in given.architecture.split(","):
+        maker = Maker(name, form, given.device, given.seed, given.output / ("quick" if given.quick else "full") / name)
+        print(maker.pairs())
+        if given.tradeoff:
+            print(maker.tradeoff())
+
+
+class Maker:
+    """Everything of one architecture, in one folder."""
+
+    def __init__(self, name: str, form: Form, device: str, seed: int, folder: Path) -> None:
+        self.name, self.form, self.device, self.seed, self.folder = name, form, device, seed, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parts = sources()
+
+    def original(self) -> Path:
+        """The untouched model."""
+        path = self.folder / "original"
+        if not path.exists():
+            pieces = [one for text in read_texts(self.parts["train"], tokenizer(), self.form.length) for one in text]
+            train(self.name, pieces, self.form.train, self.form.batch, self.device, self.seed, path)
+        return path
+
+    def tuned(self, name: str, recipe: Recipe) -> Path:
+        """The model with its gates tuned by a recipe."""
+        path = self.folder / name
+        if not path.exists():
+            data = excerpts(self.parts["train"], self.form.length, 2 * self.form.tune * self.form.batch)
+            finetune(
+                self.original(), data, path, recipe=recipe, seed=self.seed, device=self.device,
+                validation=excerpts(self.parts["validation"], self.form.length, self.form.validated),
+                progress=lambda stage, step, point: point and say(
+                    f"{self.name}, {name}, {stage.name} {step}: loss {point.loss:.4f}, reuse {point.reuse:.4f}"
+                ),
+            )  # fmt: skip
+        return path
+
+    def trace(self, name: str) -> Path:
+        """What the routers of a model choose in texts that no model was trained on."""
+        path = self.folder / f"{name}.parquet"
+        if not path.exists():
+            texts = excerpts(self.parts["test"], self.form.length, self.form.recorded)
+            requests = path.with_suffix(".jsonl")
+            lines = [json.dumps({"prompt": one[:PROMPT], "completion": one[PROMPT:]}) for one in texts]
+            requests.write_text("\n".join(lines) + "\n")
+            traced = capture(self.folder / name, requests, teacher_force=True, batch=20, device=self.device)
+            write_trace(traced, path)
+            requests.unlink()
+        return path
+
+    def pairs(self) -> str:
+        """The table of all recipes; tables and figures of each in folders of their own."""
+        self.original()
+        rows = []
+        for name in RECIPES:
+            checkpoint = self.tuned(name, small(read_recipe(name), self.form))
+            report = json.loads((checkpoint / "finetune" / "report.json").read_text())
+            table = self.pair(name)
+            if not rows:
+                rows.append(_row("original", report["original"]) | _of(table, "original"))
+            rows.append(_row(name, report["tuned"]) | _of(table, "tuned"))
+        return self._table(pd.DataFrame(rows), "summary", ["loss", "reuse", "reuse_rate"])
+
+    def pair(self, name: str) -> pd.DataFrame:
+        """What `pair.py` finds of the original and a tuned model, with its figures in a folder."""
+        folder = self.folder / f"pair-{name}"
+        if not folder.exists():
+            part = self.folder / f".pair-{name}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            compare_pair(self.trace("original"), self.trace(name), part, names=("original", name))
+            os.replace(part, folder)
+        return pd.read_csv(folder / "pair.csv")
+
+    def tradeoff(self) -> str:
+        """Reuse and loss where the locality terms weigh more and less, and where terms are left out."""
+        rows = []
+        for name, recipe in self._variants():
+            report = json.loads((self.tuned(name, recipe) / "finetune" / "report.json").read_text())
+            if not rows:
+                rows.append(_row("original", report["original"]))
+            rows.append(_row(name, report["tuned"]))
+        return self._table(pd.DataFrame(rows), "tradeoff", ["loss", "reuse"])
+
+    def _variants(self) -> Iterator[tuple[str, Recipe]]:
+        for name in ("paper", "three-stage"):
+            recipe = replace(small(read_recipe(name), self.form), band=1.0)  # where the loss goes is what is asked
+            for factor in FACTORS:
+                yield f"{name}-x{factor:g}", weighed(recipe, LOCALITY, factor)
+        paper = replace(small(read_recipe("paper"), self.form), band=1.0)
+        for name, left_out in WITHOUT.items():
+            yield f"paper-without-{name}", weighed(paper, left_out, 0.0)
+
+    def _table(self, table: pd.DataFrame, name: str, changes: list[str]) -> str:
+        for column in changes:
+            table[f"{column}_change"] = table[column] / table[column].iloc[0] - 1
+        with replacing(self.folder / f"{name}.csv") as beside:
+            table.to_csv(beside, index=False)
+        return f"\n{self.name}\n{table.to_string(index=False, float_format='{:.4f}'.format)}"
+
+
+def small(recipe: Recipe, form: Form) -> Recipe:
+    """A recipe for a small model: the same terms and weights, fewer steps in proportion, a larger learning rate."""
+    share = form.tune / sum(stage.steps for stage in recipe.stages)
+    stages = tuple(
+        replace(
+            stage,
+            steps=max(1, round(stage.steps * share)),
+            warm_up=round(stage.warm_up * share),
+            learning_rate=RATE * stage.learning_rate,
+            terms={name: replace(term, ramp=round(term.ramp * share)) for name, term in stage.terms.items()},
+        )
+        for stage in recipe.stages
+    )
+    return replace(
+        recipe, stages=stages, length=form.length, batch=form.batch, accumulate=1, bf16=False,
+        evaluate_every=max(1, form.tune // 6),
+    )  # fmt: skip
+
+
+def weighed(recipe: Recipe, names: tuple[str, ...], factor: float) -> Recipe:
+    """The recipe with the weights of some terms multiplied."""
+    stages = []
+    for stage in recipe.stages:
+        changed = {name: replace(stage.terms[name], weight=factor * stage.terms[name].weight)
+                   for name in names if name in stage.terms}  # fmt: skip
+        stages.append(replace(stage, terms={**stage.terms, **changed}))
+    return replace(recipe, stages=tuple(stages))
+
+
+def _row(name: str, point: dict[str, Any]) -> dict[str, Any]:
+    """Loss and adjacent reuse on the validation texts."""
+    return {"model": name, "loss": point["loss"], "reuse": point["reuse"]}
+
+
+def _of(table: pd.DataFrame, side: str) -> dict[str, Any]:
+    """What a pair's table says of one of its two models on the recorded texts: reuse, and how evenly experts are used;
+    `reuse_low` and `reuse_high`: the interval of the difference of reuse."""
+    found: dict[str, Any] = {}
+    for row in table.to_dict("records"):
+        if row["metric"] in ("reuse_rate", "routing_entropy", "load_balance_cv", "distinct_experts"):
+            found[row["metric"]] = row[side]
+            if row["metric"] == "reuse_rate" and side == "tuned":
+                found |= {"reuse_low": row["low"], "reuse_high": row["high"]}
+    return found
+
+
+if __name__ == "__main__":
+    main()
