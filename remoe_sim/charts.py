@@ -59,8 +59,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that is ready to be drawn. `mark` is where the limit that was asked for stands; `parts` are the names of
-    what bars are stacked of."""
+    """A chart that is ready to be drawn. `mark` is where the limit that was asked for stands; `parts` are what bars
+    are stacked of, with the numbers of their colours."""
 
     title: str
     note: str
@@ -71,7 +71,7 @@ class Chart:
     spots: tuple[Spot, ...]
     lines: tuple[Line, ...] = ()
     bars: tuple[Bar, ...] = ()
-    parts: tuple[str, ...] = ()
+    parts: tuple[tuple[str, int], ...] = ()
     mark: float | None = None
     width: int = WIDTH
     height: int = HEIGHT
@@ -167,24 +167,25 @@ def bar_chart(
 
 
 def stacked_chart(
-    title: str, names: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]], x_label: str, y_label: str,
+    title: str, names: Sequence[str], parts: Sequence[tuple[str, int, Sequence[float]]], x_label: str, y_label: str,
     shown: Callable[[float], str] = number, note: str = "",
 ) -> Chart:  # fmt: skip
-    """One bar for each name, made of parts: what each is called, and how large it is in every bar, from below."""
-    totals = [sum(values[i] for _, values in parts) for i in range(len(names))]
+    """One bar for each name, made of parts from below: what each is called, the number of its colour, and how large it
+    is in every bar."""
+    totals = [sum(values[i] for *_, values in parts) for i in range(len(names))]
     tips = [
-        f"{name}: {shown(totals[i])}\n" + "\n".join(f"{part}: {shown(values[i])}" for part, values in parts)
+        f"{name}: {shown(totals[i])}\n" + "\n".join(f"{part}: {shown(values[i])}" for part, _, values in parts)
         for i, name in enumerate(names)
     ]
     whole = bar_chart(title, list(zip(names, totals, strict=True)), x_label, y_label, tips, note)
     bars = []
     for i, full in enumerate(whole.bars):
         bottom = full.top + full.height
-        for at, (_, values) in enumerate(parts):
+        for _, colour, values in parts:
             height = full.height * values[i] / totals[i] if totals[i] else 0.0
             bottom -= height
-            bars.append(Bar(full.left, round(bottom, 2), full.width, round(height, 2), at))
-    return replace(whole, bars=tuple(bars), parts=tuple(name for name, _ in parts))
+            bars.append(Bar(full.left, round(bottom, 2), full.width, round(height, 2), colour))
+    return replace(whole, bars=tuple(bars), parts=tuple((name, colour) for name, colour, _ in parts))
 
 
 def _scale(least: float, most: float, start: float, end: float) -> Callable[[float], float]:

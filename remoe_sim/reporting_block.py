@@ -19,15 +19,15 @@ ALIKE = 8  # tokens of a routing prefix that are no coincidence
 Fact = tuple[str, str, str]
 
 
-def reporting_block(trace: Trace, verdict: Verdict) -> list[Fact]:
-    """Names, values and what they mean."""
+def reporting_block(trace: Trace, verdict: Verdict, sizes_of: str = "") -> list[Fact]:
+    """Names, values and what they mean. `sizes_of`: where sizes of experts are from, if not from the trace."""
     return [
         *_protocol(trace, verdict),
         *_counting(verdict),
         *_regime(verdict),
         *_workload(trace, routing_prefixes(trace)),
         *_oracle(verdict),
-        *_provenance(trace),
+        *_provenance(trace, sizes_of),
     ]
 
 
@@ -162,14 +162,14 @@ def _oracle(verdict: Verdict) -> list[Fact]:
     ]  # fmt: skip
 
 
-def _provenance(trace: Trace) -> list[Fact]:
+def _provenance(trace: Trace, sizes_of: str) -> list[Fact]:
     model, origin = trace.model, trace.origin
     source = ", ".join(str(origin[key]) for key in ("format", "path") if origin.get(key))
     return [
         ("model", model.name or UNKNOWN, f"{trace.moe_layers} MoE layers, {_span(np.array(model.experts))} experts, "
          f"top-{_span(np.array(model.top_k))}"),
         ("quantisation", model.quant or UNKNOWN, ""),
-        ("expert sizes", UNKNOWN if model.expert_bytes is None else _sizes(model.expert_bytes), ""),
+        ("expert sizes", UNKNOWN if model.expert_bytes is None else _sizes(model.expert_bytes), sizes_of),
         ("recorded by", source or UNKNOWN, f"SHA-256 {origin['sha256']}" if origin.get("sha256") else ""),
         ("sampling and engine", UNKNOWN, "A trace does not record with which settings the tokens were made."),
     ]  # fmt: skip

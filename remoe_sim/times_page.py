@@ -24,6 +24,7 @@ PARTS = {  # from below: what no cache changes comes first
     "fixed": "fixed", "dense": "dense layers", "experts": "experts", "pcie_wait": "waiting for PCIe",
     "storage_wait": "waiting for storage",
 }  # fmt: skip
+COLOURS = {part: number for number, part in enumerate(PARTS)}  # cold where computed, warm where waited for
 SWEPT = ("scope", "admission", "reset", "phase", "warmup", "expert_bytes")  # settings that `sweep` has, too
 
 
@@ -97,7 +98,8 @@ def _at_this_limit(report: ReplayReport) -> list[Chart]:
     there = _parts([times for _, times in known])
     stacked = stacked_chart(
         "What a token's time is made of (modelled)", [name for name, _ in causes],
-        [(PARTS[part], [parts[part] for _, parts in causes]) for part in there], "policy", "ms per token", _ms,
+        [(PARTS[part], COLOURS[part], [parts[part] for _, parts in causes]) for part in there], "policy",
+        "ms per token", _ms,
     )  # fmt: skip
     series = []
     for name, times in known:

@@ -42,15 +42,16 @@ def trace_page(trace: Trace, timing: Mapping[str, Any], **given: Any) -> Page:
     if chosen:
         given["cache"] = default_cache(trace, given.get("scope", "layer"))
     trace = known_sizes(trace, given.get("expert_bytes"))
-    trace = trace if run is None else run.sized(trace)[0]
+    trace, model = (trace, None) if run is None else run.sized(trace)
     found = verdict(trace, **{name: value for name, value in given.items() if name != "expert_bytes"})
     facts = info(trace)
     sized = "expert_bytes" not in given and trace.model.expert_bytes != read.model.expert_bytes
+    sizes_of = f"Those of {model.title} in {model.quant}, not of the trace." if sized and model is not None else ""
     why = f"No limit was given; this is that of one in {DEFAULT_SHARE} experts." if chosen else ""
     sections = [
         Section("Verdict", [Text(found.paragraph.removeprefix(f"Verdict: {found.verdict}. "), found.verdict or "none"),
                             Text(f"Rule: {RULE}. {why}".strip())]),
-        Section("Reporting block", [Facts(reporting_block(trace, found))]),
+        Section("Reporting block", [Facts(reporting_block(trace, found, sizes_of))]),
         Section("Policies", [_policies(found), _needed(found)]),
         Section("Figures", [Charts(_figures(trace, found, facts, given))]),
         *([] if run is None else [times_section(read, found, given, timing)]),

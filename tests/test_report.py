@@ -147,7 +147,7 @@ def test_times_are_those_of_replay_and_sweep(timed):
     rows = remoe_sim.sweep("sample:demo", cache=8, **same)
     tip = next(spot.tip for spot in against.spots if f"lru: {rows['tpot_ms_mean'][0]:,.2f} ms" in spot.tip)
     assert tip.startswith(f"{rows['capacity_bytes'][0] / 2**20:,.0f} MiB of experts held")
-    assert parts.parts == ("fixed", "dense layers", "experts", "waiting for storage")
+    assert parts.parts == (("fixed", 0), ("dense layers", 1), ("experts", 2), ("waiting for storage", 4))
     for at in range(3):  # the bar of a policy is as high as its parts together
         own = parts.bars[at * 4 : at * 4 + 4]
         whole = parts.bottom - min(bar.top for bar in own)
@@ -168,7 +168,9 @@ def test_sizes_of_the_model_where_the_trace_has_none():
     trace = remoe_sim.synth(tokens=200, layers=24, experts=32, top_k=4, request_tokens=50, prompt_tokens=10)
     assert trace.model.expert_bytes is None
     page = remoe_sim.report(trace, policy="lru", device="rtx-4090", model="gpt-oss-20b", scope="global")
-    assert facts(page)["expert sizes"] == "47.5 MiB"
+    assert ("expert sizes", "47.5 MiB", "Those of gpt-oss-20b in bf16, not of the trace.") in page.sections[1].parts[
+        0
+    ].rows
     reproduce = page.sections[-1].parts[0].text
     assert "remoe-sim verdict" not in reproduce  # it knows no model, and so no sizes
     assert "--device rtx-4090 --model gpt-oss-20b --json" in reproduce

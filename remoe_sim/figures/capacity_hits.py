@@ -49,7 +49,7 @@ def hit_rate(frame: pd.DataFrame, dark: bool = False) -> Sheet:
             axes.set_xlim(left=0)
             if own["capacity_unit"].iloc[0] != "bytes":
                 whole_numbers(axes.xaxis)
-            axes.set_ylim(0, 1)
+            axes.set_ylim(0, 1.03)
             percent(axes.yaxis)
     return page
 

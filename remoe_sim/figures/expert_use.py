@@ -66,7 +66,7 @@ def popularity(data: Any, dark: bool = False) -> Sheet:
             label = f"{name}: top 10 % take {100 * np.interp(0.1, at, mean):.0f} %"
             axes.plot(at, mean, label=label, **style, markevery=20)
         axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.01)
+        axes.set_ylim(0, 1.03)
         axes.set_xlabel("experts of a layer, most used first (%)")
         axes.set_ylabel("slots that they take (%)")
         axes.set_title("mean of layers" + "; band: least to most uneven layer" * banded)

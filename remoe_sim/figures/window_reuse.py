@@ -45,7 +45,7 @@ def reuse_against_window(data: Any, dark: bool = False) -> Sheet:
             axes.set_xscale("log", base=2)
         axes.set_xticks(windows, [str(one) for one in windows])
         axes.minorticks_off()
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 1.03)
         axes.set_xlabel("window (decode tokens before)")
         axes.set_ylabel("reuse rate (% of decode slots)")
         percent(axes.yaxis)
