@@ -1,37 +1,69 @@
-"""How often `compare` says what it should: on halves of one trace, and on a half whose reuse was raised.
+"""How often `compare` says what it should: on halves of one trace, and where reuse was raised by some points.
 
     python benchmarks/compare_power.py [--splits 100] [--points 3] [--traces ../shared/traces] [--output power.json]
 
 The requests of gpt-oss-20b (or of the bundled sample, which has 8) are split into two halves at random, once per seed.
-`no_difference_shown`: on how many splits the verdict on the halves as they are is that no difference is shown.
-`difference_shown`: on how many it is found that B reuses more, after B's reuse was raised by so many points: a token
-takes over the experts of the token before it with a probability that was fitted on the whole trace.
-`paired_difference_shown`: the same for all requests against themselves with raised reuse.
+The verdict is that of `remoe_sim.compare`, on pooled adjacent reuse; it takes the sums over each request alone, so they
+are made once, and for the first splits `compare` itself is run and must give the same interval.
+
+`no_difference_shown`: on how many splits that is the verdict on the halves as they are.
+`difference_shown`: on how many B is found to reuse more, where B is of the other half and has so many points more:
+`synth`: drawn like the whole trace by `synth`, which gives all requests nearly the same rate;
+`copied`: as recorded, where a token takes over the experts of the token before it with a probability fitted on the
+whole trace, so that requests differ among themselves as the recorded ones do.
+`..._paired`: the same with all requests on both sides, paired.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import remoe_sim
+from remoe_sim.bootstrapping import Differences, Ratios, differences
 from remoe_sim.metrics import adjacent_reuse, previous_rows
+from remoe_sim.request_sums import Requests, adjacent_sums
 
-TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
+TRACES = Path(os.environ.get("REMOE_SIM_TRACES") or Path(__file__).resolve().parents[2] / "shared" / "traces")
+ALPHA, RESAMPLES = 0.05, 9999  # those of `compare`
+CHECKED = 2  # splits on which `compare` itself is run
+MANY = 20_000  # splits on which the standard error alone is looked at
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Shared and wanted experts of every request, float64[requests], in the order of their numbers."""
+
+    shared: np.ndarray
+    wanted: np.ndarray
+
+    @classmethod
+    def of(cls, trace: remoe_sim.Trace) -> Sums:
+        shared, wanted = adjacent_sums(Requests.of(trace))
+        return cls(shared.sum(axis=0), wanted.sum(axis=0))
+
+    def some(self, places: np.ndarray) -> Ratios:
+        return Ratios(self.shared[None, places], self.wanted[None, places])
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the rates of single requests."""
+        known = self.wanted > 0
+        return float((self.shared[known] / self.wanted[known]).std(ddof=1))
 
 
 def some_requests(trace: remoe_sim.Trace, ids: np.ndarray) -> remoe_sim.Trace:
     """The trace of some requests alone."""
-    return of_rows(trace, np.flatnonzero(np.isin(trace.request, ids)))
-
-
-def of_rows(trace: remoe_sim.Trace, rows: np.ndarray) -> remoe_sim.Trace:
-    """Some rows of a trace."""
+    rows = np.flatnonzero(np.isin(trace.request, ids))
     layers = [trace.decisions(index).take(rows) for index in range(trace.moe_layers)]
     columns = {name: getattr(trace, name)[rows] for name in ("request", "position", "step", "phase")}
     return replace(trace, **columns, token_id=None, source=remoe_sim.InMemory(layers))
@@ -47,48 +79,130 @@ def raised(trace: remoe_sim.Trace, probability: float, seed: int) -> remoe_sim.T
 
 def fitted(trace: remoe_sim.Trace, points: float) -> float:
     """The probability that raises adjacent reuse by so many points, by bisection."""
-    target = adjacent_reuse(trace) + points / 100
+    target = (adjacent_reuse(trace) or 0.0) + points / 100
     low, high = 0.0, 0.5
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (low, middle) if adjacent_reuse(raised(trace, middle, 0)) > target else (middle, high)
+        low, high = (low, middle) if (adjacent_reuse(raised(trace, middle, 0)) or 0.0) > target else (middle, high)
     return (low + high) / 2
+
+
+def halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the requests of either half."""
+    a, b = np.array_split(np.random.default_rng(seed).permutation(count), 2)
+    return np.sort(a), np.sort(b)
+
+
+def normal_coverage(sums: Sums) -> float:
+    """How often a plain interval, the difference and 1.96 of its standard errors, holds zero on many more splits."""
+    inside = 0
+    for seed in range(MANY):
+        difference = variance = 0.0
+        for sign, places in zip((-1, 1), halves(sums.wanted.size, seed), strict=True):
+            y, x = sums.shared[places], sums.wanted[places]
+            rate = y.sum() / x.sum()
+            difference += sign * rate
+            variance += places.size / (places.size - 1) * float(((y - rate * x) ** 2).sum()) / x.sum() ** 2
+        inside += abs(difference) <= 1.96 * variance**0.5
+    return inside / MANY
+
+
+def more(found: Differences) -> bool:
+    """Whether the verdict is that B reuses more."""
+    interval = found.interval(0, ALPHA)
+    return interval is not None and interval[0] > 0
+
+
+@dataclass(frozen=True)
+class Study:
+    trace: remoe_sim.Trace
+    sums: Sums
+    points: float
+    probability: float
+    synthetic: tuple[Sums, ...]  # each serves several splits: they differ far less than halves do
+
+    @classmethod
+    def of(cls, trace: remoe_sim.Trace, points: float, draws: int) -> Study:
+        text = f"{points / 100:+g}"
+        drawn = tuple(Sums.of(remoe_sim.synth(trace, reuse=text, seed=seed)) for seed in range(1, draws + 1))
+        return cls(trace, Sums.of(trace), points, fitted(trace, points), drawn)
+
+    def split(self, seed: int) -> dict[str, Any]:
+        """What is found on one split."""
+        a, b = halves(self.sums.wanted.size, seed)
+        mine = self.sums.some(a)
+        same = differences(mine, self.sums.some(b), False, RESAMPLES, seed)
+        interval = same.interval(0, ALPHA)
+        assert interval is not None
+        row: dict[str, Any] = {
+            "quiet": interval[0] <= 0 <= interval[1], "interval": interval, "error": float(same.error[0]),
+            "difference": float(same.value[0]),
+        }  # fmt: skip
+        everyone = np.arange(self.sums.wanted.size)
+        sources = {
+            "synth": self.synthetic[seed % len(self.synthetic)],
+            "copied": Sums.of(raised(self.trace, self.probability, seed)),
+        }
+        for name, source in sources.items():
+            row[name] = more(differences(mine, source.some(b), False, RESAMPLES, seed))
+            both = differences(self.sums.some(everyone), source.some(everyone), True, RESAMPLES, seed)
+            row[f"{name}_paired"], row[f"{name}_points"] = more(both), 100 * float(both.value[0])
+            row[f"{name}_paired_error"] = float(both.error[0])
+        return row
+
+    def check(self, seed: int, row: dict[str, Any]) -> None:
+        """`compare` itself says the same on a split."""
+        ids = np.unique(self.trace.request)
+        a, b = (some_requests(self.trace, ids[places]) for places in halves(ids.size, seed))
+        found = remoe_sim.compare(a, b, seed=seed)
+        assert found.verdict.interval is not None
+        np.testing.assert_allclose(found.verdict.interval, row["interval"], rtol=1e-9)
+        assert found.difference_shown is not row["quiet"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=100)
     parser.add_argument("--points", type=float, default=3.0)
+    parser.add_argument("--draws", type=int, default=10, help="synthetic traces, each with a seed of its own")
     parser.add_argument("--traces", type=Path, default=TRACES)
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     given = parser.parse_args()
     path = given.traces / "gpt-oss-20b" / "gptoss20b_decode_subset.npz"
     trace = remoe_sim.import_trace(path, experts=32) if path.exists() else remoe_sim.read_trace("sample:demo")
-    probability, ids = fitted(trace, given.points), np.unique(trace.request)
-    quiet, found, paired, changes, widths = 0, 0, 0, [], []
     start = time.perf_counter()
-    for seed in range(given.splits):
-        shuffled = np.random.default_rng(seed).permutation(ids)
-        a, b = (some_requests(trace, half) for half in np.array_split(shuffled, 2))
-        same = remoe_sim.compare(a, b, seed=seed)
-        more = remoe_sim.compare(a, raised(b, probability, seed), seed=seed)
-        own = remoe_sim.compare(trace, raised(trace, probability, seed), seed=seed)
-        quiet += same.difference_shown is False
-        found += bool(more.difference_shown) and more.verdict.difference > 0
-        paired += own.paired and bool(own.difference_shown) and own.verdict.difference > 0
-        changes.append(own.verdict.difference)
-        widths.append((same.verdict.interval[1] - same.verdict.interval[0]) / 2)
+    study = Study.of(trace, given.points, given.draws)
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(study.split, range(given.splits)))
+    for seed, row in enumerate(rows[:CHECKED]):
+        study.check(seed, row)
+
+    def mean(name: str) -> float:
+        return round(float(np.mean([row[name] for row in rows])), 5)
+
+    def kinds(suffix: str = "") -> Iterator[tuple[str, int]]:
+        yield from ((name, sum(row[name + suffix] for row in rows)) for name in ("synth", "copied"))
+
     answer = {
         "trace": path.stem if path.exists() else "sample:demo",
-        "requests": int(ids.size),
+        "requests": int(study.sums.wanted.size),
+        "reuse_rate": round(float(study.sums.shared.sum() / study.sums.wanted.sum()), 5),
+        "spread_of_requests": {
+            "recorded": round(study.sums.spread, 5), "synth": round(study.synthetic[0].spread, 5),
+        },
         "splits": given.splits,
-        "no_difference_shown": quiet,
-        "points_raised": round(100 * float(np.mean(changes)), 3),
-        "difference_shown": found,
-        "paired_difference_shown": paired,
-        "mean_half_width_points": round(100 * float(np.mean(widths)), 3),
-        "seconds_per_comparison": round((time.perf_counter() - start) / given.splits / 3, 2),
-    }
+        "no_difference_shown": sum(row["quiet"] for row in rows),
+        "points_raised": {name: mean(f"{name}_points") for name in ("synth", "copied")},
+        "difference_shown": dict(kinds()),
+        "difference_shown_paired": dict(kinds("_paired")),
+        "standard_error_points": {
+            "halves": round(100 * mean("error"), 3),
+            "halves_as_they_vary": round(100 * float(np.std([row["difference"] for row in rows])), 3),
+            **{f"{name}_paired": round(100 * mean(f"{name}_paired_error"), 3) for name in ("synth", "copied")},
+        },
+        "an_interval_of_that_error_holds_zero": round(normal_coverage(study.sums), 4),
+        "seconds": round(time.perf_counter() - start, 1),
+    }  # fmt: skip
     text = json.dumps(answer, indent=2)
     print(text)
     if given.output:
