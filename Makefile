@@ -1,6 +1,6 @@
 # make demo      set up .venv, replay the bundled trace
 # make test      set up .venv with what tests need, run all tests but those that need torch or take long
-# make test-all  add torch, transformers, Dask, notebooks, Sphinx, run the tests that need them: the rest of the tests
+# make test-all  add torch, transformers, Dask, notebooks, Sphinx, drivers of object storage; run the rest of the tests
 # make docs      build the site of docs/, README.md, --help and docstrings into build/docs
 # make check     lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
 # make clean     remove everything that these made
@@ -66,9 +66,9 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/pip
 
 # The CPU build is a tenth of the other; where it is not offered, the usual one does as well.
 $(VENV)/heavy.stamp: $(VENV)/test.stamp
-	@echo "Installing torch, transformers, Dask, notebooks and Sphinx into $(VENV) ..."
+	@echo "Installing torch, transformers, Dask, notebooks, Sphinx and drivers of object storage into $(VENV) ..."
 	@$(PIP) install '$(TORCH)' 2>/dev/null || $(PIP) install torch
-	@$(PIP) install --editable '.[test,bench,capture,distributed,docs,finetune,notebook]'
+	@$(PIP) install --editable '.[test,bench,capture,distributed,docs,finetune,notebook,remote]' 'moto[server]'
 	@touch $@
 
 $(VENV)/docs.stamp: pyproject.toml | $(BIN)/pip

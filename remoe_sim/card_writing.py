@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 
@@ -23,7 +22,7 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
     """Write a file that appears whole or not at all. Raises OSError if the place is not writable."""
     from remoe_sim.trace_writer import replacing
 
-    with replacing(Path(path)) as beside:
+    with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 from remoe_sim.timelines import Log
 from remoe_sim.trace_writer import replacing
@@ -36,7 +35,7 @@ def write_events(path: str | os.PathLike[str], log: Log, title: str) -> None:
     ]
     text = json.dumps({"displayTimeUnit": "ms", "traceEvents": [*named, *events]})
     try:
-        with replacing(Path(path)) as beside:
+        with replacing(path) as beside:
             beside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ValueError(f"timeline '{path}' cannot be written: {error.strerror}; give another path") from None

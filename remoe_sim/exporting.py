@@ -48,7 +48,7 @@ def export(
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     if layer is not None:
         trace = _one_layer(trace, parse_count(layer, "layer"))
-    with replacing(Path(path)) as beside:
+    with replacing(path) as beside:
         chosen.write(trace, beside)
     return chosen
 

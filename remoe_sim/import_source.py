@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from remoe_sim.errors import TraceError
+from remoe_sim.remote_errors import RemoteError
+from remoe_sim.remote_files import RemotePath, place
 from remoe_sim.trace import MOST_EXPERTS
 
 HEAD_BYTES = 64 * 2**10
@@ -44,7 +46,8 @@ class Source:
     """One input of an import: a file (plain, gzip or zstd, told by its first bytes) or a directory.
 
     notes: what a format assumed, one sentence each; guessed: the number of experts if it had to be assumed;
-    requests: what the input says of each request, by number, where it says anything.
+    requests: what the input says of each request, by number, where it says anything; remote: the URL that was given, if
+    any: a file was fetched to `path`, a directory is read where it lies.
     """
 
     path: Path
@@ -52,11 +55,22 @@ class Source:
     notes: list[str] = field(default_factory=list)
     guessed: int | None = None
     requests: list[dict[str, Any]] | None = None
+    remote: RemotePath | None = None
 
     @property
     def name(self) -> str:
         """What messages call it: the path as it was given."""
-        return str(self.path)
+        return str(self.remote or self.path)
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a directory, here or at a URL."""
+        return self.path.is_dir() if self.remote is None else not self.remote.is_fetched
+
+    @property
+    def folder(self) -> Path | RemotePath:
+        """The directory, if it is one."""
+        return self.remote or self.path
 
     @property
     def file_name(self) -> str:
@@ -95,7 +109,7 @@ class Source:
     @cached_property
     def compression(self) -> str | None:
         """`gzip`, `zstd` or None, by the first bytes."""
-        if self.path.is_dir():
+        if self.is_dir:
             return None
         with self._guarded(), self.path.open("rb") as raw:
             start = raw.read(4)
@@ -112,7 +126,7 @@ class Source:
             elif compression == "zstd":
                 import pyarrow as pa
 
-                with io.BufferedReader(pa.CompressedInputStream(pa.OSFile(self.name), "zstd")) as buffered:
+                with io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(self.path)), "zstd")) as buffered:
                     yield buffered
             else:
                 with self.path.open("rb") as raw:
@@ -122,6 +136,8 @@ class Source:
     def _guarded(self) -> Iterator[None]:
         try:
             yield
+        except RemoteError as error:
+            raise self.error(str(error)) from None
         except FileNotFoundError:
             raise self.error("there is no such file; give the path of a recording") from None
         except IsADirectoryError:
@@ -135,7 +151,7 @@ class Source:
     @cached_property
     def head(self) -> bytes:
         """The first 64 KiB, decompressed; nothing for a directory."""
-        if self.path.is_dir():
+        if self.is_dir:
             return b""
         with self.open() as stream:
             return stream.read(HEAD_BYTES)
@@ -148,7 +164,7 @@ class Source:
     @property
     def shape(self) -> str:
         """`directory`, `zip`, `json`, `text` or `binary`, by the first bytes."""
-        if self.path.is_dir():
+        if self.is_dir:
             return "directory"
         if self.head.startswith(_ZIP):
             return "zip"
@@ -169,8 +185,8 @@ class Source:
     @cached_property
     def members(self) -> tuple[str, ...]:
         """Names of what is inside a zip archive (npz, pt) or a directory; nothing for other files."""
-        if self.path.is_dir():
-            return tuple(sorted(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file()))
+        if self.is_dir:
+            return tuple(sorted(self._below()))
         if not self.head.startswith(_ZIP):
             return ()
         try:
@@ -178,6 +194,13 @@ class Source:
                 return tuple(archive.namelist())
         except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
             raise self.error("a damaged or truncated archive; copy or record it again") from None
+
+    def _below(self) -> Iterator[str]:
+        if self.remote is not None:
+            with self._guarded():
+                yield from (file.relative_to(self.remote) for file in self.remote.rglob("*"))
+        else:
+            yield from (str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file())
 
     @contextmanager
     def seekable(self) -> Iterator[BinaryIO]:
@@ -187,15 +210,22 @@ class Source:
 
     def sha256(self) -> str | None:
         """Digest of the file as it lies there; None for a directory."""
-        if self.path.is_dir():
+        if self.is_dir:
             return None
         with self._guarded(), self.path.open("rb") as raw:
             return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
 def as_source(path: str | os.PathLike[str], given: Given) -> Source:
-    """The source at a path; TraceError if there is nothing to read."""
-    source = Source(Path(path), given)
-    if not source.path.is_dir() and not source.head:
+    """The source at a path or URL; TraceError if there is nothing to read."""
+    there = place(path)
+    if isinstance(there, RemotePath):
+        source = Source(Path(there.name), given, remote=there)
+        with source._guarded():
+            if not there.is_dir():
+                source.path = there.fetched()
+    else:
+        source = Source(there, given)
+    if not source.is_dir and not source.head:
         raise source.error("the file is empty; record it again")
     return source

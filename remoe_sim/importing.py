@@ -62,7 +62,7 @@ def import_trace(
     top_k: int | None = None,
     where: str | Iterable[str] | None = None,
 ) -> Trace:
-    """Read a recording in any supported format; several paths become one trace, each with requests of its own.
+    """Read a recording in any supported format; several paths or URLs become one trace, each with requests of its own.
 
     format: its name, or None to recognise it by content. expert_bytes: one size for all MoE layers or one for each;
     dense_bytes: one for all layers or one for each. These, experts, name and quant go before what a file says. top_k:
@@ -123,7 +123,7 @@ def _nearest(source: Source, formats: list[TraceFormat]) -> str:
 
 def _read(source: Source, chosen: TraceFormat | None) -> tuple[Source, Trace]:
     format = chosen or recognise(source)
-    if source.path.is_dir() and not format.directories:
+    if source.is_dir and not format.directories:
         raise source.error(f"this is a directory, and the format {format.name} is in files; give the path of one")
     try:
         trace = format.read(source)

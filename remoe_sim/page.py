@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from remoe_sim.charts import Chart
@@ -103,7 +102,7 @@ class Page:
         """Write the file; it appears whole or not at all."""
         from remoe_sim.trace_writer import replacing
 
-        with replacing(Path(path)) as beside:
+        with replacing(path) as beside:
             beside.write_text(self.html, encoding="utf-8")
 
     def _repr_html_(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.errors import unknown
+from remoe_sim.remote_files import is_url
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
 
@@ -62,6 +63,8 @@ def plot(
     chosen = _several(figure, list(all_figures), "figure") if figure is not None else list(all_figures)
     formats = _several(format, FORMATS, "format")
     material = _material(files, layer, {"cache": cache, "budget": budget}, replay)
+    if is_url(output):
+        raise ValueError(f"'{output}': figures are written to folders of this machine; name one and copy it then")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remoe_sim.remote_files import is_url
 from remoe_sim.sweep_axes import axes_of, several
 from remoe_sim.sweep_cells import Pass, Subject, passes_of
 from remoe_sim.sweep_file import SweepFile, alone
@@ -73,6 +74,8 @@ def sweep(
     settings = {"admission": admission, "reset": reset, "phase": phase, "warmup": warmup}
     others = (model, lanes, context, compute_ms, misses_from)
     axes = axes_of(policy, scope, cache, budget, batch, device, quant, overlap, others, settings, train is not None)
+    if output is not None and is_url(output):
+        raise ValueError(f"'{output}': a sweep is written as it goes; name a file of this machine and copy it then")
     if output is not None and Path(output).suffix != ".parquet":
         raise ValueError(f"'{output}' has no known suffix; write a sweep to a .parquet file")
     learned = train if train is None or isinstance(train, Trace) else read_trace(train)

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from remoe_sim.arrow_lists import from_arrow, to_numpy
 from remoe_sim.errors import TraceError
+from remoe_sim.remote_errors import MissingError, RemoteError
+from remoe_sim.remote_files import RemotePath, is_url, open_parquet, place
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Model, Trace
 from remoe_sim.trace_format import CHECK_KEY, KEY, LAYER, ROWS, DecisionsHash, array_hash, checksum, row_hash
@@ -26,7 +28,7 @@ RESIDENT_BYTES = 256 * 2**20  # traces whose decisions take no more are read and
 
 
 def read_trace(path: str | os.PathLike[str]) -> Trace:
-    """Read a trace file; `sample:NAME` reads one that is installed with the package.
+    """Read a trace file, or a URL (`s3://…`, `hf://…`, `https://…`; extra `remote`); `sample:NAME` reads a bundled one.
 
     Small traces are read and checked whole; of large ones a layer is read, verified and checked when it is asked for.
     Raises TraceError when the file is missing, broken, of an unknown schema version or holds impossible routing.
@@ -35,8 +37,10 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
     if name.startswith("sample:"):
         from remoe_sim.samples import sample_path
 
-        path = sample_path(name.removeprefix("sample:"))
-    source = _FileLayers(Path(path), name)
+        source = _FileLayers(sample_path(name.removeprefix("sample:")), name)
+    else:
+        there = place(path)
+        source = _FileLayers(there, str(there) if is_url(path) else name)
     trace = source.trace
     slots = sum(trace.model.top_k)
     if trace.tokens * slots * 2 <= RESIDENT_BYTES:
@@ -52,8 +56,9 @@ class _FileLayers:
 
     resident = False
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path | RemotePath, name: str) -> None:
         self.path, self.name = path, name
+        self._footer: pq.FileMetaData | None = None
         self.names, text = self._open()
         self.meta = self._parse(text)
         self.content: dict[str, str] = self.meta.get("content") or {}
@@ -63,12 +68,12 @@ class _FileLayers:
         return TraceError(f"{self.name}: {text}")
 
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path, page_checksum_verification=True)
+        file = open_parquet(self.path, metadata=self._footer, page_checksum_verification=True)
+        self._footer = file.metadata
+        return file
 
     def _open(self) -> tuple[list[str], dict[bytes, bytes]]:
         try:
-            if self.path.stat().st_size == 0:
-                raise self.error("the file is empty; write it again with 'remoe-sim import'")
             with self._file() as file:
                 return file.schema_arrow.names, dict(file.schema_arrow.metadata or {})
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -77,6 +82,8 @@ class _FileLayers:
     def _unreadable(self, error: Exception) -> TraceError:
         if isinstance(error, TraceError):
             return error
+        if isinstance(error, RemoteError) and not (isinstance(error, MissingError) and self.path.is_dir()):
+            return self.error(str(error))
         if isinstance(error, FileNotFoundError):
             return self.error("there is no such file; give the path of a trace, or sample:NAME for a bundled one")
         if isinstance(error, IsADirectoryError) or self.path.is_dir():
@@ -84,6 +91,8 @@ class _FileLayers:
         if isinstance(error, PermissionError):
             return self.error("the file may not be read; change its permissions")
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        if "size is 0 bytes" in first_line:
+            return self.error("the file is empty; write it again with 'remoe-sim import'")
         return self.error(
             f"not a readable Parquet file, perhaps truncated or of another format ({first_line}); "
             "make a trace of it with 'remoe-sim import'"

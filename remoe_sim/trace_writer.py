@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from remoe_sim.arrow_lists import to_arrow
 from remoe_sim.blocks import block_rows, blocks_of
+from remoe_sim.remote_files import RemotePath, place
 from remoe_sim.trace import PHASES, SCHEMA_VERSION, Trace
 from remoe_sim.trace_format import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHash, checksum
 
@@ -26,9 +27,11 @@ from remoe_sim.trace_format import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHas
 def write_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
     """Write a trace file; it appears whole or not at all. Raises OSError if the place is not writable.
 
+    The path may be the URL of an object (extra `remote`); ValueError where no object can be written whole.
+
     Rows are written in blocks, so that a trace whose source reads blocks never has to fit in memory.
     """
-    with replacing(Path(path)) as beside:
+    with replacing(path) as beside:
         _Writer(trace, beside).run()
 
 
@@ -88,8 +91,16 @@ def _row_bytes(trace: Trace) -> int:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to; it takes target's place when all went well and is removed otherwise."""
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes its place when all went well and is removed otherwise.
+
+    For a URL the file is written on this machine and sent at the end; ValueError where that is not possible.
+    """
+    target = place(path)
+    if isinstance(target, RemotePath):
+        with target.sending() as beside:
+            yield beside
+        return
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         yield beside

@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
+from remoe_sim.remote_errors import RemoteError
+from remoe_sim.remote_files import AHEAD, open_parquet
 from remoe_sim.trace import DECODE, Decisions, InMemory, Model, Trace
 
 _LAYER = re.compile(r"layer_(\d{1,5})\.parquet")
@@ -36,7 +38,7 @@ class FlameMoe(TraceFormat):
     directories = True
 
     def recognises(self, source: Source) -> bool:
-        return source.path.is_dir() and any(_LAYER.fullmatch(Path(name).name) for name in source.members)
+        return source.is_dir and any(_LAYER.fullmatch(Path(name).name) for name in source.members)
 
     def read(self, source: Source) -> Trace:
         layers = _Layers(source, _files(source))
@@ -55,20 +57,20 @@ class FlameMoe(TraceFormat):
         )
 
 
-def _files(source: Source) -> dict[int, Path]:
+def _files(source: Source) -> dict[int, Any]:
     """Layer number to file, of the only directory that holds any."""
-    if not source.path.is_dir():
+    if not source.is_dir:
         raise source.error("this is a file; give the directory that holds layer_NN.parquet")
-    found: dict[Path, dict[int, Path]] = {}
+    found: dict[Any, dict[int, Any]] = {}
     for name in source.members:
         match = _LAYER.fullmatch(Path(name).name)
         if match:
-            path = source.path / name
+            path = source.folder / name
             found.setdefault(path.parent, {})[int(match[1])] = path
     if not found:
         raise source.error("there is no layer_NN.parquet in it; give the directory of an iteration")
     if len(found) > 1:
-        names = ", ".join(str(one.relative_to(source.path)) for one in sorted(found))
+        names = ", ".join(str(one.relative_to(source.folder)) for one in sorted(found))
         raise source.error(f"several directories hold layer_NN.parquet ({names}); give one of them")
     return dict(sorted(next(iter(found.values())).items()))
 
@@ -78,8 +80,9 @@ class _Layers:
 
     resident = False
 
-    def __init__(self, source: Source, files: dict[int, Path]) -> None:
+    def __init__(self, source: Source, files: dict[int, Any]) -> None:
         self.source, self.files = source, files
+        self._footers: dict[int, Any] = {}
         counts = {number: self._open(number).metadata.num_rows for number in files}
         first = next(iter(files))
         self.rows = counts[first]
@@ -138,11 +141,11 @@ class _Layers:
 
     def _open(self, number: int) -> Any:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         path = self.files[number]
         try:
-            file = pq.ParquetFile(path, buffer_size=2**20)
+            file = open_parquet(path, AHEAD, metadata=self._footers.get(number), buffer_size=2**20)
+            self._footers[number] = file.metadata
             if "indices" not in file.schema_arrow.names:
                 names = ", ".join(file.schema_arrow.names)
                 raise self.source.error(f"{path.name}: column 'indices' is missing (there are {names}); copy it again")
@@ -151,6 +154,8 @@ class _Layers:
             raise self._unreadable(number, error) from None
 
     def _unreadable(self, number: int, error: Exception) -> Exception:
+        if isinstance(error, RemoteError):
+            return self.source.error(f"{self.files[number].name}: {error}")
         why = (str(error).splitlines() or [type(error).__name__])[0]
         return self.source.error(f"{self.files[number].name} cannot be read ({why}); copy it again")
 
@@ -211,24 +216,23 @@ class _Stream:
         return values
 
 
-def _token_ids(source: Source, layer: Path, tokens: int) -> npt.NDArray[np.int32] | None:
+def _token_ids(source: Source, layer: Any, tokens: int) -> npt.NDArray[np.int32] | None:
     """Ids from the samples beside the activations; None, with a note, if there are none for just these tokens."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    folders = (folder / "samples" for folder in list(layer.parents)[:3])
-    files = next((sorted(folder.glob("*.parquet")) for folder in folders if folder.is_dir()), [])
-    if not files:
-        return None
     try:
-        counts = [pq.ParquetFile(file).metadata.num_rows for file in files]
+        folders = (folder / "samples" for folder in list(layer.parents)[:3])
+        files = next((sorted(folder.glob("*.parquet")) for folder in folders if folder.is_dir()), [])
+        if not files:
+            return None
+        counts = [open_parquet(file).metadata.num_rows for file in files]
         if sum(counts) != tokens:
             source.note(f"token ids left out, because the samples have {sum(counts)} rows for {tokens} tokens")
             return None
         ids: npt.NDArray[np.int32] = np.empty(tokens, np.int32)
         at = 0
         for file in files:
-            for batch in pq.ParquetFile(file).iter_batches(_READ_AT_ONCE, columns=["token_id"]):
+            for batch in open_parquet(file, AHEAD).iter_batches(_READ_AT_ONCE, columns=["token_id"]):
                 ids[at : at + len(batch)] = batch.column(0).to_numpy(zero_copy_only=False)
                 at += len(batch)
         return ids

@@ -36,9 +36,11 @@ def command(output: str, **arguments: Any) -> None:
 
     from remoe_sim.capture import run
     from remoe_sim.commands.import_ import describe
+    from remoe_sim.remote_files import check_output, is_url
     from remoe_sim.trace_writer import write_trace
 
-    if not Path(output).resolve().parent.is_dir():
+    check_output(output)
+    if not is_url(output) and not Path(output).resolve().parent.is_dir():
         raise click.UsageError(f"folder '{Path(output).parent}' does not exist; give -o a path in one that does")
     trace = run(**arguments, progress=_progress if sys.stderr.isatty() else None)
     write_trace(trace, output)

@@ -50,7 +50,7 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
         "capacity_unit": frame.attrs["capacity_unit"],
     }
     if output is not None:
-        write(frame, answer, Path(output))
+        write(frame, answer, output)
         note(f"wrote {len(frame)} rows to {output} (capacity in {frame.attrs['capacity_unit']})")
     if as_json:
         print_json({**answer, "rows": records(frame)})
@@ -66,16 +66,16 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in clean.to_dict("records")]
 
 
-def write(frame: pd.DataFrame, answer: dict[str, Any], path: Path) -> None:
+def write(frame: pd.DataFrame, answer: dict[str, Any], path: str) -> None:
     """The rows as a file, whole or not at all."""
     import json
 
     from remoe_sim.trace_writer import replacing
 
     with replacing(path) as beside:
-        if path.suffix == ".csv":
+        if path.endswith(".csv"):
             frame.to_csv(beside, index=False)
-        elif path.suffix == ".json":
+        elif path.endswith(".json"):
             beside.write_text(json.dumps({**answer, "rows": records(frame)}, allow_nan=False))
         else:
             frame.assign(layer=frame["layer"].astype(str)).to_parquet(beside, index=False)

@@ -46,5 +46,11 @@ def command(trace: str, output: str, **given: Any) -> None:
     if os.path.realpath(trace) == os.path.realpath(output):
         raise click.UsageError(f"{output} is the trace and would be overwritten; give another path with -o")
     written = remoe_sim.export(trace, output, **given)
-    click.echo(f"wrote {output}: {written.name}, {os.path.getsize(output):,} bytes")
+    click.echo(f"wrote {output}: {written.name}{_size(output)}")
     note(f"not kept: {written.lost}")
+
+
+def _size(output: str) -> str:
+    from remoe_sim.remote_files import is_url
+
+    return "" if is_url(output) else f", {os.path.getsize(output):,} bytes"

@@ -48,8 +48,8 @@ class ImportCommand(click.Command):
 def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
     """Make a trace of recorded expert routing, in any supported format.
 
-    Inputs are recognised by their content and may be compressed with gzip or zstd. Several inputs become one trace,
-    each with requests of its own. What is given by an option goes before what an input says.
+    Inputs are files or URLs, recognised by their content, and may be compressed with gzip or zstd. Several inputs
+    become one trace, each with requests of its own. What is given by an option goes before what an input says.
     Inputs of the formats npz and gpt-oss may say something of each request, such as its dataset; --where (several times
     if need be) keeps the requests that it names.
 
@@ -61,7 +61,9 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
       remoe-sim import marked.npz -o t.parquet --where has_repetition=false
     """
     from remoe_sim.importing import import_trace
+    from remoe_sim.remote_files import check_output
 
+    check_output(output)
     for path in inputs:
         if os.path.realpath(path) == os.path.realpath(output):
             raise click.UsageError(f"{output} is an input and would be overwritten; give another path with -o")

@@ -121,9 +121,11 @@ def _files(traces: tuple[str, ...]) -> list[str]:
     """The traces, patterns that no shell has expanded included."""
     from glob import glob, has_magic
 
+    from remoe_sim.remote_files import is_url
+
     found: list[str] = []
     for one in traces:
-        files = sorted(glob(one)) if has_magic(one) else [one]
+        files = sorted(glob(one)) if has_magic(one) and not is_url(one) else [one]
         if not files:
             raise ValueError(f"no file is called like '{one}'; give the paths of traces")
         found += files

@@ -45,7 +45,9 @@ def command(output: str, **given: Any) -> None:
     """
     import remoe_sim
     from remoe_sim.commands.import_ import describe, write
+    from remoe_sim.remote_files import check_output
 
+    check_output(output)
     trace = remoe_sim.synth(**given)
     write(trace, output)
     click.echo(f"wrote {output}: {describe(trace)}")
