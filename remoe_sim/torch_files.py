@@ -66,6 +66,8 @@ class _Restricted(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _parameter
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch", "Size"):
@@ -95,3 +97,8 @@ def _tensor(storage: npt.NDArray[Any], offset: int, size: Any, stride: Any, *_: 
         raise ValueError("a tensor reaches beyond its numbers")
     strides = [step * storage.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], tuple(size), strides, writeable=False)
+
+
+def _parameter(data: npt.NDArray[Any], *_: Any) -> npt.NDArray[Any]:
+    """The tensor of a parameter."""
+    return data
