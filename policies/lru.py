@@ -49,7 +49,7 @@ class Lru(StackPolicy):
     def resume(self, n_entries: int, rules: Rules) -> Recency:
         return Recency(n_entries, rules.preload)
 
-    def depths(self, stream: Stream, rules: Rules) -> Depths:
+    def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
         return self.resume(stream.n_entries, rules).depths(stream, fresh=True)
 
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs:

@@ -127,8 +127,9 @@ class StackPolicy(Policy):
         """What gives the depths of accesses that come in parts; None if the policy must see all of them at once."""
         return None
 
-    def depths(self, stream: Stream, rules: Rules) -> Depths:
-        """Depths of all lookups: which of them hit, at every number of entries at once."""
+    def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
+        """Depths of all lookups: which of them hit, at every number of entries at once; those from `most` on may be
+        said to be absent."""
         from remoe_sim.kernels.stacks import ordered_depths
 
         keys, preload_keys = self._keys(stream, rules)
@@ -138,7 +139,7 @@ class StackPolicy(Policy):
         hole = np.inf if np.issubdtype(keys.dtype, np.floating) else np.iinfo(keys.dtype).max
         ordered_depths(
             stream.offsets, stream.entries, keys, stream.epochs, rules.preload, preload_keys, rules.mandatory,
-            keys.dtype.type(hole), np.empty(n, np.int32), before, after,
+            keys.dtype.type(hole), n if most is None else most, np.empty(n, np.int32), before, after,
         )  # fmt: skip
         return Depths(before, after, n)
 
@@ -172,11 +173,12 @@ class StackPolicy(Policy):
     def _replay_stack(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         from remoe_sim.kernels.stacks import stack_replay
 
-        depths = self.depths(stream, rules)
-        hit, resting, running = _empty(stream)
         capacity = min(limit, stream.n_entries)
+        depths = self.depths(stream, rules, capacity)
+        after = np.zeros(0, np.int64) if depths.after is None else depths.after
+        hit, resting, running = _empty(stream)
         evictions = stack_replay(
-            stream.offsets, depths.before, depths.after_group(stream), stream.epochs, capacity, depths.absent,
+            stream.offsets, depths.before, after, stream.epochs, capacity, depths.absent,
             rules.preload.size, rules.mandatory, hit, resting, running,
         )  # fmt: skip
         weight = stream.weights[0]

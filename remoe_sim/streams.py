@@ -29,6 +29,7 @@ class Tokens:
     kinds: npt.NDArray[np.uint8]
     starts: Longs
     fresh: npt.NDArray[np.bool_]
+    _full: dict[int, Blocks] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n_steps(self) -> int:
@@ -41,6 +42,16 @@ class Tokens:
     @property
     def one_per_step(self) -> bool:
         return self.n_steps == self.kinds.size
+
+    def full_blocks(self, experts: npt.NDArray[np.uint16]) -> Blocks:
+        """What a layer accesses where every slot of experts[tokens, k] was computed; but for the entries it is the
+        same in all layers, and made once."""
+        k = experts.shape[1]
+        if k not in self._full:
+            steps = np.arange(self.n_steps, dtype=np.int32)
+            kinds = np.repeat(self.kinds, k)
+            self._full[k] = Blocks(self.starts * k, np.zeros(0, np.uint16), kinds, steps)
+        return replace(self._full[k], entries=experts.reshape(-1))
 
 
 def select_tokens(trace: Trace, phase: str = "all", reset: str = "never", warmup: int = 0) -> Tokens:
@@ -163,14 +174,11 @@ def layer_blocks(n_experts: int, decisions: Decisions, tokens: Tokens, order: st
 
 def _every_slot(decisions: Decisions, tokens: Tokens) -> Blocks:
     """All valid slots; within one token they are distinct anyway."""
-    k = decisions.experts.shape[1]
     if decisions.valid is None:
-        entries, kinds = decisions.experts.reshape(-1), np.repeat(tokens.kinds, k)
-        bounds = tokens.starts * k
-    else:
-        counts = decisions.valid.sum(axis=1)
-        entries, kinds = decisions.experts[decisions.valid], np.repeat(tokens.kinds, counts)
-        bounds = np.append(0, np.cumsum(counts))[tokens.starts]
+        return tokens.full_blocks(decisions.experts)
+    counts = decisions.valid.sum(axis=1)
+    entries, kinds = decisions.experts[decisions.valid], np.repeat(tokens.kinds, counts)
+    bounds = np.append(0, np.cumsum(counts))[tokens.starts]
     there = np.flatnonzero(np.diff(bounds))
     if there.size == tokens.n_steps:
         return Blocks(bounds, entries, kinds, np.arange(tokens.n_steps, dtype=np.int32))

@@ -69,8 +69,10 @@ def _shift(position, before, begin, end):
 
 
 @kernel
-def ordered_depths(offsets, entries, keys, epochs, preload, preload_keys, mandatory, hole, depth, before, after):
+def ordered_depths(offsets, entries, keys, epochs, preload, preload_keys, mandatory, hole, most, depth, before, after):
     """Depths under any policy that keeps the smallest key, where a key changes only when its entry is used.
+
+    Depths of `most` and more are not told apart: they are n_entries, and the stack ends there.
 
     keys[N] is the key of the entry after each lookup, preload_keys[m, n_entries] the keys at the start of epoch number
     e in row e mod m (read for preloaded entries only); all are below `hole`, and ties keep the lower entry. Under
@@ -82,13 +84,13 @@ def ordered_depths(offsets, entries, keys, epochs, preload, preload_keys, mandat
     empty when the last hole is filled. `pool` is sorted with the best at the end.
     """
     n = depth.size
-    stack, stack_keys = np.empty(n, np.int32), np.empty(n, keys.dtype)
+    stack, stack_keys = np.empty(n + 1, np.int32), np.empty(n + 1, keys.dtype)  # with a hole at the end
     members, member_keys = np.empty(n, np.int32), np.empty(n, keys.dtype)
     pool, pool_keys = np.empty(n, np.int32), np.empty(n, keys.dtype)
     for epoch in range(epochs.size - 1):
         depth[:] = n
         stack_keys[:] = hole
-        for rank in range(preload.size):
+        for rank in range(min(preload.size, most)):
             entry = preload[rank]
             stack[rank], stack_keys[rank] = entry, preload_keys[epoch % preload_keys.shape[0], entry]
             depth[entry] = rank
@@ -104,14 +106,16 @@ def ordered_depths(offsets, entries, keys, epochs, preload, preload_keys, mandat
             at = np.int64(0)
             waiting = np.int64(0)
             if mandatory:
-                for at in range(count):
+                for i in range(count - most):
+                    depth[members[i]] = n
+                for at in range(min(count, most)):
                     if stack_keys[at] != hole:
                         _insert(pool, pool_keys, waiting, np.int64(stack[at]), stack_keys[at])
                         waiting += 1
                     member = count - 1 - at
                     stack[at], stack_keys[at] = members[member], member_keys[member]
                     depth[members[member]] = at
-                at = np.int64(count)
+                at = np.int64(min(count, most))
             else:
                 waiting = np.int64(count)
                 for i in range(count):
@@ -120,6 +124,10 @@ def ordered_depths(offsets, entries, keys, epochs, preload, preload_keys, mandat
                 best, best_key = pool[waiting - 1], pool_keys[waiting - 1]
                 while stack_keys[at] < best_key or (stack_keys[at] == best_key and stack[at] < best):
                     at += 1
+                if at == most:  # what is still in the pool leaves
+                    for i in range(waiting):
+                        depth[pool[i]] = n
+                    break
                 displaced, displaced_key = stack[at], stack_keys[at]
                 waiting -= 1
                 stack[at], stack_keys[at] = best, best_key
@@ -146,7 +154,7 @@ def _insert(pool, pool_keys, size, entry, key):
 def stack_replay(offsets, before, after, epochs, capacity, absent, preloaded, mandatory, hit, resting, running):
     """What a stack's depths say about one capacity; returns the evictions.
 
-    absent: the depth that stands for "not in the stack"; preloaded: how many entries the stack starts with.
+    after may be empty: the group is in front then, the last on top. absent: the depth that stands for "not in the stack"; preloaded: how many entries the stack starts with.
     Written: hit bool[N]; resting int64[groups], residents after each group; running int64[groups], residents that the
     group holds in memory while it is computed: S' ∪ R under mandatory admission, S ∪ R under bypass. Counts of entries.
     """
@@ -154,13 +162,14 @@ def stack_replay(offsets, before, after, epochs, capacity, absent, preloaded, ma
     for epoch in range(epochs.size - 1):
         size = preloaded  # of the whole stack: entries seen so far
         for group in range(epochs[epoch], epochs[epoch + 1]):
+            end = offsets[group + 1]
             residents = min(size, capacity)
             misses = 0
             admitted = 0
             outside = 0
-            for i in range(offsets[group], offsets[group + 1]):
+            for i in range(offsets[group], end):
                 resident = before[i] < capacity
-                kept = after[i] < capacity
+                kept = (np.int64(after[i]) if after.size else end - 1 - i) < capacity
                 hit[i] = resident
                 misses += not resident
                 admitted += kept and not resident

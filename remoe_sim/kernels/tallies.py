@@ -15,14 +15,21 @@ def tally(entries, kinds, hit, first, sizes, table):
 
     entries[N]; kinds uint8[N]; hit, first bool[N]; sizes int64[n_entries].
     """
-    for i in range(entries.size):
-        kind = np.int64(kinds[i])
-        table[kind, 0] += 1
-        if hit[i]:
-            table[kind, 1] += 1
-        else:
-            table[kind, 2] += first[i]
-            table[kind, 3] += sizes[np.int64(entries[i])]
+    begin = 0
+    while begin < entries.size:
+        kind, end = kinds[begin], begin + 1
+        while end < entries.size and kinds[end] == kind:
+            end += 1
+        hits = cold = size = np.int64(0)
+        for i in range(begin, end):  # in registers, and without a branch
+            hits += hit[i]
+            cold += first[i] and not hit[i]
+            size += sizes[np.int64(entries[i])] * np.int64(not hit[i])
+        table[kind, 0] += end - begin
+        table[kind, 1] += hits
+        table[kind, 2] += cold
+        table[kind, 3] += size
+        begin = end
 
 
 @kernel
