@@ -13,6 +13,7 @@ import numpy.typing as npt
 from remoe_sim.engine import describe, replay
 from remoe_sim.results import ReplayResult, rate
 from remoe_sim.scheduling import Schedule, batch
+from remoe_sim.showing import Shown
 from remoe_sim.streams import Tokens, layer_blocks, select_tokens
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import Decisions, Trace
@@ -81,8 +82,8 @@ class BatchResult:
         }
 
 
-@dataclass(frozen=True)
-class BatchReport:
+@dataclass(frozen=True, repr=False)
+class BatchReport(Shown):
     """The answers of `batches`, in the order of the sizes; `schedule` is what all of them have in common."""
 
     trace: dict[str, Any]
@@ -127,9 +128,6 @@ class BatchReport:
                     }
                 )
         return pd.DataFrame(rows)
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False, na_rep="", float_format=lambda x: f"{x:.4f}"))
 
 
 def batches(

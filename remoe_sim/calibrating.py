@@ -20,6 +20,7 @@ from remoe_sim.estimating import estimate_one
 from remoe_sim.measurements import LeftOut, Run, read_runs
 from remoe_sim.model_cards import model as find_model
 from remoe_sim.model_sizes import SizedModel
+from remoe_sim.showing import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +56,8 @@ class Fitted:
         return "not determined" if self.low is None else f"{self.low:.3g} to {self.high:.3g}"
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Shown):
     """A device whose card says what was fitted, and how well it predicts each run: blind, and with its compute time."""
 
     device: Device
@@ -106,9 +107,6 @@ class Calibration:
             }
             for run, blind, given in zip(self.runs, self.predicted_ms, self.with_compute_ms, strict=True)
         ]  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.3f}"))
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,12 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from remoe_sim.showing import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "remoe-sim.doctor.v1"
 DISTRIBUTION = "remoe-sim"
@@ -45,8 +50,8 @@ class KernelCache:
     size_bytes: int
 
 
-@dataclass(frozen=True)
-class Checkup:
+@dataclass(frozen=True, repr=False)
+class Checkup(Shown):
     """What `doctor` found. cores: processors that this process may use; threads: those that layers are spread over."""
 
     version: str
@@ -75,6 +80,18 @@ class Checkup:
                 "REMOE_SIM_CACHE_DIR to a directory that is"
             )
         return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per package, those of extras last."""
+        import pandas as pd
+
+        rows = [{"extra": "", **asdict(one)} for one in self.packages]
+        rows += [{"extra": extra.name, **asdict(one)} for extra in self.extras for one in extra.packages]
+        return pd.DataFrame(rows)
+
+    def _sentence(self) -> str:
+        about = f"remoe-sim {self.version} in {self.location}, Python {self.python}, {self.cores} cores"
+        return ". ".join([about, *self.problems])
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim doctor --json` prints."""

@@ -7,6 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.bootstrapping import Differences
+from remoe_sim.showing import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,8 +73,8 @@ class Difference:
         }
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """What `compare` found. verdict: pooled adjacent reuse; others: everything else, layers last."""
 
     a: Subject
@@ -162,10 +163,8 @@ class Comparison:
             rows.append({**row, "low": low, "high": high, "capacity": capacity, "capacity_unit": unit})
         return pd.DataFrame(rows)
 
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(self.sentence)}</p>{self.to_frame().to_html(index=False, na_rep='', float_format='%.4g')}"
+    def _sentence(self) -> str:
+        return self.sentence
 
 
 def adjusted(others: list[Difference], found: Differences, alpha: float) -> tuple[Difference, ...]:

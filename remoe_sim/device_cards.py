@@ -101,10 +101,15 @@ class Device:
         return content
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         import pandas as pd
 
         rows = [{"number": name, **asdict(fact)} for name, fact in self.facts.items()]
-        return str(pd.DataFrame(rows).to_html(index=False))
+        return f"<p>{escape(self.title)}</p>{pd.DataFrame(rows).to_html(index=False)}"
+
+    def __repr__(self) -> str:
+        return f"<Device {self.name}: {self.title}>"
 
 
 def device(name_or_path: str | Path) -> Device:

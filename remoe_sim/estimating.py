@@ -15,6 +15,7 @@ from remoe_sim.device_cards import device as find_device
 from remoe_sim.model_cards import model as find_model
 from remoe_sim.model_sizes import SizedModel
 from remoe_sim.sampling import distinct_experts, draw
+from remoe_sim.showing import Shown
 from remoe_sim.timelines import Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.units import parse_bytes, parse_count, parse_number
 
@@ -70,8 +71,8 @@ class Estimate:
         }
 
 
-@dataclass(frozen=True)
-class EstimateReport:
+@dataclass(frozen=True, repr=False)
+class EstimateReport(Shown):
     """Estimates, one per combination of quantisation and device that was asked for."""
 
     results: tuple[Estimate, ...]
@@ -96,9 +97,6 @@ class EstimateReport:
             parts = {f"{name}_ms": value for name, value in result.pop("parts_ms").items()}
             rows.append({**result, "tpot_ms": result["tpot_ms"]["mean"], **parts, "notes": "; ".join(result["notes"])})
         return pd.DataFrame(rows)
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.2f}"))
 
 
 def estimate(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from remoe_sim.showing import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-@dataclass(frozen=True)
-class Link:
+@dataclass(frozen=True, repr=False)
+class Link(Shown):
     """A path for reads: some `lanes` that hold one read each, and a bandwidth that they share.
 
     Lanes take turns. A read waits for its lane, then for `latency_s`, which passes in all lanes at once, then for the
@@ -29,6 +35,12 @@ class Link:
     lane_bandwidth_bytes_per_s: float | None = None
     block_bytes: int = 1
     overhead_s: float = 0.0
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(self)])
 
     def __post_init__(self) -> None:
         lane = self.lane_bandwidth_bytes_per_s

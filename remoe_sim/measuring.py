@@ -15,6 +15,7 @@ from remoe_sim.device_cards import Device, make_device
 from remoe_sim.link_fitting import fit_link
 from remoe_sim.links import Link
 from remoe_sim.memory_speed import MemorySpeed, measure_memory, memory_bytes
+from remoe_sim.showing import Shown
 from remoe_sim.storage_reads import BLOCK, QUICK_SECONDS, SECONDS, StorageSpeed, measure_storage
 from remoe_sim.units import parse_bytes
 
@@ -29,8 +30,8 @@ ASSUMED = {  # seconds that only an engine's own measurements can tell
 }
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, repr=False)
+class Measurement(Shown):
     """What was measured, and the device made of it. storage_errors, copy_errors: for each read of `storage` and each
     copy of `cuda`, what the fitted link reaches beside what was measured, as a share; notes: what was not measured."""
 
@@ -71,9 +72,6 @@ class Measurement:
         import pandas as pd
 
         return pd.DataFrame(self.rows())
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False))
 
 
 def measure(

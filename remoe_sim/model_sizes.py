@@ -84,6 +84,9 @@ class SizedModel:
         """All fields, with lists for tuples."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<12} {text}" for name, text in _lines(self))
+
     def _repr_html_(self) -> str:
         import html
 

@@ -105,6 +105,9 @@ class Page:
         with replacing(path) as beside:
             beside.write_text(self.html, encoding="utf-8")
 
+    def __repr__(self) -> str:
+        return f"<Page '{self.title}': {', '.join(section.title for section in self.sections)}>"
+
     def _repr_html_(self) -> str:
         from html import escape
 

@@ -10,6 +10,7 @@ from remoe_sim.device_cards import Device
 from remoe_sim.model_sizes import SizedModel
 from remoe_sim.plan_curves import Point
 from remoe_sim.plan_memory import Beside
+from remoe_sim.showing import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +80,8 @@ class PlanResult:
         }
 
 
-@dataclass(frozen=True)
-class PlanReport:
+@dataclass(frozen=True, repr=False)
+class PlanReport(Shown):
     """Results of one call: quantisations, in each devices, in each policies, as they were given. ordered_by: `price` or
     `list`, what "the cheapest" goes by; None if that was not the question."""
 
@@ -155,8 +156,5 @@ class PlanReport:
                 rows.append(row | {"waits_ms": point.waits_ms, "tokens_per_second": point.tokens_per_second})
         return pd.DataFrame(rows)
 
-    def _repr_html_(self) -> str:
-        import html
-
-        table = self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.2f}")
-        return f"<p>{html.escape(self.sentence)}</p>{table}"
+    def _sentence(self) -> str:
+        return self.sentence

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remoe_sim.kernels import prefetch as columns
 from remoe_sim.results import rate
+from remoe_sim.showing import Shown
 from remoe_sim.streams import Longs
 from remoe_sim.tier_results import flat
 
@@ -164,8 +165,8 @@ class PrefetchResult:
         return {**self.timed.to_dict(), **self.timed.times.to_dict(), **late, "without_prefetch": bare}
 
 
-@dataclass(frozen=True)
-class PrefetchReport:
+@dataclass(frozen=True, repr=False)
+class PrefetchReport(Shown):
     """The results of one call: predictors, in each policies, as they were given."""
 
     trace: dict[str, Any]
@@ -205,6 +206,3 @@ class PrefetchReport:
                 for layer, counts in result.layers.items()
             ]
         )
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.4f}"))  # to_html escapes

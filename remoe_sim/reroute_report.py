@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.results import ReplayResult, rate
+from remoe_sim.showing import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +23,8 @@ WARNING = (
 )
 
 
-@dataclass(frozen=True)
-class RerouteReport:
+@dataclass(frozen=True, repr=False)
+class RerouteReport(Shown):
     """Decode tokens before and after re-routing, under LRU with mandatory admission.
 
     rule: the method and its settings; decisions, slots: those of decode tokens; changed_slots: replaced or left out;
@@ -90,9 +91,6 @@ class RerouteReport:
             elif name not in ("schema", "trace"):
                 row[name] = value
         return pd.DataFrame([row])
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().T.to_html(header=False, float_format=lambda x: f"{x:.4f}"))
 
 
 def _counts(result: ReplayResult) -> dict[str, Any]:

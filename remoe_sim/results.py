@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from remoe_sim.showing import Shown
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -42,8 +44,8 @@ class PhaseCounts:
         }
 
 
-@dataclass(frozen=True)
-class ReplayResult:
+@dataclass(frozen=True, repr=False)
+class ReplayResult(Shown):
     """One policy at one limit. Counts are of lookups (one per distinct expert of a step and layer); bytes are misses
     times their sizes; evictions include those during warm-up; `optimal` says that no policy misses less."""
 
@@ -132,9 +134,24 @@ class ReplayResult:
             "device_run": None if self.timed is None else self.timed.to_dict(),
         }
 
+    def row(self) -> dict[str, Any]:
+        """`to_dict` without dictionaries inside: their entries have names such as `decode_hit_rate`."""
+        row: dict[str, Any] = {}
+        for name, value in self.to_dict().items():
+            row |= (
+                {f"{name}_{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+            )
+        return row
 
-@dataclass(frozen=True)
-class ReplayReport:
+    def to_frame(self) -> pd.DataFrame:
+        """One row."""
+        import pandas as pd
+
+        return pd.DataFrame([self.row()])
+
+
+@dataclass(frozen=True, repr=False)
+class ReplayReport(Shown):
     """The results of one call, in the order of the policies that were asked for."""
 
     trace: dict[str, Any]
@@ -160,15 +177,4 @@ class ReplayReport:
         """One row per policy; nested values become columns such as `decode_hit_rate` and `capacity_bytes`."""
         import pandas as pd
 
-        rows = []
-        for result in self.results:
-            row: dict[str, Any] = {}
-            for name, value in result.to_dict().items():
-                row.update(
-                    {f"{name}_{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-                )
-            rows.append(row)
-        return pd.DataFrame(rows)
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.4f}"))  # to_html escapes
+        return pd.DataFrame([result.row() for result in self.results])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.results import rate
+from remoe_sim.showing import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +80,8 @@ class PolicySplit:
         }
 
 
-@dataclass(frozen=True)
-class SplitReport:
+@dataclass(frozen=True, repr=False)
+class SplitReport(Shown):
     """The answer of one call, one result per policy. layers: the model's own numbers; settings: how it was replayed."""
 
     trace: dict[str, Any]
@@ -134,6 +135,3 @@ class SplitReport:
         import pandas as pd
 
         return pd.DataFrame(self.rows())
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False))

@@ -88,6 +88,9 @@ class Info:
         """Pairs of a name and a value as people read them, without the layers."""
         return list(_facts(self))
 
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<24} {value}" for name, value in self.facts())
+
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th style='text-align:left'>{escape(n)}</th><td>{escape(v)}</td></tr>" for n, v in self.facts()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.results import rate
+from remoe_sim.showing import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,8 +105,8 @@ class TierResult:
         }
 
 
-@dataclass(frozen=True)
-class TierReport:
+@dataclass(frozen=True, repr=False)
+class TierReport(Shown):
     """The results of one call: relations, in each device policies, with each host policies, as they were given."""
 
     trace: dict[str, Any]
@@ -129,9 +130,6 @@ class TierReport:
         import pandas as pd
 
         return pd.DataFrame([flat(result.to_dict()) for result in self.results])
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.4f}"))  # to_html escapes
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.errors import TraceError
+from remoe_sim.showing import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 PHASES = ("prefill", "decode")
@@ -23,8 +27,8 @@ MOST_EXPERTS = 1 << 16
 MOST_BYTES = 1 << 40  # of an expert, so that sums of bytes stay exact
 
 
-@dataclass(frozen=True)
-class Model:
+@dataclass(frozen=True, repr=False)
+class Model(Shown):
     """What the trace knows of its model. Per-layer tuples have one entry per MoE layer, in layer order.
 
     layers: how many layers the model has; experts and top_k: routed experts and chosen experts of each MoE layer;
@@ -39,6 +43,17 @@ class Model:
     expert_bytes: tuple[int, ...] | None = None
     dense_bytes: tuple[int, ...] | None = None
     quant: str | None = None
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per MoE layer."""
+        import pandas as pd
+
+        sizes = {} if self.expert_bytes is None else {"expert_bytes": self.expert_bytes}
+        return pd.DataFrame({"experts": self.experts, "top_k": self.top_k, **sizes})
+
+    def _sentence(self) -> str:
+        layers = f"{len(self.experts)} MoE layers" + (f" of {self.layers}" if self.layers else "")
+        return ", ".join(part for part in (self.name or "unnamed model", self.quant, layers) if part)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.results import ReplayResult, rate
+from remoe_sim.showing import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +22,8 @@ RULE = (
 )
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(Shown):
     """The answer for one limit.
 
     online: the online policies, fewest misses first; bounds: Belady under each admission; least_misses: no rule misses
@@ -167,7 +168,5 @@ class Verdict:
     def __str__(self) -> str:
         return self.paragraph
 
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(self.paragraph)}</p>{self.to_frame().to_html(index=False, float_format='%.4f')}"
+    def _sentence(self) -> str:
+        return self.paragraph
