@@ -24,7 +24,7 @@ class StaticSet(StackPolicy):
         """Entries that may be members, the best first."""
         raise NotImplementedError
 
-    def depths(self, stream: Stream, rules: Rules) -> Depths:
+    def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
         ones = np.ones(stream.n_entries, np.int64)
         starts, member = self._takes(stream, rules, ones, stream.n_entries + 1)
         return Depths(_needed(stream, starts, member) - 1, member[stream.entries] - 1, stream.n_entries)

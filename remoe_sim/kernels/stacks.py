@@ -154,7 +154,8 @@ def _insert(pool, pool_keys, size, entry, key):
 def stack_replay(offsets, before, after, epochs, capacity, absent, preloaded, mandatory, hit, resting, running):
     """What a stack's depths say about one capacity; returns the evictions.
 
-    after may be empty: the group is in front then, the last on top. absent: the depth that stands for "not in the stack"; preloaded: how many entries the stack starts with.
+    after may be empty: the group is in front then, the last on top. absent: the depth that stands for "not in the
+    stack"; preloaded: how many entries the stack starts with.
     Written: hit bool[N]; resting int64[groups], residents after each group; running int64[groups], residents that the
     group holds in memory while it is computed: S' ∪ R under mandatory admission, S ∪ R under bypass. Counts of entries.
     """
