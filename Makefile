@@ -1,6 +1,7 @@
 # make demo      set up .venv, replay the bundled trace
 # make test      set up .venv with what tests need, run all tests but those that need torch or take long
 # make test-all  add torch, transformers, Dask, notebooks, Sphinx, drivers of object storage; run the rest of the tests
+# make test-llamacpp  build llama-cpp-python (minutes), run the tests that need it; from then on test-all has them too
 # make docs      build the site of docs/, README.md, --help and docstrings into build/docs
 # make check     lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
 # make clean     remove everything that these made
@@ -14,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n auto
 LEAST_COVERAGE := 95
 TORCH ?= torch==2.13.0+cpu
 
-.PHONY: demo test test-all docs check lint types covered bounds clean
+.PHONY: demo test test-all test-llamacpp docs check lint types covered bounds clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/remoe-sim demo
@@ -30,6 +31,9 @@ docs: $(VENV)/docs.stamp
 	$(BIN)/python docs/site/assemble.py build/site
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs/site build/site build/docs
 	@echo "Open build/docs/index.html"
+
+test-llamacpp: $(VENV)/llamacpp.stamp
+	$(PYTEST) -m heavy -k gguf
 
 check: lint types covered bounds
 
@@ -75,6 +79,12 @@ $(VENV)/docs.stamp: pyproject.toml | $(BIN)/pip
 	@echo "Installing Sphinx into $(VENV) ..."
 	@$(PIP) install --editable '.[docs]'
 	@touch $@ $(VENV)/demo.stamp
+
+# From source: there are no binaries on the package index. Needs CMake and a C++ compiler.
+$(VENV)/llamacpp.stamp: $(VENV)/test.stamp
+	@echo "Building llama-cpp-python and installing it into $(VENV), which takes minutes ..."
+	@$(PIP) install --editable '.[test,bench,llamacpp]'
+	@touch $@
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "remoe-sim needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + "; name a later one: make PYTHON=python3.12 ...")'

@@ -116,6 +116,12 @@ def size_gguf(path: Path, top_k: int | None = None) -> SizedModel:
     )
 
 
+def first_part(path: Path) -> Path:
+    """The first part of a model that was split into files, from any of them; the file itself if it is whole."""
+    match = _PART.search(path.name)
+    return path if match is None else path.with_name(_PART.sub(f"-00001-of-{match[2]}.gguf", path.name))
+
+
 def _unclear(context: Context) -> bool:
     return context.kv_bytes_per_token is None
 

@@ -22,7 +22,8 @@ def pytest_collection_modifyitems(items):
         heavy = item.get_closest_marker("heavy")
         needs = (heavy.args or TORCH) if heavy else ()
         if not all(map(importlib.util.find_spec, needs)):
-            item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(needs)}: make test-all"))
+            target = "test-llamacpp" if "llama_cpp" in needs else "test-all"
+            item.add_marker(pytest.mark.skip(reason=f"needs {' and '.join(needs)}: make {target}"))
     if INTERPRETED or CHECKED:
         for item in items:
             if item.get_closest_marker("once") or item.get_closest_marker("heavy"):

@@ -67,6 +67,14 @@ def test_without_the_packages_a_sentence_says_what_to_install(tmp_path, monkeypa
         remoe_sim.capture.run("a-model", ["text"])
 
 
+def test_gguf_files_need_a_package_of_their_own(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"'llama-cpp-python'.*pip install 'remoe-sim\[llamacpp\]'"):
+        remoe_sim.capture.run("a-model.gguf", ["text"])
+    with pytest.raises(ValueError, match="a GGUF file has its own tokenizer; leave out tokenizer="):
+        remoe_sim.capture.run("a-model.GGUF", ["text"], tokenizer=object())
+
+
 def test_arguments_are_checked_before_a_model_is_loaded(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="batch 0 is not possible"):
         remoe_sim.capture.run("a-model", ["text"], batch=0)

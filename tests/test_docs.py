@@ -4,6 +4,7 @@ In a document, lines after `$` in a `console` block are commands, the lines belo
 block is run, and a `text` block right after it is what it prints. A block below a line that ends in a file's name in
 backquotes and a colon is that file. Commands that set up a checkout are not run here. What has `<!-- needs capture -->`
 before it needs torch and transformers: it is run by the tests that are marked `heavy`, with the rest of its document.
+So is what has `<!-- needs llamacpp -->`, for which a tiny `my-model.gguf` is in the reader's folder.
 A block without a kind is one command per line, which are run, and what they print is not looked at. Of what is below
 `<!-- of one machine -->` only words that begin lines are compared; `<!-- not run: why -->` leaves a block out.
 A document with `<!-- needs trace FILE -->` is read where the real traces are, with that file in the reader's folder.
@@ -26,6 +27,7 @@ import pytest
 from click.testing import CliRunner
 from data import SHARED, needs_traces
 from test_rerouting import one_layer
+from tiny_gguf import save_tiny_gguf
 
 import remoe_sim
 from remoe_sim import cli, compile
@@ -33,15 +35,16 @@ from remoe_sim import cli, compile
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "traces" / "samples" / "README.md"]
 SETUP = ("make ", "git ", "pip ", "source ", "cd ")
-NEEDS = "<!-- needs capture -->"
+NEEDS = r"<!-- needs (?P<needs>capture|llamacpp) -->"
 NEEDS_TRACE = re.compile(r"<!-- needs trace (\S+) -->")
 BLOCK = re.compile(
-    rf"(?P<needs>{NEEDS}\n+)?(?P<machine><!-- of one machine -->\n+)?(?P<not_run><!-- not run: [^>]+ -->\n+)?"
+    rf"(?:{NEEDS}\n+)?(?P<machine><!-- of one machine -->\n+)?(?P<not_run><!-- not run: [^>]+ -->\n+)?"
     r"(?:`(?P<file>[\w.-]+\.\w+)`:\n\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 HEAVY_COMMANDS = {"capture", "finetune"}
 heavy = (pytest.mark.heavy, pytest.mark.filterwarnings("ignore"))
+EXTRAS = {"capture": heavy, "llamacpp": (pytest.mark.heavy("llama_cpp", "gguf"), pytest.mark.filterwarnings("ignore"))}
 KINDS = {"console", "python", "text", "toml", "json", "csv", ""}
 
 
@@ -107,28 +110,30 @@ class Reader:
 
 
 def readings():
-    """Each document, and once more with the blocks that need torch where it has some."""
+    """Each document, and once more for each extra with the blocks that need it."""
     for document in DOCUMENTS:
         name = str(document.relative_to(ROOT))
         marks = [] if name == "README.md" else [pytest.mark.heavy("numba")]
         marks += [needs_traces] * bool(NEEDS_TRACE.search(document.read_text()))
-        yield pytest.param(document, False, id=name, marks=marks)
-        if NEEDS in document.read_text():
-            yield pytest.param(document, True, id=f"{name} with torch", marks=heavy)
+        yield pytest.param(document, None, id=name, marks=marks)
+        for extra in sorted({block["needs"] for block in BLOCK.finditer(document.read_text())} - {None}):
+            yield pytest.param(document, extra, id=f"{name} with {extra}", marks=EXTRAS[extra])
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(("document", "with_torch"), list(readings()))
-def test_everything_in_a_document_runs_and_prints_what_it_shows(document, with_torch, tmp_path, kernels):
+@pytest.mark.parametrize(("document", "extra"), list(readings()))
+def test_everything_in_a_document_runs_and_prints_what_it_shows(document, extra, tmp_path, kernels):
     reader, printed, blocks = Reader(tmp_path, kernels), None, list(BLOCK.finditer(document.read_text()))
-    assert sum(bool(block["needs"]) for block in blocks) == document.read_text().count(NEEDS)
+    assert sum(bool(block["needs"]) for block in blocks) == len(re.findall(NEEDS, document.read_text()))
     assert 2 * len(blocks) == len(re.findall("^ *```", document.read_text(), re.MULTILINE)), "a block of an odd form"
+    if extra == "llamacpp":
+        save_tiny_gguf(tmp_path / "my-model.gguf")
     for trace in NEEDS_TRACE.findall(document.read_text()):
         shutil.copy(SHARED / trace, tmp_path)
     for block in blocks:
         kind, body = block["kind"], block["body"]
         assert kind in KINDS, f"{document.name} has a block of kind '{kind}', which nothing here checks"
-        if block["not_run"] or (block["needs"] and not with_torch):
+        if block["not_run"] or block["needs"] not in (None, extra):
             printed = None
             continue
         if block["file"]:
@@ -247,6 +252,8 @@ def provide(name):
         from tiny_models import save_tiny
 
         save_tiny(path)
+    elif name.endswith(".gguf"):
+        save_tiny_gguf(path)
     else:
         text = BIGMOE if ".route." in name else OTHER_TEXTS[next(end for end in OTHER_TEXTS if end in name)]
         path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
@@ -258,8 +265,9 @@ def examples():
     for name in [None, *cli.main.list_commands(None)]:
         text = CliRunner().invoke(cli.main, [*([name] if name else []), "--help"], terminal_width=200).stdout
         lines = EXAMPLE.findall(re.sub(r" *\\\n +", " ", text))
-        marks = heavy if name in HEAVY_COMMANDS else ()
-        found += [pytest.param(name or "remoe-sim", re.split(r" {2,}| \| ", line)[0], marks=marks) for line in lines]
+        for line in lines:
+            marks = EXTRAS["llamacpp"] if ".gguf" in line else heavy if name in HEAVY_COMMANDS else ()
+            found.append(pytest.param(name or "remoe-sim", re.split(r" {2,}| \| ", line)[0], marks=marks))
     return found
 
 
@@ -269,7 +277,7 @@ def test_examples_of_help_run(name, example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(example)[1:]
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        if re.search(r"\.(parquet|npz|csv|jsonl|txt)(\.gz)?$|/my-model$|quick\.toml$", argument) and before != "-o":
+        if re.search(r"\.(parquet|npz|csv|jsonl|txt|gguf)(\.gz)?$|/my-model$|quick\.toml$", argument) and before != "-o":
             provide(argument.removeprefix("./"))
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 0, result.exception

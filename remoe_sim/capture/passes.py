@@ -16,6 +16,10 @@ from remoe_sim.trace import DECODE, PREFILL, InMemory, Trace
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
+FORCED = (
+    "captured from texts that were given (teacher forcing); each token is a decode step of its own, a known prompt is "
+    "one prefill step, and requests follow one another"
+)
 
 
 class Conversation:
@@ -211,10 +215,7 @@ def _layer(
 def _notes(recorded: Recorded, rows: _Rows) -> list[str]:
     notes = ["captured while the model ran; each row of a batch is a request, and padding is left out"]
     if recorded.teacher_force:
-        notes = [
-            "captured from texts that were given (teacher forcing); each token is a decode step of its own, a known "
-            "prompt is one prefill step, and requests follow one another"
-        ]
+        notes = [FORCED]
     if rows.left_out:
         notes.append(f"{rows.left_out} tokens left out that were computed for rows whose request had ended")
     if recorded.guessed:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from remoe_sim.capture.prompts import Prompt, read_prompts
@@ -31,11 +32,12 @@ def run(
     teacher_force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
-    """Record the routing of a Transformers model over prompts, generating greedily.
+    """Record the routing of a Transformers model, or of one in a GGUF file, over prompts, generating greedily.
 
-    model: a name on the Hugging Face Hub, a folder, or a loaded model (then tokenizer is needed); prompts: a `.txt`
-    file with one per line, a `.jsonl` file with "prompt", "text" or "messages" and possibly "completion", or texts;
-    batch: how many run at once; probs: keep full router distributions; device: auto, cpu, cuda, cuda:N or mps;
+    model: a name on the Hugging Face Hub, a folder, or a loaded model (then tokenizer is needed); or the path of a
+    `.gguf` file (any part of a split one), which llama.cpp runs; prompts: a `.txt` file with one per line, a `.jsonl`
+    file with "prompt", "text" or "messages" and possibly "completion", or texts; batch: how many run at once;
+    probs: keep full router distributions; device: auto, cpu, cuda, cuda:N or mps;
     teacher_force: read the texts instead of generating, each token as a decode step, a prompt that a completion follows
     as prefill; progress: called with how many prompts are done, and of how many.
     Raises ValueError where packages are missing, the model has no routers, or an argument is wrong.
@@ -47,6 +49,21 @@ def run(
     if not teacher_force and any(one.completion is not None for one in requests):
         where = next(one.where for one in requests if one.completion is not None)
         raise ValueError(f"{where}: a completion is read under teacher forcing only; pass teacher_force, or remove it")
+    if isinstance(model, str | os.PathLike) and os.fspath(model).lower().endswith(".gguf"):
+        from remoe_sim.capture.gguf_running import run_gguf
+
+        if tokenizer is not None:
+            raise ValueError("a GGUF file has its own tokenizer; leave out tokenizer=")
+        return run_gguf(
+            Path(model),
+            requests,
+            max_new_tokens=max_new_tokens,
+            batch=batch,
+            probs=probs,
+            device=device,
+            teacher_force=teacher_force,
+            progress=progress,
+        )
     if isinstance(model, str | os.PathLike):
         model, tokenizer = load(os.fspath(model), device)
     elif tokenizer is None:

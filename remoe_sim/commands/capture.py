@@ -20,17 +20,18 @@ from remoe_sim.commands._options import note
 @click.option("--probs", is_flag=True, help="Keep the full distributions of the routers too.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 def command(output: str, **arguments: Any) -> None:
-    """Record the expert routing of a model that Hugging Face Transformers runs.
+    """Record the expert routing of a model that Hugging Face Transformers or llama.cpp runs.
 
-    MODEL is a name on the Hugging Face Hub or a folder. Generates greedily from each prompt. Lines of a .jsonl file
-    have "prompt", "text" or "messages"; under --teacher-force also "completion", and the prompt is prefill then.
-    Needs torch and transformers: pip install 'remoe-sim[capture]'.
+    MODEL is a name on the Hugging Face Hub or a folder, or a .gguf file. Generates greedily from each prompt. Lines of
+    a .jsonl file have "prompt", "text" or "messages"; under --teacher-force also "completion", and the prompt is
+    prefill then. Transformers needs pip install 'remoe-sim[capture]', a .gguf file pip install 'remoe-sim[llamacpp]'.
 
     \b
     Examples:
       remoe-sim capture ./my-model --prompts prompts.txt -o trace.parquet
       remoe-sim capture ./my-model --prompts prompts.txt --batch 4 --max-new-tokens 8 -o trace.parquet
       remoe-sim capture ./my-model --prompts prompts.jsonl --teacher-force --probs -o trace.parquet
+      remoe-sim capture my-model.gguf --prompts prompts.txt --max-new-tokens 8 -o trace.parquet
     """
     from pathlib import Path
 
