@@ -33,7 +33,7 @@ docs: $(VENV)/docs.stamp
 	@echo "Open build/docs/index.html"
 
 test-llamacpp: $(VENV)/llamacpp.stamp
-	$(PYTEST) -m heavy -k gguf
+	$(PYTEST) -m heavy -k 'gguf or llamacpp'
 
 check: lint types covered bounds
 

@@ -202,6 +202,7 @@ def test_documents_name_every_key_that_is_printed():
 
 # --- the examples of --help
 
+GIVEN = re.compile(r"\.(parquet|npz|csv|jsonl|txt|gguf)(\.gz)?$|/my-model$|quick\.toml$")
 EXAMPLE = re.compile(r"^ +(remoe-sim .+)$", re.MULTILINE)
 BIGMOE = """# route_trace v1
 # model=/data/Tiny-Q4_K_M.gguf arch=tiny n_layer=1 n_expert=4 n_expert_used=1
@@ -277,7 +278,7 @@ def test_examples_of_help_run(name, example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(example)[1:]
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        if re.search(r"\.(parquet|npz|csv|jsonl|txt|gguf)(\.gz)?$|/my-model$|quick\.toml$", argument) and before != "-o":
+        if before != "-o" and GIVEN.search(argument):
             provide(argument.removeprefix("./"))
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 0, result.exception
