@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import Ranks, StackPolicy, Stream
+from remoe_sim.policy import Longs, Ranks, Rules, StackPolicy, Stream
+from remoe_sim.resuming import NEVER, OrderedParts, Part
 
 
 class Belady(StackPolicy):
@@ -18,7 +19,7 @@ class Belady(StackPolicy):
     online = False
     ranked = True
 
-    def keys(self, stream: Stream) -> npt.NDArray[np.int64]:
+    def keys(self, stream: Stream) -> Longs:
         return self._uses(stream, np.zeros((0, 0), np.int64))
 
     def ranks(self, stream: Stream) -> Ranks | None:
@@ -31,15 +32,34 @@ class Belady(StackPolicy):
         next_ranks(stream.offsets, stream.entries, stream.epochs, upcoming, ranks)
         return ranks
 
-    def preload_keys(self, stream: Stream, preload: npt.NDArray[np.int32], dtype: Any) -> npt.NDArray[np.int64]:
+    def preload_keys(self, stream: Stream, preload: npt.NDArray[np.int32], dtype: Any) -> Longs:
         first = np.empty((stream.epochs.size - 1, stream.n_entries), np.int64)
         self._uses(stream, first)
         return first
 
-    def _uses(self, stream: Stream, first: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        from remoe_sim.kernels.grouping import next_uses
+    def _uses(self, stream: Stream, first: Longs) -> Longs:
+        lookups = stream.entries.size
+        return _next_uses(stream, 0, lookups, lookups + np.arange(stream.n_entries), first)
 
-        keys = np.empty(stream.entries.size, np.int64)
-        upcoming = np.empty(stream.n_entries, np.int64)
-        next_uses(stream.offsets, stream.entries, stream.epochs, upcoming, keys, first)
-        return keys
+    def resume(self, n_entries: int, rules: Rules) -> Upcoming:
+        return Upcoming(self, n_entries, rules)
+
+
+class Upcoming(OrderedParts):
+    """Next uses by their places in all of the layer; `Part.later` tells those that are behind the part."""
+
+    def keys(self, part: Part) -> Longs:
+        assert part.later is not None
+        self._first = np.empty((part.stream.epochs.size - 1, self.held.size), np.int64)
+        return _next_uses(part.stream, part.base, NEVER, part.later.copy(), self._first)
+
+    def preload_keys(self, part: Part) -> Longs:
+        return self._first
+
+
+def _next_uses(stream: Stream, base: int, never: int, later: Longs, first: Longs) -> Longs:
+    from remoe_sim.kernels.grouping import next_uses
+
+    keys = np.empty(stream.entries.size, np.int64)
+    next_uses(stream.offsets, stream.entries, stream.epochs, base, never, later, keys, first)
+    return keys

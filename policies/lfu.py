@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from remoe_sim.policy import Ranks, StackPolicy, Stream
+from remoe_sim.policy import Longs, Ranks, Rules, StackPolicy, Stream
+from remoe_sim.resuming import OrderedParts, Part
 
 
 class Lfu(StackPolicy):
@@ -14,13 +14,9 @@ class Lfu(StackPolicy):
     source = "BigMoeOnEdge cache replay (lfu); 'perfect LFU' in the caching literature"
     ranked = True
 
-    def keys(self, stream: Stream) -> npt.NDArray[np.int64]:
-        from remoe_sim.kernels.history import use_counts
-
-        counts = np.empty(stream.entries.size, np.int64)
-        use_counts(stream.offsets, stream.entries, stream.epochs, np.empty(stream.n_entries, np.int64), counts)
-        lookups = counts.size
-        return -(counts * (lookups + 1) + np.arange(1, lookups + 1))  # of equal counts the more recent stays
+    def keys(self, stream: Stream) -> Longs:
+        count = np.zeros(stream.n_entries, np.int64)
+        return _keys(stream, count, 1, stream.entries.size + 1)
 
     def ranks(self, stream: Stream) -> Ranks | None:
         from remoe_sim.kernels.ranks import MOST, count_ranks
@@ -30,3 +26,33 @@ class Lfu(StackPolicy):
         ranks = np.empty(stream.entries.size, np.uint32)
         count_ranks(stream.offsets, stream.entries, stream.epochs, np.empty(stream.n_entries, np.int64), ranks)
         return ranks
+
+    def resume(self, n_entries: int, rules: Rules) -> Uses:
+        return Uses(self, n_entries, rules)
+
+
+class Uses(OrderedParts):
+    """Counts go on from part to part; of what was touched earlier only the order is kept, so keys stay small."""
+
+    _spread = 2**32  # more than a part has lookups, and with all tokens that a trace can have below 2^63
+
+    def __init__(self, policy: Lfu, n_entries: int, rules: Rules) -> None:
+        super().__init__(policy, n_entries, rules)
+        self._count = np.zeros(n_entries, np.int64)
+
+    def keys(self, part: Part) -> Longs:
+        if part.fresh:
+            self._count[:] = 0
+        used = self._count > 0
+        order = np.argsort(np.argsort(-self.held[used] % self._spread))
+        self.held[used] = -(self._count[used] * self._spread + order)
+        return _keys(part.stream, self._count, self._count.size, self._spread)
+
+
+def _keys(stream: Stream, count: Longs, first: int, spread: int) -> Longs:
+    """Of equal counts the more recent stays; the first lookup is number `first`, and numbers are below `spread`."""
+    from remoe_sim.kernels.history import use_counts
+
+    counts = np.empty(stream.entries.size, np.int64)
+    use_counts(stream.offsets, stream.entries, stream.epochs, count, counts)
+    return -(counts * spread + np.arange(first, first + counts.size))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.policy import Depths, Longs, Rules, StackPolicy, Stream
+from remoe_sim.resuming import Part
 
 
 class Recency:
@@ -18,13 +19,14 @@ class Recency:
         self._position, self._behind = np.full(n_entries, n_entries, dtype), np.empty(n_entries, dtype)
         self._preload = preload
 
-    def depths(self, stream: Stream, fresh: bool) -> Depths:
+    def depths(self, part: Part) -> Depths:
         """One vectorised pass."""
         from remoe_sim.kernels.stacks import recency_depths
 
+        stream = part.stream
         before = np.empty(stream.entries.size, self._position.dtype)
         epochs = stream.epochs
-        if not fresh:
+        if not part.fresh:
             stack = np.argsort(self._position, kind="stable")[: self.known()].astype(np.int32)
             self._run(recency_depths, stream, epochs[:2], stack, before)
             epochs = epochs[1:]
@@ -50,7 +52,7 @@ class Lru(StackPolicy):
         return Recency(n_entries, rules.preload)
 
     def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
-        return self.resume(stream.n_entries, rules).depths(stream, fresh=True)
+        return self.resume(stream.n_entries, rules).depths(Part(slice(None), stream, fresh=True))
 
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs:
         from remoe_sim.kernels.recency_bytes import recency_bytes

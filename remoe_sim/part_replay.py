@@ -6,7 +6,7 @@ policies that can go on (`Policy.resume`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from remoe_sim.caches import Caches
 from remoe_sim.kernels import grouping, tallies
 from remoe_sim.kernels.stacks import stack_replay
-from remoe_sim.policy import Depths, Outcome, Policy, Resumed, Rules, StackPolicy
+from remoe_sim.policy import Depths, Outcome, Policy, Rules, StackPolicy
+from remoe_sim.resuming import NEVER, Part, Resumed
 from remoe_sim.streams import Longs, Stream, Tokens, layer_stream
 from remoe_sim.threads import map_layers
 from remoe_sim.trace_parts import PartSource, parts_of
@@ -34,19 +35,9 @@ def in_parts(caches: Caches, policies: Sequence[Policy]) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some rows of a trace at one layer. stream: their accesses, the first of which begin its first epoch; fresh: the
-    cache was emptied before them."""
-
-    here: slice
-    stream: Stream
-    fresh: bool
-
-
 def parts_of_layer(caches: Caches, index: int) -> Iterator[Part]:
     """The accesses of a layer, part by part."""
-    tokens, emptied = caches.tokens, True
+    tokens, emptied, base = caches.tokens, True, 0
     for here, decisions in parts_of(caches.trace, index):
         begins = tokens.fresh[here]
         bounds = tokens.starts[here.start : here.stop + 1] - here.start
@@ -54,11 +45,40 @@ def parts_of_layer(caches: Caches, index: int) -> Iterator[Part]:
         stream = layer_stream(caches.trace, index, decisions, some, caches.settings.order)
         if not stream.steps.size:
             emptied |= bool(begins.any())
-            yield Part(here, stream, False)
+            yield Part(here, stream, False, base)
             continue
         emptied |= bool(begins[: stream.steps[0] + 1].any())
-        yield Part(here, replace(stream, epochs=np.unique(np.append(0, stream.epochs))), emptied)
+        yield Part(here, replace(stream, epochs=np.unique(np.append(0, stream.epochs))), emptied, base)
         emptied = bool(begins[stream.steps[-1] + 1 :].any())
+        base += stream.entries.size
+
+
+def later_uses(parts: Iterable[Part], n_entries: int) -> list[Longs]:
+    """`Part.later` of each part: they are looked through once, which needs no more memory than what is returned."""
+    never = NEVER + np.arange(n_entries)
+    seen = []
+    for part in parts:
+        places, stream, alone = never.copy(), part.stream, True
+        if stream.steps.size:
+            grouping.first_places(stream.offsets, stream.entries, stream.epochs[1], part.base, NEVER, places)
+            alone = stream.epochs.size == 2
+        seen.append((places, part.fresh, alone))
+    later, behind = never, []
+    for places, fresh, alone in reversed(seen):
+        behind.append(later)
+        first = np.where(places < NEVER, places, later if alone else never)
+        later = never if fresh else first
+    return behind[::-1]
+
+
+def parts_for(caches: Caches, policies: Sequence[Policy], index: int) -> Iterator[Part]:
+    """The accesses of a layer with what these policies ask for."""
+    if all(policy.online for policy in policies):
+        yield from parts_of_layer(caches, index)
+        return
+    later = later_uses(parts_of_layer(caches, index), caches.trace.model.experts[index])
+    for part, behind in zip(parts_of_layer(caches, index), later, strict=True):
+        yield replace(part, later=behind)
 
 
 class PartReplay:
@@ -74,7 +94,7 @@ class PartReplay:
 
     def depths(self, part: Part) -> Depths:
         """Depths of the next part."""
-        return self._resumed.depths(part.stream, part.fresh)
+        return self._resumed.depths(part)
 
     def outcome(self, part: Part, limit: int) -> tuple[Stream, Outcome]:
         """The next part at one limit; its stream comes back knowing which lookups are first ones."""
@@ -110,7 +130,7 @@ def layer_hits(caches: Caches, policies: Sequence[Policy], index: int) -> list[t
     n = caches.trace.model.experts[index]
     runs = [PartReplay(policy, n, caches.layer_rules(index)) for policy in _stacks(policies)]
     counts = [np.zeros((3, n + 1), np.int64) for _ in runs]
-    for part in parts_of_layer(caches, index):
+    for part in parts_for(caches, policies, index):
         if part.stream.steps.size:
             for run, table in zip(runs, counts, strict=True):
                 tallies.depth_histogram(run.depths(part).before, part.stream.kinds, table)
@@ -174,7 +194,7 @@ def replay_parts(caches: Caches, limits: Sequence[int], policies: Sequence[Polic
     starts = [min(most, rule.preload.size) * size for most, rule, size in zip(limits, rules, sizes, strict=True)]
     held = [Held(starts) for _ in policies]
     tables, evictions = [np.zeros((3, 4), np.int64) for _ in policies], [0 for _ in policies]
-    streams = [parts_of_layer(caches, index) for index in range(trace.moe_layers)]
+    streams = [parts_for(caches, policies, index) for index in range(trace.moe_layers)]
 
     def one_layer(index: int) -> tuple[slice, list[Counted]] | None:
         part = next(streams[index], None)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.answers import checked_keys, checked_victim
+from remoe_sim.resuming import Resumed
 from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop
 from remoe_sim.streams import Longs as Longs
 from remoe_sim.streams import Stream as Stream
@@ -59,18 +60,6 @@ class Outcome:
     evictions: int
     resting: Longs
     running: Longs
-
-
-class Resumed(Protocol):
-    """A stack that goes on from one part of its accesses to the next."""
-
-    def depths(self, stream: Stream, fresh: bool) -> Depths:
-        """Depths of the next part; its first epoch goes on with the stack as it is, or starts anew if `fresh`."""
-        ...
-
-    def known(self) -> int:
-        """How many entries are in the stack."""
-        ...
 
 
 class Policy:

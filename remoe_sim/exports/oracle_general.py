@@ -74,6 +74,6 @@ def _next(stream: Stream, place: Longs) -> Longs:
     """The place of each access's next one, -1 for none."""
     from remoe_sim.kernels.grouping import next_uses
 
-    keys, upcoming = np.empty(place.size, np.int64), np.empty(stream.n_entries, np.int64)
-    next_uses(stream.offsets, stream.entries, stream.epochs, upcoming, keys, np.zeros((0, 0), np.int64))
+    keys, upcoming = np.empty(place.size, np.int64), place.size + np.arange(stream.n_entries)
+    next_uses(stream.offsets, stream.entries, stream.epochs, 0, place.size, upcoming, keys, np.zeros((0, 0), np.int64))
     return np.where(keys < place.size, np.append(place, -1)[np.minimum(keys, place.size)], -1)

@@ -91,31 +91,54 @@ def merge_layers(step, entry_base, offsets, members, kinds, cursor, out_offsets,
 
 
 @kernel
-def next_uses(offsets, entries, epochs, upcoming, keys, first_keys):
+def next_uses(offsets, entries, epochs, base, never, upcoming, keys, first_keys):
     """Belady's key of every lookup: unique, smaller is needed sooner.
 
-    The key is the place that the entry's next lookup would have if every group were sorted by entry; an entry that is
-    not used again before the cache is emptied gets N + entry. offsets int64[groups + 1]; entries[N]; epochs
-    int64[n + 1], group bounds between which the cache lives; upcoming int64[n_entries] scratch; keys [N], written;
-    first_keys int64[n_epochs, n_entries]: the key of each entry when the epoch starts, written if it has any rows.
+    The key is the place that the entry's next lookup would have if every group were sorted by entry, the first place
+    being `base`; an entry that is not used again before the cache is emptied gets never + entry. offsets
+    int64[groups + 1]; entries[N]; epochs int64[n + 1], group bounds between which the cache lives; upcoming
+    int64[n_entries], the keys of all entries behind the last epoch, overwritten; keys int64[N], written; first_keys
+    int64[n_epochs, n_entries]: the key of each entry when the epoch starts, written if it has any rows.
     """
-    total = entries.size
     for epoch in range(epochs.size - 2, -1, -1):
-        for entry in range(upcoming.size):
-            upcoming[entry] = total + entry
+        if epoch < epochs.size - 2:
+            for entry in range(upcoming.size):
+                upcoming[entry] = never + entry
         for group in range(epochs[epoch + 1] - 1, epochs[epoch] - 1, -1):
             begin, end = offsets[group], offsets[group + 1]
             for i in range(begin, end):
                 keys[i] = upcoming[np.int64(entries[i])]
             for i in range(begin, end):
                 entry = np.int64(entries[i])
-                rank = 0
-                for j in range(begin, end):
-                    rank += np.int64(entries[j]) < entry
-                upcoming[entry] = begin + rank
+                upcoming[entry] = base + begin + _rank(entries, begin, end, entry)
         if first_keys.shape[0]:
             for entry in range(upcoming.size):
                 first_keys[epoch, entry] = upcoming[entry]
+
+
+@kernel
+def _rank(entries, begin, end, entry):
+    """How many members of a group are below `entry`."""
+    rank = 0
+    for j in range(begin, end):
+        rank += np.int64(entries[j]) < entry
+    return rank
+
+
+@kernel
+def first_places(offsets, entries, groups, base, never, places):
+    """The key that `next_uses` gives to each entry before the first `groups` groups: places int64[n_entries], all
+    never or more at first; those of entries that are not used stay as they are."""
+    missing = places.size
+    for group in range(groups):
+        if missing == 0:
+            break
+        begin, end = offsets[group], offsets[group + 1]
+        for i in range(begin, end):
+            entry = np.int64(entries[i])
+            if places[entry] >= never:
+                places[entry] = base + begin + _rank(entries, begin, end, entry)
+                missing -= 1
 
 
 @kernel
