@@ -38,8 +38,8 @@ def from_arrow(column: pa.ChunkedArray, k: int, dtype: type, start: int = 0) -> 
     the type if the column holds no lists of numbers. start: the number of the first row in messages.
     """
     rows = len(column)
-    values: npt.NDArray[Any] = np.zeros((rows, k), dtype)
     valid = np.ones((rows, k), np.bool_) if _has_null_elements(column) or column.null_count else None
+    values: npt.NDArray[Any] = np.empty((rows, k), dtype) if valid is None else np.zeros((rows, k), dtype)
     present = np.ones(rows, np.bool_) if column.null_count else None
     at = 0
     for chunk in column.chunks:

@@ -128,11 +128,10 @@ class _FileLayers:
         numbers = tuple(int(match[1]) for match in found)
         if not numbers:
             raise self.error("there is no column experts_NN; a trace has one for each MoE layer")
-        rows = {name: self._integers(name) for name in ROWS}
+        names = [*ROWS, "phase", *(["token_id"] if "token_id" in self.names else [])]
+        rows = dict(zip(names, map_layers(lambda at: self._row_column(names[at]), len(names)), strict=True))
         trace = Trace(
             **rows,
-            phase=self._phases(),
-            token_id=self._integers("token_id") if "token_id" in self.names else None,
             layer_numbers=numbers,
             model=self._model(len(numbers)),
             source=self,
@@ -140,7 +139,7 @@ class _FileLayers:
             notes=str(self.meta.get("notes") or ""),
             path=self.name,
         )
-        for name in (*ROWS, "phase", *(("token_id",) if trace.token_id is not None else ())):
+        for name in names:
             self._verify(name, row_hash(trace, name))
         return trace
 
@@ -184,6 +183,9 @@ class _FileLayers:
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise self._unreadable(error) from None
 
+    def _row_column(self, name: str) -> npt.NDArray[Any]:
+        return self._phases() if name == "phase" else self._integers(name)
+
     def _integers(self, name: str) -> npt.NDArray[np.int32]:
         column = self._column(name)
         if not pa.types.is_integer(column.type):
@@ -192,7 +194,7 @@ class _FileLayers:
             row = int(np.flatnonzero(to_numpy(column.is_null()))[0])
             raise self.error(f"row {row}, column '{name}': null, but every token has a {name}")
         try:
-            return np.array(to_numpy(column.cast(pa.int32())), np.int32)
+            return np.require(to_numpy(column.cast(pa.int32())), np.int32, "W")
         except pa.ArrowInvalid as error:
             raise self.error(f"column '{name}': {str(error).splitlines()[0]}, expected int32") from None
 
