@@ -181,6 +181,12 @@ def test_documents_link_to_files_that_are_there():
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_the_installation_names_every_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "installation.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(extras)
+
+
 def test_documents_name_every_key_that_is_printed():
     text = (ROOT / "docs" / "semantics.md").read_text()
     named = set(re.findall(r"`([\w.]+)`", text))

@@ -62,6 +62,7 @@ def answers():
     yield remoe_sim.model("olmoe-1b-7b", "q4_k_m")
 
 
+@pytest.mark.heavy("numba")  # takes long
 def test_real_answers_fit_on_a_page():
     for answer in answers():
         name = type(answer).__name__

@@ -55,7 +55,7 @@ def adapted(file: Path) -> str:
         path = (file.parent / target).resolve()
         inside = path.relative_to(ROOT).as_posix()
         if path.suffix == ".svg":
-            return match[0]
+            return f"[{text}]({path.name})"
         if path.parent == ROOT / "docs" and path.suffix == ".md":
             name = path.stem
         elif inside in ELSEWHERE:
