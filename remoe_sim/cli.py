@@ -11,6 +11,7 @@ import click
 
 import remoe_sim
 from remoe_sim import commands
+from remoe_sim.commands._progress import shown
 
 
 class Group(click.Group):
@@ -58,10 +59,12 @@ def run() -> None:
     """Entry point: errors are one sentence on stderr, exit code 2 for bad usage or input, 130 when interrupted."""
     gc.set_threshold(200_000)  # importing the compiler makes many objects and frees none
     try:
-        sys.exit(main.main(prog_name="remoe-sim", standalone_mode=False))
+        with shown():
+            status = main.main(prog_name="remoe-sim", standalone_mode=False)
+        sys.exit(status)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         _stop("interrupted", 130)
     except click.ClickException as error:
         where = f" (see '{error.ctx.command_path} --help')" if isinstance(error, click.UsageError) and error.ctx else ""

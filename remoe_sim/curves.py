@@ -17,6 +17,7 @@ from remoe_sim.lane_curves import batches, in_lanes, lane_curves
 from remoe_sim.part_replay import in_parts, layer_hits
 from remoe_sim.policy import Policy, Rules, StackPolicy
 from remoe_sim.preload import Preload
+from remoe_sim.progress import layers_stage, stage
 from remoe_sim.settings import DEFAULT_POLICIES, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.streams import Longs, Stream, select_tokens
 from remoe_sim.threads import map_layers
@@ -81,9 +82,11 @@ def curve(
     tokens = select_tokens(trace, phase, reset, settings.warmup)
     caches = Caches(trace, settings, tokens, Preload.of(trace, preload), training=Preload.of(trace, train))
     if settings.per_layer:
-        return _frame(_layer_rows(caches, policies, capacities), "experts_per_layer")
+        with layers_stage("replaying", trace):
+            return _frame(_layer_rows(caches, policies, capacities), "experts_per_layer")
     in_bytes = capacities is None and trace.model.expert_bytes is not None
-    rows = _global_rows(caches, policies, in_bytes, budget if in_bytes else capacities)
+    with stage("replaying"):
+        rows = _global_rows(caches, policies, in_bytes, budget if in_bytes else capacities)
     return _frame(rows, "bytes" if in_bytes else "experts")
 
 

@@ -18,6 +18,7 @@ from remoe_sim.part_replay import in_parts, replay_parts
 from remoe_sim.pinning import NONE, Entries, Pins, room_beside, with_pinned, without
 from remoe_sim.policy import Outcome, Policy, Rules
 from remoe_sim.preload import Preload
+from remoe_sim.progress import layers_stage, stage
 from remoe_sim.results import PhaseCounts, ReplayReport, ReplayResult
 from remoe_sim.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.streams import Longs, Stream, select_tokens
@@ -87,8 +88,10 @@ def replay(
         Pins.of(trace, pin), Preload.of(trace, train),
     )  # fmt: skip
     counts = None if on is None else StepCounts(trace, caches.tokens, len(policies))
-    tallied = (_replay_layers if settings.per_layer else _replay_global)(caches, limit, policies, counts)
-    results = _results(caches, limit, policies, tallied)
+    with layers_stage("replaying", trace) if settings.per_layer else stage("replaying"):
+        tallied = (_replay_layers if settings.per_layer else _replay_global)(caches, limit, policies, counts)
+    with layers_stage("measuring reuse", trace):
+        results = _results(caches, limit, policies, tallied)
     if on is not None and counts is not None:
         timed = on.timed(trace, sized, caches.tokens, counts)
         results = tuple(replace(result, timed=one) for result, one in zip(results, timed, strict=True))

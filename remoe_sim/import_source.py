@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from remoe_sim.errors import TraceError
+from remoe_sim.progress import done
 from remoe_sim.remote_errors import RemoteError
 from remoe_sim.remote_files import RemotePath, place
 from remoe_sim.trace import MOST_EXPERTS
@@ -39,6 +40,20 @@ class Given:
     name: str | None = None
     quant: str | None = None
     top_k: int | None = None
+
+
+class _Counted(io.FileIO):
+    """A file whose bytes are reported as they are read."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = super().readinto(buffer)
+        done(count or 0, "bytes")
+        return count
+
+    def readall(self) -> bytes:
+        data = super().readall()
+        done(len(data), "bytes")
+        return data
 
 
 @dataclass
@@ -66,6 +81,11 @@ class Source:
     def is_dir(self) -> bool:
         """Whether it is a directory, here or at a URL."""
         return self.path.is_dir() if self.remote is None else not self.remote.is_fetched
+
+    @property
+    def size(self) -> int | None:
+        """Its bytes as it lies there; None for a directory."""
+        return None if self.is_dir else self.path.stat().st_size
 
     @property
     def folder(self) -> Path | RemotePath:
@@ -121,16 +141,20 @@ class Source:
         compression = self.compression
         with self._guarded():
             if compression == "gzip":
-                with gzip.open(self.path) as stream:
+                with self._counted() as raw, gzip.open(raw) as stream:
                     yield stream  # type: ignore[misc]  # GzipFile has all that is used of BinaryIO
             elif compression == "zstd":
                 import pyarrow as pa
 
-                with io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(self.path)), "zstd")) as buffered:
+                packed = pa.PythonFile(self._counted(), "r")
+                with io.BufferedReader(pa.CompressedInputStream(packed, "zstd")) as buffered:
                     yield buffered
             else:
-                with self.path.open("rb") as raw:
-                    yield raw
+                with self._counted() as plain:
+                    yield plain
+
+    def _counted(self) -> io.BufferedReader:
+        return io.BufferedReader(_Counted(self.path), 2**17)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

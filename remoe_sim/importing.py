@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from remoe_sim.errors import TraceError
 from remoe_sim.import_source import Given, Source, as_source
 from remoe_sim.joining import in_one, join
+from remoe_sim.progress import stage
 from remoe_sim.registry import find_plugin, plugins
 from remoe_sim.request_choice import choose, conditions
 from remoe_sim.trace import Trace
@@ -126,7 +127,8 @@ def _read(source: Source, chosen: TraceFormat | None) -> tuple[Source, Trace]:
     if source.is_dir and not format.directories:
         raise source.error(f"this is a directory, and the format {format.name} is in files; give the path of one")
     try:
-        trace = format.read(source)
+        with stage(f"reading {source.file_name}", source.size, "bytes"):
+            trace = format.read(source)
         _check_top_k(trace, source.given.top_k)
         facts = _told(trace, source.given)
         origin = {"format": format.name, "path": source.path.name, "sha256": source.sha256()}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from remoe_sim.trace import Trace
 
 
 class Listener(Protocol):
@@ -12,20 +15,27 @@ class Listener(Protocol):
 
     def begin(self, what: str, total: int | None) -> None: ...
 
-    def advance(self, amount: int) -> None: ...
+    def advance(self, amount: int, total: int | None = None) -> None: ...
 
     def end(self) -> None: ...
 
 
 class Stage:
-    """A part of a task, in whatever units its total is in."""
+    """A part of a task. unit: what it counts, where that is reported by `done`; else its owner calls `advance`."""
 
-    def __init__(self, listener: Listener | None = None, by_rows: bool = False) -> None:
-        self._listener, self.by_rows = listener, by_rows
+    def __init__(self, listener: Listener | None = None, unit: str | None = None) -> None:
+        self._listener, self.unit, self._reached = listener, unit, 0
 
     def advance(self, amount: int) -> None:
+        """So much more is done."""
         if self._listener is not None:
             self._listener.advance(amount)
+
+    def reach(self, done: int, total: int) -> None:
+        """So much is done, of how much."""
+        if self._listener is not None:
+            self._listener.advance(done - self._reached, total)
+            self._reached = done
 
 
 _NOBODY = Stage()
@@ -45,16 +55,17 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def stage(what: str, total: int | None = None, by_rows: bool = False) -> Iterator[Stage]:
+def stage(what: str, total: int | None = None, unit: str | None = None) -> Iterator[Stage]:
     """One stage; those inside it belong to it and are not shown. total: how much there is to do, None if not known.
 
-    by_rows: it advances by the rows of layers that are read meanwhile (`rows_read`), and nothing else is to be said.
+    unit: "rows" of layers that are read from a trace file, "layers" that are worked off, or "bytes" of a recording;
+    what reads them says so.
     """
     global _running
     if _listener is None or _running is not None:
         yield _NOBODY
         return
-    _running = Stage(_listener, by_rows)
+    _running = Stage(_listener, unit)
     try:
         _listener.begin(what, total)
         yield _running
@@ -63,8 +74,19 @@ def stage(what: str, total: int | None = None, by_rows: bool = False) -> Iterato
         _listener.end()
 
 
-def rows_read(rows: int) -> None:
-    """So many rows of one layer were read from a file."""
+@contextmanager
+def layers_stage(what: str, trace: Trace) -> Iterator[None]:
+    """A stage in which every layer of a trace is gone through once, in memory or as it is read."""
+    from remoe_sim.trace_parts import PartSource
+
+    by_rows = isinstance(trace.source, PartSource) and not trace.source.resident
+    total = trace.moe_layers * (trace.tokens if by_rows else 1)
+    with stage(what, total, "rows" if by_rows else "layers"):
+        yield
+
+
+def done(amount: int, unit: str) -> None:
+    """Of a unit, so many were read or worked off; counted if the stage that is running counts this unit."""
     running = _running
-    if running is not None and running.by_rows:
-        running.advance(rows)
+    if running is not None and running.unit == unit:
+        running.advance(amount)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from remoe_sim.metrics import SPANS, WINDOWS, LayerStatistics, WorkingSet, layer_statistics, rate
+from remoe_sim.progress import layers_stage
 from remoe_sim.trace import DECODE, Model, Trace
 from remoe_sim.units import format_bytes
 
@@ -103,7 +104,8 @@ def info(trace: Trace) -> Info:
 
     Every layer is read once, so memory is bounded by one layer of the trace per processor.
     """
-    layers = list(layer_statistics(trace))
+    with layers_stage("measuring", trace):
+        layers = list(layer_statistics(trace))
     model, sizes = trace.model, trace.model.expert_bytes
     decode = int(np.count_nonzero(trace.phase == DECODE))
     reuse = [

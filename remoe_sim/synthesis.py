@@ -16,6 +16,7 @@ from remoe_sim.drawn_layers import DrawnLayers
 from remoe_sim.kernels.drawing import ABSENT, DECODE
 from remoe_sim.law_fitting import fit_law, tilt_to
 from remoe_sim.metrics import decode_order, layer_reuse
+from remoe_sim.progress import layers_stage, stage
 from remoe_sim.request_templates import by_request, kinds_of, requests_like
 from remoe_sim.reuse_targets import target_in_all, wanted_reuse
 from remoe_sim.routing_laws import Drawing, Law, plain_law
@@ -77,16 +78,20 @@ def synth(
             raise real.error("there are no tokens to be like")
         if reuse is not None:
             target_in_all(str(reuse), _reuse_in_all(real))  # fitting takes long: what cannot be is refused before
-        plan = _fitted(real, count, seed)
+        with layers_stage("fitting", real):
+            plan = _fitted(real, count, seed)
         wanted = wanted_reuse(plan.reuse, plan.weights(), reuse)
-    laws = _tilted(plan, wanted)
+    with stage("tuning reuse", len(plan.laws), "layers"):
+        laws = _tilted(plan, wanted)
     trace = replace(plan.trace, source=replace(plan.drawn, laws=laws))
     facts: dict[str, Any] = {} if name is None else {"name": name}
     if expert_bytes is not None:
         facts["expert_bytes"] = (parse_bytes(expert_bytes),) * trace.moe_layers
     trace = replace(trace, model=replace(trace.model, **facts))
     if trace.tokens * sum(trace.model.top_k) * 2 <= RESIDENT_BYTES:
-        trace = replace(trace, source=InMemory(list(map_layers(trace.source.decisions, trace.moe_layers))))
+        with stage("drawing", trace.moe_layers, "layers"):
+            drawn = list(map_layers(trace.source.decisions, trace.moe_layers))
+        trace = replace(trace, source=InMemory(drawn))
     return trace
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+from remoe_sim.progress import done
+
 T = TypeVar("T")
 _MOST: ContextVar[int | None] = ContextVar("most threads", default=None)
 
@@ -37,16 +39,25 @@ def map_layers(function: Callable[[int], T], count: int) -> Iterator[T]:
     """
     workers = min(count, most_threads())
     if workers < 2:
-        yield from map(function, range(count))
+        for index in range(count):
+            answer = function(index)
+            done(1, "layers")
+            yield answer
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="layer")
     waiting: deque[Future[T]] = deque()
     try:
         for index in range(count):
             if len(waiting) == workers:
-                yield waiting.popleft().result()
+                yield _taken(waiting)
             waiting.append(pool.submit(function, index))
         while waiting:
-            yield waiting.popleft().result()
+            yield _taken(waiting)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _taken(waiting: deque[Future[T]]) -> T:
+    answer = waiting.popleft().result()
+    done(1, "layers")
+    return answer

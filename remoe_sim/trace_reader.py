@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from remoe_sim.arrow_lists import from_arrow, to_numpy
 from remoe_sim.errors import TraceError
+from remoe_sim.progress import done, stage
 from remoe_sim.remote_errors import MissingError, RemoteError
 from remoe_sim.remote_files import RemotePath, is_url, open_parquet, place
 from remoe_sim.threads import map_layers
@@ -33,6 +34,11 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
     Small traces are read and checked whole; of large ones a layer is read, verified and checked when it is asked for.
     Raises TraceError when the file is missing, broken, of an unknown schema version or holds impossible routing.
     """
+    with stage("reading"):
+        return _read(path)
+
+
+def _read(path: str | os.PathLike[str]) -> Trace:
     name = str(path)
     if name.startswith("sample:"):
         from remoe_sim.samples import sample_path
@@ -243,6 +249,7 @@ class _FileLayers:
             part = Decisions(*self._lists(column, name, k, np.uint16, at))
             digest.update(part)
             at += len(column)
+            done(len(column), "rows")
             if at == self.trace.tokens:
                 self._verify(name, digest.digest())
             yield part

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from remoe_sim.arrow_lists import to_arrow
 from remoe_sim.blocks import block_rows, blocks_of
+from remoe_sim.progress import Stage, stage
 from remoe_sim.remote_files import RemotePath, place
 from remoe_sim.trace import PHASES, SCHEMA_VERSION, Trace
 from remoe_sim.trace_format import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHash, checksum
@@ -33,8 +34,8 @@ def write_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
 
     Rows are written in blocks, so that a trace whose source reads blocks never has to fit in memory.
     """
-    with replacing(path) as beside:
-        _Writer(trace, beside).run()
+    with replacing(path) as beside, stage("writing", trace.tokens) as written:
+        _Writer(trace, beside).run(written)
 
 
 class _Writer:
@@ -44,7 +45,7 @@ class _Writer:
         self.trace, self.path = trace, path
         self.hashes: dict[str, Any] = {}
 
-    def run(self) -> None:
+    def run(self, written: Stage) -> None:
         file = None
         try:
             for part in blocks_of(self.trace, block_rows(_row_bytes(self.trace))):
@@ -56,6 +57,7 @@ class _Writer:
                         column_encoding=dict.fromkeys(COUNTED, "DELTA_BINARY_PACKED"),
                     )  # fmt: skip
                 file.write_table(table, row_group_size=max(part.tokens, 1))
+                written.advance(part.tokens)
             assert file is not None  # there is at least one block
             content = {name: hashed.digest() for name, hashed in self.hashes.items()}
             text = json.dumps(_metadata(self.trace, content), sort_keys=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from remoe_sim.commands._device import note_all
 from remoe_sim.commands._options import note, print_json
+from remoe_sim.progress import stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,8 +103,8 @@ def command(
         else:
             _show_plan(frame)
         return
-    with _bar() as progress:
-        frame = remoe_sim.sweep(progress=progress, **call)
+    with stage("sweeping") as cells:
+        frame = remoe_sim.sweep(progress=cells.reach, **call)
     if as_json:
         _print(frame)
     else:
@@ -130,19 +129,6 @@ def _files(traces: tuple[str, ...]) -> list[str]:
             raise ValueError(f"no file is called like '{one}'; give the paths of traces")
         found += files
     return found
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with cells done and time left, where people look at it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print(frame: pd.DataFrame) -> None:
