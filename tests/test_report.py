@@ -369,6 +369,22 @@ def test_figures_and_the_map_show_values_below_the_pointer(page, tab, tmp_path):
     assert tab.value(scrolls)
 
 
+@needs_browser
+@pytest.mark.once
+def test_a_finger_shows_values_too(page, tab, tmp_path):
+    page.write(tmp_path / "page.html")
+    tab.open(tmp_path / "page.html", 375)
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    for selector, said in ((".plot .spot:nth-of-type(8)", "8 experts per layer"), ("canvas", "request ")):
+        x, y = tab.middle(selector)
+        tab.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        tip = tab.value("document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent")
+        assert tip.startswith(said)
+        tab.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=False)
+    assert tab.complaints == []
+
+
 @pytest.mark.once
 def test_the_template_library_is_not_loaded_before_it_is_needed():
     assert "jinja2" not in cli.main.get_command(None, "report").callback.__globals__

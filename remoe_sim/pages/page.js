@@ -19,11 +19,13 @@
       const title = spot.querySelector("title");
       spot.dataset.tip = title.textContent;
       title.remove();
-      spot.addEventListener("pointermove", (event) => {
+      const point = (event) => {
         const top = spot.getAttribute("y"), height = spot.getAttribute("height");
         guide.setAttribute("d", `M${spot.dataset.at} ${top}v${height}`);
         show(spot.dataset.tip, event);
-      });
+      };
+      spot.addEventListener("pointermove", point);
+      spot.addEventListener("pointerdown", point);  // a finger that rests
     }
     plot.addEventListener("pointerleave", () => { guide.removeAttribute("d"); hide(); });
   }
@@ -88,14 +90,16 @@
         before = now;
       }
     };
-    canvas.addEventListener("pointermove", (event) => {
+    const point = (event) => {
       const layer = data.layers[select.value];
       const token = Math.min(data.tokens - 1, Math.floor(event.offsetX / wide));
       const expert = Math.min(layer.experts - 1, Math.floor(event.offsetY / high));
       const now = chosen(layer, token);
       show(`request ${data.request[token]}, position ${data.position[token]}, ${data.phase[token]}\nexpert ${expert}: `
         + `${now.includes(expert) ? "chosen" : "not chosen"}\nchosen here: ${now.join(", ") || "none"}`, event);
-    });
+    };
+    canvas.addEventListener("pointermove", point);
+    canvas.addEventListener("pointerdown", point);
     canvas.addEventListener("pointerleave", hide);
     select.addEventListener("change", draw);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
