@@ -4,6 +4,7 @@
 # make test-llamacpp  build llama-cpp-python (minutes), run the tests that need it; from then on test-all has them too
 # make docs      build the site of docs/, README.md, --help and docstrings into build/docs
 # make check     lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
+# make bench     whether a kernel became slower beside a reference loop in the same run, half a minute
 # make clean     remove everything that these made
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n auto
 LEAST_COVERAGE := 95
 TORCH ?= torch==2.13.0+cpu
 
-.PHONY: demo test test-all test-llamacpp docs check lint types covered bounds clean
+.PHONY: demo test test-all test-llamacpp docs bench check lint types covered bounds clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/remoe-sim demo
@@ -34,6 +35,9 @@ docs: $(VENV)/docs.stamp
 
 test-llamacpp: $(VENV)/llamacpp.stamp
 	$(PYTEST) -m heavy -k 'gguf or llamacpp'
+
+bench: $(VENV)/demo.stamp
+	$(BIN)/python benchmarks/roofline.py --check benchmarks/results/roofline.json
 
 check: lint types covered bounds
 
