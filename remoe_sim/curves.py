@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from remoe_sim.caches import Caches
-from remoe_sim.engine import HITS, replay_stream
+from remoe_sim.engine import HITS, reads_of, replay_stream
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.recency_bytes import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
@@ -82,7 +82,7 @@ def curve(
     tokens = select_tokens(trace, phase, reset, settings.warmup)
     caches = Caches(trace, settings, tokens, Preload.of(trace, preload), training=Preload.of(trace, train))
     if settings.per_layer:
-        with layers_stage("replaying", trace):
+        with layers_stage("replaying", trace, reads_of(caches, policies)):
             return _frame(_layer_rows(caches, policies, capacities), "experts_per_layer")
     in_bytes = capacities is None and trace.model.expert_bytes is not None
     with stage("replaying"):

@@ -88,7 +88,8 @@ def replay(
         Pins.of(trace, pin), Preload.of(trace, train),
     )  # fmt: skip
     counts = None if on is None else StepCounts(trace, caches.tokens, len(policies))
-    with layers_stage("replaying", trace) if settings.per_layer else stage("replaying"):
+    reads = reads_of(caches, policies)
+    with layers_stage("replaying", trace, reads) if settings.per_layer else stage("replaying"):
         tallied = (_replay_layers if settings.per_layer else _replay_global)(caches, limit, policies, counts)
     with layers_stage("measuring reuse", trace):
         results = _results(caches, limit, policies, tallied)
@@ -96,6 +97,11 @@ def replay(
         timed = on.timed(trace, sized, caches.tokens, counts)
         results = tuple(replace(result, timed=one) for result, one in zip(results, timed, strict=True))
     return ReplayReport(describe(trace), results)
+
+
+def reads_of(caches: Caches, policies: Sequence[Policy]) -> int:
+    """How many times a replay reads each layer from its file: what looks ahead reads large ones twice."""
+    return 2 if in_parts(caches, policies) and not all(policy.online for policy in policies) else 1
 
 
 def describe(trace: Trace) -> dict[str, object]:

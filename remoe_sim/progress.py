@@ -75,12 +75,12 @@ def stage(what: str, total: int | None = None, unit: str | None = None) -> Itera
 
 
 @contextmanager
-def layers_stage(what: str, trace: Trace) -> Iterator[None]:
-    """A stage in which every layer of a trace is gone through once, in memory or as it is read."""
+def layers_stage(what: str, trace: Trace, reads: int = 1) -> Iterator[None]:
+    """A stage in which every layer of a trace is gone through, in memory or as it is read, so many times then."""
     from remoe_sim.trace_parts import PartSource
 
     by_rows = isinstance(trace.source, PartSource) and not trace.source.resident
-    total = trace.moe_layers * (trace.tokens if by_rows else 1)
+    total = trace.moe_layers * (trace.tokens * reads if by_rows else 1)
     with stage(what, total, "rows" if by_rows else "layers"):
         yield
 

@@ -57,6 +57,8 @@ def test_what_goes_through_layers_says_how_far_it_is(path, monkeypatch, resident
     trace = read_trace(path)
     assert told(remoe_sim.info, trace) == [("measuring", total, total)]
     assert told(remoe_sim.curve, trace, "lru") == [("replaying", total, total)]
+    twice = total if resident else 2 * total  # to know what comes later
+    assert told(remoe_sim.curve, trace, "lru,belady") == [("replaying", twice, twice)]
     assert told(remoe_sim.replay, trace, 4, policy="lru") == [
         ("replaying", total, total),
         ("measuring reuse", total, total),
