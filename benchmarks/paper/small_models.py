@@ -20,7 +20,7 @@ from remoe_sim.finetune.states import keep, kept
 from remoe_sim.finetune.texts import digest, padded, picked
 
 LEARNING_RATE, WARM_UP, BALANCE = 1e-3, 50, 0.01
-EVERY = 100  # steps between kept states
+EVERY = 25  # steps between kept states
 BASE = {
     "vocab_size": WORDS, "hidden_size": 128, "intermediate_size": 384, "moe_intermediate_size": 96,
     "num_attention_heads": 4, "num_key_value_heads": 4, "num_experts_per_tok": 4, "max_position_embeddings": 1024,

@@ -88,7 +88,8 @@ class Maker:
         """The untouched model."""
         path = self.folder / "original"
         if not path.exists():
-            pieces = [one for text in read_texts(self.parts["train"], tokenizer(), self.form.length) for one in text]
+            texts = excerpts(self.parts["train"], self.form.length, self.form.train * self.form.batch)
+            pieces = [one for text in read_texts(texts, tokenizer(), self.form.length) for one in text]
             train(self.name, pieces, self.form.train, self.form.batch, self.device, self.seed, path)
         return path
 
