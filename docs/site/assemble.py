@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import click
 from click.testing import CliRunner
 
 import remoe_sim
-from remoe_sim import cli
+from remoe_sim import cli, figures
 from remoe_sim.commands.list_ import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,16 +144,37 @@ def commands() -> str:
 
 
 def python() -> str:
-    """The functions and classes of `remoe_sim`, by autodoc from their docstrings."""
-    parts = [
-        "# Python\n",
-        "Every command has a function of the same name (`import_trace` for `import`).\n",
-    ]
-    for name in sorted(remoe_sim._HOMES):
-        kind = "autoclass" if isinstance(getattr(remoe_sim, name), type) else "autofunction"
-        members = "\n   :members:" if kind == "autoclass" else ""
-        parts.append(f"```{{eval-rst}}\n.. {kind}:: remoe_sim.{name}{members}\n```\n")
-    return "\n".join(parts)
+    """Functions, what they return, other classes, and figures, by autodoc from their docstrings."""
+    values = {name: getattr(remoe_sim, name) for name in sorted(remoe_sim._HOMES)}
+    functions = {name: value for name, value in values.items() if not isinstance(value, type)}
+    classes = {name: value for name, value in values.items() if isinstance(value, type)}
+    answers = {answer(value) for value in functions.values()} - {*classes.values(), type(None)}
+    named = [f"{one.__module__}.{one.__name__}" for one in answers]
+    return "\n".join(
+        [
+            "# Python\n\nEvery command has a function of the same name (`import_trace` for `import`).\n",
+            *(documented("autofunction", f"remoe_sim.{name}") for name in functions),
+            "## Objects\n",
+            *(documented("autoclass", f"remoe_sim.{name}") for name in classes),
+            "## Answers\n",
+            *(documented("autoclass", name) for name in sorted(named, key=lambda name: name.rpartition(".")[2])),
+            "## Figures\n",
+            *(documented("autofunction", f"remoe_sim.figures.{name}") for name in figures.functions()),
+        ]
+    )
+
+
+def answer(function: Callable[..., Any]) -> type:
+    """The class of what a function returns; none of those whose names only type checkers see, such as DataFrames."""
+    try:
+        return typing.get_type_hints(function)["return"]
+    except NameError:
+        return type(None)
+
+
+def documented(kind: str, name: str) -> str:
+    members = "\n   :members:" if kind == "autoclass" else ""
+    return f"```{{eval-rst}}\n.. {kind}:: {name}{members}\n```\n"
 
 
 LISTS: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
