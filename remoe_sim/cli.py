@@ -5,13 +5,18 @@ from __future__ import annotations
 import gc
 import importlib
 import pkgutil
+import re
 import sys
+from functools import cache
+from pathlib import Path
 
 import click
 
 import remoe_sim
 from remoe_sim import commands
 from remoe_sim.commands._progress import shown
+
+_DOCSTRING = re.compile(r'^def command\(.*?\) -> \w+:\n    """(.*?)"""', re.DOTALL | re.MULTILINE)
 
 
 class Group(click.Group):
@@ -26,6 +31,19 @@ class Group(click.Group):
         command: click.Command = importlib.import_module(f"remoe_sim.commands.{_modules()[name]}").command
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does, but from the files' texts: to import them all takes longer than everything else of --help."""
+        names = self.list_commands(ctx)
+        width = formatter.width - 6 - max(len(name) for name in names)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._summary(ctx, name, width)) for name in names])
+
+    def _summary(self, ctx: click.Context, name: str, width: int) -> str:
+        file = Path(commands.__path__[0], f"{_modules()[name]}.py")
+        found = _DOCSTRING.search(file.read_text("utf-8")) if file.is_file() else None
+        command = click.Command(name, help=found[1]) if found else self.get_command(ctx, name)
+        return command.get_short_help_str(width) if command else ""
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -36,6 +54,7 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+@cache
 def _modules() -> dict[str, str]:
     """Command names and their modules; a name that is a word of the language has a module with `_` behind it."""
     names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
