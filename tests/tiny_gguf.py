@@ -3,8 +3,13 @@
 The vocabulary has printable letters, so a text of n of them is n tokens and one that begins it.
 """
 
+import os
+
 import gguf
 import numpy as np
+
+# Threads of llama.cpp that wait for one another in a loop take minutes where other processes want the processors too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 HIDDEN, HEADS, KEYS, HEAD, EXPERTS, TOP_K, INNER, LAYERS = 32, 4, 2, 8, 6, 2, 16, 3
 BLANK = "\N{LOWER ONE EIGHTH BLOCK}"  # what the vocabulary calls a space
