@@ -5,7 +5,8 @@
 
 Every step is a process of its own, whose peak memory is what the operating system says (resident, mapped files
 included). `plain read` reads the same columns with pyarrow, layer by layer by as many threads as there are
-processors, and does nothing with them; the other steps are also given as multiples of it. Prints JSON.
+processors, and does nothing with them. The steps take turns, and of every step the medians are given, by the clock and
+of the processors (which says more where the machine has other work), also as multiples of the plain read. Prints JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 TOKENS, LAYERS, FIRST_LAYER, EXPERTS, TOP_K = 52_428_800, 17, 2, 64, 6
+POLICIES = ("lru", "lfu", "belady")
 BLOCK = 2**20
 COMMAND = [sys.executable, "-c", "from remoe_sim.cli import run; run()"]
 
@@ -90,36 +93,43 @@ def timed(name: str, command: list[str]) -> dict[str, Any]:
         raise SystemExit(f"{name} ended with {status}")
     return {
         "step": name,
-        "seconds": round(time.perf_counter() - start, 1),
-        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "seconds": time.perf_counter() - start,
+        "processor_seconds": used.ru_utime + used.ru_stime,
         "peak_mib": round(used.ru_maxrss / 1024),
     }
 
 
-def measure(folder: Path, tokens: int, optimum: bool) -> dict[str, Any]:
+def measure(folder: Path, tokens: int, rounds: int) -> dict[str, Any]:
     capture, trace = folder / "flame", folder / "flame.parquet"
     own = [sys.executable, __file__, "--folder", str(folder), "--tokens", str(tokens)]
-    rows = []
+    once = []
     if not capture.exists():
-        rows.append(timed("make", [*own, "--step", "make"]))
+        once.append(timed("make", [*own, "--step", "make"]))
     if not trace.exists():
         given = ["--experts", str(EXPERTS), "--expert-bytes", "16.5MiB", "--name", "like-flame-moe-1.7b"]
-        rows.append(timed("import", [*COMMAND, "import", str(capture), "-o", str(trace), *given]))
-    lru, belady = ["--policy", "lru"], ["--policy", "belady"]
-    rows.append(timed("plain read", [*own, "--step", "read"]))
-    rows.append(timed("curve lru", [*COMMAND, "curve", str(trace), *lru, "-o", str(folder / "lru.csv")]))
-    rows.append(timed("info", [*COMMAND, "info", str(trace)]))
-    rows.append(timed("replay lru", [*COMMAND, "replay", str(trace), "--cache", "16", *lru]))
-    if optimum:
-        rows.append(timed("curve belady", [*COMMAND, "curve", str(trace), *belady, "-o", str(folder / "belady.csv")]))
-        rows.append(timed("replay belady", [*COMMAND, "replay", str(trace), "--cache", "16", *belady]))
-    plain = next(row["seconds"] for row in rows if row["step"] == "plain read")
-    for row in rows:
-        row["times_plain_read"] = round(row["seconds"] / plain, 2)
+        once.append(timed("import", [*COMMAND, "import", str(capture), "-o", str(trace), *given]))
+    steps = {"plain read": [*own, "--step", "read"], "info": [*COMMAND, "info", str(trace)]}
+    for policies in (*POLICIES, ",".join(POLICIES)):  # all of them are what `curve` and `replay` take by default
+        asked = ["--policy", policies]
+        steps[f"curve {policies}"] = [*COMMAND, "curve", str(trace), *asked, "-o", str(folder / "curve.csv")]
+        steps[f"replay {policies}"] = [*COMMAND, "replay", str(trace), "--cache", "16", *asked]
+    runs = [{name: timed(name, command) for name, command in steps.items()} for _ in range(rounds)]
     return {
         "tokens": tokens, "layers": LAYERS, "experts": EXPERTS, "top_k": TOP_K, "lookups": tokens * LAYERS * TOP_K,
-        "processors": os.cpu_count(), "trace_bytes": trace.stat().st_size, "steps": rows,
+        "processors": os.cpu_count(), "rounds": rounds, "trace_bytes": trace.stat().st_size,
+        "once": [row | {"seconds": round(row["seconds"], 1)} for row in once],
+        "steps": [summary(name, runs) for name in steps],
     }  # fmt: skip
+
+
+def summary(name: str, runs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Medians over rounds, of the ratios to the same round's plain read too; the most memory of any round."""
+    row: dict[str, Any] = {"step": name, "peak_mib": max(run[name]["peak_mib"] for run in runs)}
+    for unit in ("seconds", "processor_seconds"):
+        row[unit] = round(statistics.median(run[name][unit] for run in runs), 1)
+        ratios = [run[name][unit] / run["plain read"][unit] for run in runs]
+        row[f"{unit}_by_plain_read"] = round(statistics.median(ratios), 2)
+    return row
 
 
 def main() -> None:
@@ -127,7 +137,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=TOKENS)
     parser.add_argument("--folder", type=Path, help="where the files go; what is there already is used again")
     parser.add_argument("--keep", action="store_true", help="leave the files there")
-    parser.add_argument("--belady", action="store_true", help="Belady too, which holds whole layers in memory")
+    parser.add_argument("--rounds", type=int, default=3, help="how often every step runs, in turns")
     parser.add_argument("--step", choices=("make", "read"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.step == "make":
@@ -137,7 +147,7 @@ def main() -> None:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="scale-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        print(json.dumps(measure(folder, int(given.tokens), given.belady), indent=2))
+        print(json.dumps(measure(folder, int(given.tokens), given.rounds), indent=2))
     finally:
         if not given.keep:
             shutil.rmtree(folder)

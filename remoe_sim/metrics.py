@@ -17,6 +17,7 @@ from remoe_sim.kernels.routing import ascends, count_uses, link, working_sets
 from remoe_sim.kernels.tallies import shared_with_previous
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import DECODE, Decisions, Trace
+from remoe_sim.trace_parts import PartSource, joined, parts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,9 +88,35 @@ def reuse(trace: Trace, window: int | Sequence[int] = 1) -> pd.DataFrame:
 
 def adjacent_reuse(trace: Trace) -> float | None:
     """The overall `reuse_rate` of window 1, without a table; None where no decode token has a predecessor."""
+    if isinstance(trace.source, PartSource) and not trace.source.resident and _in_order(trace):
+        pairs = list(map_layers(lambda index: _pairs_in_parts(trace, index), trace.moe_layers))
+        return rate(sum(shared for shared, _ in pairs), sum(wanted for _, wanted in pairs))
     order = decode_order(trace)
     layers = list(map_layers(lambda index: layer_reuse(trace, index, trace.decisions(index), order), trace.moe_layers))
     return rate(sum(layer.shared[0] for layer in layers), sum(layer.wanted for layer in layers))
+
+
+def _in_order(trace: Trace) -> bool:
+    """Whether decode tokens are already as `decode_order` has them."""
+    return bool(ascends(np.flatnonzero(trace.phase == DECODE), trace.request, trace.position))
+
+
+def _pairs_in_parts(trace: Trace, index: int) -> tuple[int, int]:
+    """Adjacent reuse of a layer, shared and wanted, part by part; each begins with the last decode token before it."""
+    k, widths, shared, wanted = trace.model.top_k[index], np.ones(1, np.int64), np.zeros(1, np.int64), 0
+    before, rows_before = Decisions(np.zeros((0, k), np.uint16)), np.zeros(0, np.int64)
+    for here, part in parts_of(trace, index):
+        decode = np.flatnonzero(trace.phase[here] == DECODE)
+        rows = np.append(rows_before, decode + here.start)
+        if not decode.size:
+            continue
+        both = joined(iter((before, part.take(decode))), rows.size, k)
+        last = np.full(trace.model.experts[index], -1, np.int64)
+        routing, order = (both.experts, both.mask, _routed(both)), np.arange(rows.size)
+        places = order, trace.request[rows], trace.position[rows]
+        wanted += shared_with_previous(*routing, *places, widths, last, shared, np.zeros((0, 2), np.int64))[0]
+        before, rows_before = both.take(order[-1:]), rows[-1:]
+    return int(shared[0]), int(wanted)
 
 
 @dataclass(frozen=True)
