@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from remoe_sim.remote_files import is_url
 from remoe_sim.sweep_units import CountUnit, Cut, TimeUnit, Unit
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _why(future: Any, unit: Unit) -> BaseException:
 def _alone(unit: Unit) -> Unit:
     """A unit with only what it takes to run it elsewhere, where relative paths mean something else."""
     given = str(unit.subject.given)
-    here = not given.startswith("sample:") and "://" not in given
+    here = not given.startswith("sample:") and not is_url(given)
     subject = replace(unit.subject, given=str(Path(given).absolute()) if here else given)
     if isinstance(unit, CountUnit):
         return replace(unit, one=replace(unit.one, subject=subject, cells=[]))

@@ -99,3 +99,13 @@ def test_without_the_package_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ValueError, match=r"package 'distributed', .* pip install 'remoe-sim\[distributed\]'"):
         remoe_sim.sweep(SAMPLE, "lru", 8, client="tcp://127.0.0.1:8786")
+
+
+def test_a_path_is_of_this_machine_and_a_url_is_not(tmp_path, monkeypatch):
+    path = tmp_path / "t.parquet"
+    remoe_sim.write_trace(remoe_sim.read_trace(SAMPLE), path)
+    monkeypatch.chdir(tmp_path)
+    for given, there in (("t.parquet", str(path)), (f"file://{path}", f"file://{path}"), (SAMPLE, SAMPLE)):
+        unit = next(units_of(passes(given, "lru", 8), Cut()))
+        assert _alone(unit).subject.given == there
+        assert isinstance(work(sent(unit), fingerprint()), list)

@@ -30,6 +30,7 @@ PAGES = {  # heading of the navigation, and its pages in order; other documents 
         "formats",
         "compare",
         "sweep",
+        "distributed",
         "figures",
         "report",
         "what-if",
