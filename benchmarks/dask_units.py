@@ -3,12 +3,12 @@
     python benchmarks/dask_units.py [--tokens 4e6] [--layers 2] [--tasks 2000]
 
 Every unit runs by one thread in a process of its own, as on a worker with one thread: seconds to open the trace (its
-columns that describe tokens), seconds of the unit without that (of the first one, which loads kernels, and of the next),
-bytes of its columns in the file, and the peak memory of the process, of which `process_MiB` is there before any trace.
-The trace is read layer by layer, as large ones are. All seconds are of processor time, so that it matters less what
-else the machine does. The scheduler's share is that of scheduler and client together, for tasks that do nothing and
-have a payload of the size of a unit. JSON, with the layout of a sweep over 80 billion lookups that follows: traces like
-FLAME-MoE-1.7B's (52,428,800 tokens, 17 layers, top-6).
+columns that describe tokens), seconds of the unit without that (of the first one, which loads kernels, and of the
+next), bytes of its columns in the file, and the peak memory of the process, of which `process_MiB` is there before any
+trace. The trace is read layer by layer, as large ones are. All seconds are of processor time, so that it matters less
+what else the machine does. The scheduler's share is that of scheduler and client together, for tasks that do nothing
+and have a payload of the size of a unit. JSON, with the layout of a sweep over 80 billion lookups that follows: traces
+like FLAME-MoE-1.7B's (52,428,800 tokens, 17 layers, top-6).
 """
 
 from __future__ import annotations

@@ -52,7 +52,10 @@ def connected(given: Any) -> Iterator[Client]:
 
 
 def _connect(distributed: Any, address: str) -> Any:
+    from distributed.comm import get_address_host_port
+
     try:
+        get_address_host_port(address)  # a client that is made of nonsense takes long to close
         return distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except Exception as error:  # whatever answers there, if anything does
         raise ValueError(
