@@ -133,8 +133,10 @@ def on_cluster(client: Client, units: Iterable[Unit]) -> Iterator[tuple[Unit, An
                 priority=-number,
             )  # fmt: skip
             left[future.key] = future, unit
-        waiting = [future for future, _ in left.values()]
-        for future, found in as_completed(waiting, loop=client.loop, with_results=True, raise_errors=False):
+        futures = as_completed(
+            [future for future, _ in left.values()], loop=client.loop, with_results=True, raise_errors=False
+        )
+        for future, found in futures:  # which nobody else keeps, so that what was found leaves the cluster
             _, unit = left.pop(future.key)
             if future.status != "finished":
                 raise _why(future, unit)
