@@ -72,11 +72,13 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/pip
 	@$(PIP) install --editable '.[test,bench]'
 	@touch $@ $(VENV)/demo.stamp
 
-# The CPU build is a tenth of the other; where it is not offered, the usual one does as well.
+# The CPU build is a tenth of the other; where it is not offered, the usual one does as well. moto comes last: beside it,
+# pip searches for minutes for a botocore that s3fs takes, and gives up.
 $(VENV)/heavy.stamp: $(VENV)/test.stamp
 	@echo "Installing torch, transformers, Dask, notebooks, Sphinx and drivers of object storage into $(VENV) ..."
 	@$(PIP) install '$(TORCH)' 2>/dev/null || $(PIP) install torch
-	@$(PIP) install --editable '.[test,bench,capture,distributed,docs,finetune,notebook,remote]' 'moto[server]'
+	@$(PIP) install --editable '.[test,bench,capture,distributed,docs,finetune,notebook,remote]'
+	@$(PIP) install 'moto[server]'
 	@touch $@
 
 $(VENV)/docs.stamp: pyproject.toml | $(BIN)/pip

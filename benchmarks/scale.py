@@ -67,12 +67,12 @@ def parts(trace: Any) -> Iterator[list[Any]]:
 
 
 def plain_read(path: Path) -> None:
-    """What the Parquet library takes for the same columns."""
+    """What the Parquet library takes for the columns that a curve reads: what tokens are, and the experts of layers."""
     import pyarrow.parquet as pq
 
     from remoe_sim.threads import map_layers
 
-    names = [name for name in pq.read_schema(path).names if name.startswith("experts_")]
+    names = [name for name in pq.read_schema(path).names if not name.startswith("weights_")]
 
     def one(index: int) -> int:
         with pq.ParquetFile(path) as file:

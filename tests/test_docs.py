@@ -90,7 +90,13 @@ class Reader:
 
     def run(self, *command):
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,  # what never ends fails by itself
         )
         assert done.returncode == 0, f"{command}: {done.stdout}"
         return "\n".join(line for line in done.stdout.splitlines() if "compiling kernels" not in line)

@@ -211,7 +211,7 @@ def test_a_server_that_breaks_off(tmp_path, in_parts):
         with pytest.raises(TraceError, match=r"t\.parquet: (reading or writing broke off|the server cannot be)"):
             there.decisions(0)
         url = server.url
-    with pytest.raises(TraceError, match="the server cannot be reached"):
+    with pytest.raises(TraceError, match=r"the server cannot be reached|broke off"):  # its last thread may still answer
         there.decisions(0)
     with pytest.raises(TraceError) as caught:
         read_trace(url.replace("//", "//me:secret@") + "/t.parquet?signature=secret")
