@@ -15,7 +15,7 @@ from remoe_sim.assembling import steps_of
 from remoe_sim.drawn_layers import DrawnLayers
 from remoe_sim.kernels.drawing import ABSENT, DECODE
 from remoe_sim.law_fitting import fit_law, tilt_to
-from remoe_sim.metrics import decode_order, layer_reuse
+from remoe_sim.metrics import adjacent_reuse, decode_order, layer_reuse
 from remoe_sim.progress import layers_stage, stage
 from remoe_sim.request_templates import by_request, kinds_of, requests_like
 from remoe_sim.reuse_targets import target_in_all, wanted_reuse
@@ -76,8 +76,8 @@ def synth(
         real = like if isinstance(like, Trace) else read_trace(like)
         if not real.tokens:
             raise real.error("there are no tokens to be like")
-        if reuse is not None:
-            target_in_all(str(reuse), _reuse_in_all(real))  # fitting takes long: what cannot be is refused before
+        if reuse is not None and (now := adjacent_reuse(real)) is not None:
+            target_in_all(str(reuse), now)  # fitting takes long: what cannot be is refused before
         with layers_stage("fitting", real):
             plan = _fitted(real, count, seed)
         wanted = wanted_reuse(plan.reuse, plan.weights(), reuse)
@@ -218,16 +218,6 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Plan:
         request, real.position[rows], phase, real.layer_numbers, replace(real.model, name=name), about, origin
     )
     return _Plan(trace, DrawnLayers(laws, seeds, kinds_of(request, phase), rows, absent), laws, reuse)
-
-
-def _reuse_in_all(trace: Trace) -> float:
-    """Adjacent reuse over the pairs of all layers; ValueError if there are none."""
-    pairs = decode_order(trace)
-    found = map_layers(lambda index: layer_reuse(trace, index, trace.decisions(index), pairs), trace.moe_layers)
-    shared, wanted = (sum(parts) for parts in zip(*((layer.shared[0], layer.wanted) for layer in found), strict=True))
-    if not wanted:
-        raise ValueError("no decode token follows another, so there is no reuse to change; leave reuse out")
-    return float(shared / wanted)
 
 
 def _empty(request: Any, position: Any, phase: Any, numbers: Any, model: Model, notes: str, origin: Any) -> Trace:
