@@ -1,5 +1,6 @@
 """benchmarks/paper/train.py with models that learn nothing: every step of it, and that none is done twice."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,37 +34,69 @@ def script(monkeypatch):
 
 
 def test_all_of_it_and_nothing_twice(script, tmp_path, monkeypatch):
-    form = script.Form(train=3, tune=3, batch=2, length=96, recorded=6, validated=2)
+    form = script.Form(train=3, tune=3, batch=2, tuned=2, length=96, recorded=6, validated=2)
     wide = {name: replace(read_recipe(name), band=1.0) for name in script.RECIPES}
     monkeypatch.setattr(script, "read_recipe", wide.get)
     monkeypatch.setattr(script, "FACTORS", (0.0, 2.0))
     parts = {part: texts[:12] for part, texts in script.sources().items()}
     monkeypatch.setattr(script, "sources", lambda: parts)
-    monkeypatch.setattr(script, "RECIPES", ("paper", "three-stage"))
     maker = script.Maker("deepseek", form, "cpu", 0, tmp_path / "deepseek")
     printed = maker.pairs()
-    table = pd.read_csv(tmp_path / "deepseek" / "summary.csv")
-    assert table["model"].tolist() == ["original", "paper", "three-stage"]
-    assert (table["loss"] > 4).all()
-    assert table["reuse_rate"].between(0, 1).all()
-    assert (tmp_path / "deepseek" / "pair-paper" / "pair.md").exists()
+    folder = tmp_path / "deepseek"
+    table = pd.read_csv(folder / "summary.csv").set_index(["metric", "model"])
+    models = ["original", "ce-only", "paper", "three-stage"]
+    assert table.loc["loss"].index.tolist() == table.loc["distinct_experts"].index.tolist() == models
+    assert (table.loc["loss", "value"] > 4).all()
+    assert table.loc["reuse_rate", "value"].between(0, 1).all()
+    assert (table.loc["hit_rate"].groupby(["policy", "capacity"]).size() == len(models)).all()
+    assert f"| {table.loc[('loss', 'original'), 'value']:.4f} |" in printed
+    assert (folder / "summary.md").read_text().count("\n") == 4 + len(table.loc[(slice(None), "original"), :])
+    assert (folder / "pair-paper" / "pair.md").exists()
     script.Maker("qwen", form, "cpu", 0, tmp_path / "qwen").original()
     maker.tradeoff()
-    rows = pd.read_csv(tmp_path / "deepseek" / "tradeoff.csv")
+    rows = pd.read_csv(folder / "tradeoff.csv")
     assert rows["model"].tolist() == [
-        "original", "paper-x0", "paper-x2", "three-stage-x0", "three-stage-x2", "paper-without-trust",
+        "original", "ce-only", "paper-x0", "paper-x2", "three-stage-x0", "three-stage-x2", "paper-without-trust",
         "paper-without-reuse", "paper-without-consistency",
     ]  # fmt: skip
+    assert (rows["loss_change"] == rows["loss"] / rows["loss"][0] - 1).all()
+    assert len(list(folder.glob("tradeoff-*.png"))) == 2
     for done in ("train", "finetune", "capture", "compare_pair"):
         monkeypatch.setattr(script, done, None)
+    monkeypatch.setattr(script.text_losses, "measure", None)
     assert maker.pairs() == printed
+
+
+def test_losses_are_those_of_each_text(script, tmp_path):
+    """Against the mean over all of them, which the same term gives at once."""
+    import torch
+
+    from remoe_sim.finetune.terms import language_model
+
+    script.train("qwen", [[1, 2, 3]], 1, 1, "cpu", 0, tmp_path / "model")
+    pieces, path = [[5, 6, 7], [9, 8], [1, 2, 3]], tmp_path / "losses.json"
+    script.text_losses.measure(tmp_path / "model", pieces, 2, "cpu", path)
+    found = json.loads(path.read_text())
+    model, _ = script.text_losses.load(str(tmp_path / "model"), "cpu")
+    ids = torch.tensor([pieces[0], pieces[2]])
+    wanted = float(language_model(model(ids).logits, ids, torch.ones_like(ids, dtype=torch.bool)).detach())
+    assert found["tokens"] == [2, 1, 2]
+    assert (found["nats"][0] + found["nats"][2]) / 4 == pytest.approx(wanted, rel=1e-5)
+    same = script.text_losses.compare(path, path)
+    assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
+
+
+def test_the_load_balance_loss_fades_before_the_end(script):
+    weight = sys.modules["small_models"].balance_weight
+    assert [weight(done) for done in (0, 0.5, 0.75, 1)] == [0.01, 0.01, 0, 0]
+    assert weight(0.625) == pytest.approx(0.005)
 
 
 def test_a_small_recipe_has_the_same_terms(script):
     for name in script.RECIPES:
         recipe = read_recipe(name)
         made = script.small(recipe, script.FORMS["full"])
-        assert sum(stage.steps for stage in made.stages) == 300
+        assert sum(stage.steps for stage in made.stages) == script.FORMS["full"].tune
         for one, other in zip(recipe.stages, made.stages, strict=True):
             assert {key: term.weight for key, term in one.terms.items()} == {
                 key: term.weight for key, term in other.terms.items()

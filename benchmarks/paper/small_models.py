@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -19,7 +20,8 @@ from remoe_sim.finetune.gates import Gates
 from remoe_sim.finetune.states import keep, kept
 from remoe_sim.finetune.texts import digest, padded, picked
 
-LEARNING_RATE, WARM_UP, BALANCE = 1e-3, 50, 0.01
+LEARNING_RATE, WARM_UP, LEAST = 2e-3, 50, 0.01  # the rate falls to this share of itself
+BALANCE, FADES = 0.01, (0.5, 0.75)  # weight of the load-balance loss, and when in the training it falls to zero
 EVERY = 25  # steps between kept states
 BASE = {
     "vocab_size": WORDS, "hidden_size": 128, "intermediate_size": 384, "moe_intermediate_size": 96,
@@ -43,7 +45,8 @@ def train(
 ) -> None:
     """Train a model on pieces of token ids and write it; a run that was cut goes on from its last kept state.
 
-    AdamW at 1e-3, falling to a tenth along a cosine; the language-model loss and 0.01 of the load-balance loss.
+    AdamW at 2e-3, falling to a hundredth along a cosine; the language-model loss and 0.01 of the load-balance loss,
+    which fades out in the third quarter, so that routing has settled on what the language-model loss alone asks for.
     """
     family, shape = ARCHITECTURES[architecture]
     torch.manual_seed(seed)
@@ -77,12 +80,18 @@ def _step(gates: Gates, optimiser: Any, rows: list[list[int]], step: int, steps:
     loss = terms.language_model(logits, ids, real)
     balance = sum(terms.load_balance(one.logp, one.experts, real) for one in routings) / len(routings)
     optimiser.zero_grad()
-    (loss + BALANCE * balance).backward()
+    (loss + balance_weight(step / steps) * balance).backward()
     torch.nn.utils.clip_grad_norm_(gates.model.parameters(), 1.0)
-    cosine = 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * step / steps)))
+    cosine = LEAST + (1 - LEAST) * (1 + math.cos(math.pi * step / steps)) / 2
     optimiser.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * cosine
     optimiser.step()
     return float(loss.detach())
+
+
+def balance_weight(done: float) -> float:
+    """The weight of the load-balance loss when this share of the training is done."""
+    begin, end = FADES
+    return BALANCE * min(1.0, max(0.0, (end - done) / (end - begin)))
 
 
 def say(sentence: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,11 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import text_losses
 import torch
+import tradeoff_figure
 from drawing import OUTPUT
 from pair import compare_pair
 from small_models import ARCHITECTURES, say, train
 from stdlib_texts import excerpts, sources, tokenizer
+from summary import markdown, summarise
 
 from remoe_sim.capture import run as capture
 from remoe_sim.finetune import Recipe, read_recipe
@@ -38,23 +42,25 @@ RECIPES = ("ce-only", "paper", "three-stage")
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the weights of LOCALITY
 LOCALITY = ("reuse", "smooth", "lag", "working_set")
 WITHOUT = {"trust": ("trust",), "reuse": ("reuse",), "consistency": ("smooth", "lag", "working_set")}
+CHOSEN = {"paper": 1.0, "three-stage": 1.0}  # the factor of each recipe, chosen by the loss on the validation texts
 RATE = 20  # times the learning rate of the recipes, which is meant for models of billions
 PROMPT = 64  # bytes of a recorded text that count as its prompt
 
 
 @dataclass(frozen=True)
 class Form:
-    """steps of training and of tuning, pieces per pass, bytes per piece, texts that are recorded and validated on."""
+    """steps of training and of tuning, pieces per pass of either, bytes per piece, texts recorded and validated on."""
 
     train: int
     tune: int
     batch: int = 16
+    tuned: int = 8
     length: int = 256
     recorded: int = 200
-    validated: int = 256
+    validated: int = 128
 
 
-FORMS = {"full": Form(2000, 300), "quick": Form(250, 100, batch=8, length=128, validated=64)}
+FORMS = {"full": Form(1000, 150), "quick": Form(250, 60, batch=8, length=128, validated=64)}
 
 
 def main() -> None:
@@ -97,7 +103,7 @@ class Maker:
         """The model with its gates tuned by a recipe."""
         path = self.folder / name
         if not path.exists():
-            data = excerpts(self.parts["train"], self.form.length, 2 * self.form.tune * self.form.batch)
+            data = excerpts(self.parts["train"], self.form.length, 2 * self.form.tune * self.form.tuned)
             finetune(
                 self.original(), data, path, recipe=recipe, seed=self.seed, device=self.device,
                 validation=excerpts(self.parts["validation"], self.form.length, self.form.validated),
@@ -107,31 +113,44 @@ class Maker:
             )  # fmt: skip
         return path
 
+    def recorded(self) -> list[str]:
+        """The texts to record, which no model is trained or chosen on."""
+        return excerpts(self.parts["test"], self.form.length, self.form.recorded)
+
+    def recipe(self, name: str) -> Recipe:
+        """A recipe in small, its locality terms weighed as was chosen."""
+        return weighed(small(read_recipe(name), self.form), LOCALITY, CHOSEN.get(name, 1.0))
+
     def trace(self, name: str) -> Path:
         """What the routers of a model choose in texts that no model was trained on."""
         path = self.folder / f"{name}.parquet"
         if not path.exists():
-            texts = excerpts(self.parts["test"], self.form.length, self.form.recorded)
             requests = path.with_suffix(".jsonl")
-            lines = [json.dumps({"prompt": one[:PROMPT], "completion": one[PROMPT:]}) for one in texts]
+            lines = [json.dumps({"prompt": one[:PROMPT], "completion": one[PROMPT:]}) for one in self.recorded()]
             requests.write_text("\n".join(lines) + "\n")
             traced = capture(self.folder / name, requests, teacher_force=True, batch=20, device=self.device)
             write_trace(traced, path)
             requests.unlink()
         return path
 
+    def losses(self, name: str) -> None:
+        """What a model loses on each of the recorded texts."""
+        path = self.folder / f"{name}-losses.json"
+        if not path.exists():
+            pieces = [tokenizer()(text)["input_ids"] for text in self.recorded()]
+            text_losses.measure(self.folder / name, pieces, 20, self.device, path)
+
     def pairs(self) -> str:
         """The table of all recipes; tables and figures of each in folders of their own."""
         self.original()
-        rows = []
+        self.losses("original")
         for name in RECIPES:
-            checkpoint = self.tuned(name, small(read_recipe(name), self.form))
-            report = json.loads((checkpoint / "finetune" / "report.json").read_text())
-            table = self.pair(name)
-            if not rows:
-                rows.append(_row("original", report["original"]) | _of(table, "original"))
-            rows.append(_row(name, report["tuned"]) | _of(table, "tuned"))
-        return self._table(pd.DataFrame(rows), "summary", ["loss", "reuse", "reuse_rate"])
+            self.tuned(name, self.recipe(name))
+            self.losses(name)
+            self.pair(name)
+        requests = f"{self.form.recorded} texts of {self.form.length} bytes that no model was trained on"
+        table = summarise(self.folder, RECIPES, f"{self.name}: {requests}, {PROMPT} bytes of each a prompt.")
+        return markdown(table, RECIPES, self.name)
 
     def pair(self, name: str) -> pd.DataFrame:
         """What `pair.py` finds of the original and a tuned model, with its figures in a folder."""
@@ -144,30 +163,30 @@ class Maker:
         return pd.read_csv(folder / "pair.csv")
 
     def tradeoff(self) -> str:
-        """Reuse and loss where the locality terms weigh more and less, and where terms are left out."""
-        rows = []
-        for name, recipe in self._variants():
+        """Reuse and loss, on the validation texts, where the locality terms weigh more and less, and without terms."""
+        rows: list[dict[str, Any]] = []
+        for name, recipe, about in self._variants():
             report = json.loads((self.tuned(name, recipe) / "finetune" / "report.json").read_text())
-            if not rows:
-                rows.append(_row("original", report["original"]))
-            rows.append(_row(name, report["tuned"]))
-        return self._table(pd.DataFrame(rows), "tradeoff", ["loss", "reuse"])
-
-    def _variants(self) -> Iterator[tuple[str, Recipe]]:
-        for name in ("paper", "three-stage"):
-            recipe = replace(small(read_recipe(name), self.form), band=1.0)  # where the loss goes is what is asked
-            for factor in FACTORS:
-                yield f"{name}-x{factor:g}", weighed(recipe, LOCALITY, factor)
-        paper = replace(small(read_recipe("paper"), self.form), band=1.0)
-        for name, left_out in WITHOUT.items():
-            yield f"paper-without-{name}", weighed(paper, left_out, 0.0)
-
-    def _table(self, table: pd.DataFrame, name: str, changes: list[str]) -> str:
-        for column in changes:
+            for one, point in (("original", report["original"]), (name, report["tuned"]))[bool(rows) :]:
+                said = about if one == name else {}
+                rows.append({"model": one, **said, "loss": point["loss"], "reuse": point["reuse"]})
+        table = pd.DataFrame(rows)
+        for column in ("loss", "reuse"):
             table[f"{column}_change"] = table[column] / table[column].iloc[0] - 1
-        with replacing(self.folder / f"{name}.csv") as beside:
+        with replacing(self.folder / "tradeoff.csv") as beside:
             table.to_csv(beside, index=False)
+        tradeoff_figure.draw(table, self.name, self.folder)
         return f"\n{self.name}\n{table.to_string(index=False, float_format='{:.4f}'.format)}"
+
+    def _variants(self) -> Iterator[tuple[str, Recipe, dict[str, Any]]]:
+        yield "ce-only", self.recipe("ce-only"), {"recipe": "ce-only"}
+        for name in CHOSEN:
+            for factor in FACTORS:
+                recipe = weighed(small(read_recipe(name), self.form), LOCALITY, factor)
+                yield f"{name}-x{factor:g}", _to_the_end(recipe), {"recipe": name, "factor": factor}
+        for name, left_out in WITHOUT.items():
+            recipe = weighed(self.recipe("paper"), left_out, 0.0)
+            yield f"paper-without-{name}", _to_the_end(recipe), {"recipe": "paper", "without": name}
 
 
 def small(recipe: Recipe, form: Form) -> Recipe:
@@ -184,7 +203,7 @@ def small(recipe: Recipe, form: Form) -> Recipe:
         for stage in recipe.stages
     )
     return replace(
-        recipe, stages=stages, length=form.length, batch=form.batch, accumulate=1, bf16=False,
+        recipe, stages=stages, length=form.length, batch=form.tuned, accumulate=1, bf16=False,
         evaluate_every=max(1, form.tune // 6),
     )  # fmt: skip
 
@@ -199,21 +218,9 @@ def weighed(recipe: Recipe, names: tuple[str, ...], factor: float) -> Recipe:
     return replace(recipe, stages=tuple(stages))
 
 
-def _row(name: str, point: dict[str, Any]) -> dict[str, Any]:
-    """Loss and adjacent reuse on the validation texts."""
-    return {"model": name, "loss": point["loss"], "reuse": point["reuse"]}
-
-
-def _of(table: pd.DataFrame, side: str) -> dict[str, Any]:
-    """What a pair's table says of one of its two models on the recorded texts: reuse, and how evenly experts are used;
-    `reuse_low` and `reuse_high`: the interval of the difference of reuse."""
-    found: dict[str, Any] = {}
-    for row in table.to_dict("records"):
-        if row["metric"] in ("reuse_rate", "routing_entropy", "load_balance_cv", "distinct_experts"):
-            found[row["metric"]] = row[side]
-            if row["metric"] == "reuse_rate" and side == "tuned":
-                found |= {"reuse_low": row["low"], "reuse_high": row["high"]}
-    return found
+def _to_the_end(recipe: Recipe) -> Recipe:
+    """The recipe without a band: where the loss goes is what is asked."""
+    return replace(recipe, band=math.inf, evaluate_every=sum(stage.steps for stage in recipe.stages))
 
 
 if __name__ == "__main__":
