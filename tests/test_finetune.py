@@ -17,7 +17,7 @@ from tiny_models import INSTALLED, as_table, save_tiny, tiny  # noqa: E402
 from remoe_sim import cli  # noqa: E402
 from remoe_sim.capture import record  # noqa: E402
 from remoe_sim.capture import run as capture  # noqa: E402
-from remoe_sim.finetune import Recipe, Stage, Term, run  # noqa: E402
+from remoe_sim.finetune import Recipe, Stage, Term, read_recipe, run  # noqa: E402
 from remoe_sim.finetune.evaluating import evaluate  # noqa: E402
 from remoe_sim.finetune.gates import Gates  # noqa: E402
 from remoe_sim.finetune.objective import loss_of  # noqa: E402
@@ -135,6 +135,25 @@ def test_plain_transformers_routes_as_the_tuned_model_did(folder, tuned, tmp_pat
     assert (evaluated.loss, evaluated.reuse) == (tuned.tuned.loss, tuned.tuned.reuse)
     original = capture(folder, TEXTS, teacher_force=True)
     assert not np.array_equal(as_table(original), as_table(traces[0]))
+
+
+@pytest.mark.parametrize("family", ["deepseek_v2", "qwen2_moe"])
+def test_the_classes_of_the_paper_by_its_recipe(family, tmp_path):
+    """Tuned, loaded by plain Transformers, captured: the classes of DeepSeek-V2-Lite and of Qwen1.5-MoE."""
+    folder, paper = save_tiny(tmp_path / "model", family), read_recipe("paper")
+    short = replace(paper.stages[0], steps=4, warm_up=1, learning_rate=0.02)
+    recipe = replace(paper, stages=(short,), length=12, accumulate=2, evaluate_every=2, band=1.0)
+    found = run(folder, TEXTS, tmp_path / "tuned", recipe=recipe)
+    before, model = loaded(folder).state_dict(), loaded(found.output)
+    assert type(model).__module__.startswith(f"transformers.models.{family}.")
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+    assert changed == set(load_file(f"{found.output}/finetune/gates.safetensors"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(found.output)
+    evaluated = evaluate(Gates(model), held_out(tokenizer), 1, precision(recipe, model))
+    assert (evaluated.loss, evaluated.reuse) == (found.tuned.loss, found.tuned.reuse)
+    traces = [capture(one, TEXTS, teacher_force=True) for one in (folder, found.output)]
+    assert traces[0].model.experts == traces[1].model.experts == (8, 8)
+    assert not np.array_equal(as_table(traces[0]), as_table(traces[1]))
 
 
 def held_out(tokenizer):

@@ -1,6 +1,7 @@
 """benchmarks/paper/train.py with models that learn nothing: every step of it, and that none is done twice."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import remoe_sim
 from remoe_sim.finetune import read_recipe
 
 pytestmark = [
@@ -65,6 +67,27 @@ def test_all_of_it_and_nothing_twice(script, tmp_path, monkeypatch):
         monkeypatch.setattr(script, done, None)
     monkeypatch.setattr(script.text_losses, "measure", None)
     assert maker.pairs() == printed
+
+
+@pytest.mark.once
+def test_one_command_makes_the_pair_of_both_architectures(tmp_path):
+    """The quick form with a twelfth of its steps and texts."""
+    command = [sys.executable, FOLDER / "train.py", "--quick", "--scale", "0.08", "--device", "cpu", "-o", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("deepseek", "qwen"):
+        folder = tmp_path / "quick-x0.08" / name
+        assert (folder / "summary.md").read_text().split("\n\n", 1)[1] in done.stdout
+        table = pd.read_csv(folder / "summary.csv").set_index(["metric", "model"])["value"]
+        assert table["loss"].between(2, 5.6).all()  # ln 258 = 5.55 nats are those of a model that knows nothing
+        for model in ("original", "paper", "three-stage", "ce-only"):
+            trace = remoe_sim.read_trace(folder / f"{model}.parquet")
+            assert trace.model.experts == (32, 32, 32, 32)
+            assert remoe_sim.info(trace).requests == 16
+            assert remoe_sim.reuse(trace).reuse_rate.iloc[-1] == pytest.approx(table["reuse_rate", model])
+    unknown = subprocess.run([*command[:2], "--scale", "2"], capture_output=True, text=True)
+    assert unknown.returncode == 2
+    assert "scale 2 is not possible; give a share above 0" in unknown.stderr
 
 
 def test_losses_are_those_of_each_text(script, tmp_path):

@@ -15,7 +15,7 @@ LOSS = "loss"
 LEFT_OUT = ("bytes_read_per_token",)  # misses times one size
 NAMES = {**WORDS, LOSS: "loss, nats per token", "unique_misses": "unique misses, thousands"}
 KEYS = ["metric", "policy", "capacity"]
-SHORT = {"metric": "", "policy": "", "capacity": ""}
+CALLED = {"paper": "ReMoE (`paper`)", "three-stage": "`three-stage`", "ce-only": "`ce-only`"}
 
 
 def summarise(folder: Path, recipes: tuple[str, ...], title: str) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def markdown(table: pd.DataFrame, recipes: tuple[str, ...], title: str) -> str:
     lines = [
         f"{title} Changes are against the original, in brackets their 95 % interval over requests, in the unit of the "
         "value (points for shares); all but those of loss and reuse are adjusted (Holm).", "",
-        "| | C | policy | original | " + " | ".join(f"`{name}`" for name in recipes) + " |",
+        "| | C | policy | original | " + " | ".join(CALLED.get(name, name) for name in recipes) + " |",
         "|---" * (4 + len(recipes)) + "|",
     ]  # fmt: skip
     for (metric, policy, capacity), rows in table.groupby(KEYS, sort=False, dropna=False):

@@ -43,7 +43,7 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the weights of LOCALITY
 LOCALITY = ("reuse", "smooth", "lag", "working_set")
 WITHOUT = {"trust": ("trust",), "reuse": ("reuse",), "consistency": ("smooth", "lag", "working_set")}
 CHOSEN = {"paper": 1.0, "three-stage": 1.0}  # the factor of each recipe, chosen by the loss on the validation texts
-RATE = 20  # times the learning rate of the recipes, which is meant for models of billions
+RATE = 4  # times the learning rate of the recipes, which is meant for models of billions
 PROMPT = 64  # bytes of a recorded text that count as its prompt
 
 
@@ -57,10 +57,17 @@ class Form:
     tuned: int = 8
     length: int = 256
     recorded: int = 200
-    validated: int = 128
+    validated: int = 96
+
+    def scaled(self, share: float) -> Form:
+        """The same with a share of the steps and texts, of each at least four."""
+        counts = {
+            name: max(4, round(share * getattr(self, name))) for name in ("train", "tune", "recorded", "validated")
+        }
+        return replace(self, **counts)
 
 
-FORMS = {"full": Form(1000, 150), "quick": Form(250, 60, batch=8, length=128, validated=64)}
+FORMS = {"full": Form(1000, 100), "quick": Form(250, 60, batch=8, length=128, validated=64)}
 
 
 def main() -> None:
@@ -68,15 +75,20 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT / "models", help="folder")
     parser.add_argument("--architecture", default=",".join(ARCHITECTURES), help="deepseek, qwen or both")
     parser.add_argument("--quick", action="store_true", help="little trained, in minutes")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the form's steps and texts, to try it out")
     parser.add_argument("--tradeoff", action="store_true", help="tune at six weights and without each term, too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if unknown := set(given.architecture.split(",")) - set(ARCHITECTURES):
         parser.error(f"unknown architecture {', '.join(sorted(unknown))}; valid are {', '.join(ARCHITECTURES)}")
-    form = FORMS["quick" if given.quick else "full"]
-    for name in given.architecture.split(","):
-        maker = Maker(name, form, given.device, given.seed, given.output / ("quick" if given.quick else "full") / name)
+    if not 0 < given.scale <= 1:
+        parser.error(f"scale {given.scale:g} is not possible; give a share above 0 and at most 1")
+    name = "quick" if given.quick else "full"
+    form = FORMS[name].scaled(given.scale)
+    folder = given.output / (name if given.scale == 1 else f"{name}-x{given.scale:g}")
+    for architecture in given.architecture.split(","):
+        maker = Maker(architecture, form, given.device, given.seed, folder / architecture)
         print(maker.pairs())
         if given.tradeoff:
             print(maker.tradeoff())
@@ -204,7 +216,7 @@ def small(recipe: Recipe, form: Form) -> Recipe:
     )
     return replace(
         recipe, stages=stages, length=form.length, batch=form.tuned, accumulate=1, bf16=False,
-        evaluate_every=max(1, form.tune // 6),
+        evaluate_every=max(1, form.tune // 8),
     )  # fmt: skip
 
 
