@@ -4,6 +4,8 @@
 # make test-llamacpp  build llama-cpp-python (minutes), run the tests that need it; from then on test-all has them too
 # make docs      build the site of docs/, README.md, --help and docstrings into build/docs
 # make check     lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
+# make fuzz      look for inputs that break readers, FUZZ_SECONDS long (300); make check has a short form
+# make audit     whether a dependency has a known hole; needs the network
 # make bench     whether a kernel became slower beside a reference loop in the same run, half a minute
 # make clean     remove everything that these made
 
@@ -14,9 +16,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 COVERAGE := $(BIN)/python -m coverage
 PYTEST := $(BIN)/python -m pytest -n auto
 LEAST_COVERAGE := 95
+FUZZ_SECONDS ?= 300
 TORCH ?= torch==2.13.0+cpu
 
-.PHONY: demo test test-all test-llamacpp docs bench check lint types covered bounds clean
+.PHONY: demo test test-all test-llamacpp docs bench fuzz audit check lint types covered bounds clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/remoe-sim demo
@@ -38,6 +41,10 @@ test-llamacpp: $(VENV)/llamacpp.stamp
 
 bench: $(VENV)/demo.stamp
 	$(BIN)/python benchmarks/roofline.py --check benchmarks/results/roofline.json
+
+# What was reached is kept in build/fuzz, so that the next time goes on from there.
+fuzz: $(VENV)/fuzz.stamp
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run --seconds $(FUZZ_SECONDS)
 
 check: lint types covered bounds
 
@@ -85,6 +92,11 @@ $(VENV)/docs.stamp: pyproject.toml | $(BIN)/pip
 	@echo "Installing Sphinx into $(VENV) ..."
 	@$(PIP) install --editable '.[docs]'
 	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/fuzz.stamp: $(VENV)/test.stamp
+	@echo "Installing atheris into $(VENV) ..."
+	@$(PIP) install --editable '.[test,fuzz]'
+	@touch $@
 
 # From source: there are no binaries on the package index. Needs CMake and a C++ compiler.
 $(VENV)/llamacpp.stamp: $(VENV)/test.stamp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,15 +38,42 @@ def from_arrow(column: pa.ChunkedArray, k: int, dtype: type, start: int = 0) -> 
     Takes lists of fixed or variable length. Raises ValueError naming the row whose list has another length than k, and
     the type if the column holds no lists of numbers. start: the number of the first row in messages.
     """
+    for start_of_chunk, chunk in _places(column):
+        _check_lengths(chunk, k, start + start_of_chunk)
     rows = len(column)
-    valid = np.ones((rows, k), np.bool_) if _has_null_elements(column) or column.null_count else None
+    valid = np.zeros((rows, k), np.bool_) if _has_null_elements(column) or column.null_count else None
     values: npt.NDArray[Any] = np.empty((rows, k), dtype) if valid is None else np.zeros((rows, k), dtype)
     present = np.ones(rows, np.bool_) if column.null_count else None
+    for at, chunk in _places(column):
+        _copy_chunk(chunk, values, valid, present, at, start)
+    return values, valid, present
+
+
+def _places(column: pa.ChunkedArray) -> Iterator[tuple[int, pa.Array]]:
+    """The chunks, and the row with which each begins."""
     at = 0
     for chunk in column.chunks:
-        _copy_chunk(chunk, values, valid, present, at, start)
+        yield at, chunk
         at += len(chunk)
-    return values, valid, present
+
+
+def _check_lengths(chunk: pa.Array, k: int, first: int) -> None:
+    """ValueError for lists of another length than k; before room for k numbers a row is made."""
+    if not _holds_lists(chunk):
+        raise ValueError(f"holds {chunk.type}, not lists")
+    if not pa.types.is_fixed_size_list(chunk.type):
+        lengths = to_numpy(chunk.value_lengths().fill_null(k))
+        wrong = np.flatnonzero(lengths != k)
+        if wrong.size:
+            row = int(wrong[0])
+            raise ValueError(f"row {first + row}: the list has {lengths[row]} elements, expected {k}")
+    elif chunk.type.list_size != k:
+        raise ValueError(f"row {first}: the list has {chunk.type.list_size} elements, expected {k}")
+
+
+def _holds_lists(chunk: pa.Array) -> bool:
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(kind(chunk.type) for kind in kinds)
 
 
 def _has_null_elements(column: pa.ChunkedArray) -> bool:
@@ -54,10 +82,6 @@ def _has_null_elements(column: pa.ChunkedArray) -> bool:
 
 def _elements(chunk: pa.Array) -> pa.Array:
     """The elements of all lists that are not null, in order."""
-    if not (
-        pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type) or pa.types.is_fixed_size_list(chunk.type)
-    ):
-        raise ValueError(f"holds {chunk.type}, not lists")
     return chunk.flatten()
 
 
@@ -65,14 +89,6 @@ def _copy_chunk(chunk: pa.Array, values: npt.NDArray[Any], valid: Mask, present:
     k, rows = values.shape[1], len(chunk)
     here = slice(at, at + rows)
     routed = np.ones(rows, np.bool_) if not chunk.null_count else to_numpy(chunk.is_valid())
-    if not pa.types.is_fixed_size_list(chunk.type):
-        lengths = to_numpy(chunk.value_lengths().fill_null(k))
-        wrong = np.flatnonzero(lengths != k)
-        if wrong.size:
-            row = int(wrong[0])
-            raise ValueError(f"row {start + at + row}: the list has {lengths[row]} elements, expected {k}")
-    elif chunk.type.list_size != k:
-        raise ValueError(f"row {start + at}: the list has {chunk.type.list_size} elements, expected {k}")
     elements = _elements(chunk)
     numbers = _numbers(elements, values.dtype, start + at, k)
     if present is None or valid is None or not chunk.null_count:
@@ -81,8 +97,10 @@ def _copy_chunk(chunk: pa.Array, values: npt.NDArray[Any], valid: Mask, present:
         values[here][routed] = numbers.reshape(-1, k)
     if valid is not None:
         there = to_numpy(elements.is_valid()).reshape(-1, k) if elements.null_count else True
-        valid[here] = routed[:, None]
-        valid[here][routed] = there
+        if chunk.null_count:
+            valid[here][routed] = there
+        else:
+            valid[here] = there
     if present is not None:
         present[here] = routed
 

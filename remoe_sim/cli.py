@@ -96,5 +96,7 @@ def run() -> None:
 
 
 def _stop(sentence: str, code: int) -> None:
-    print(f"remoe-sim: {sentence}", file=sys.stderr)
+    from remoe_sim.errors import one_line
+
+    print(f"remoe-sim: {one_line(sentence)}", file=sys.stderr)
     sys.exit(code)

@@ -108,10 +108,13 @@ def _rows(source: Source, header_line: int) -> Iterator[tuple[int, list[str]]]:
     lines = (text + "\n" for number, text in source.lines() if number > header_line)
     reader = csv.reader(lines)
     before = header_line
-    for cells in reader:
-        if cells:
-            yield before + 1, cells
-        before = header_line + reader.line_num
+    try:
+        for cells in reader:
+            if cells:
+                yield before + 1, cells
+            before = header_line + reader.line_num
+    except csv.Error as error:
+        raise source.error(f"cannot be read as CSV ({error}); correct it", before + 1) from None
 
 
 def _first_fault(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,29 @@ def routed_array(entry: Entry, name: str) -> npt.NDArray[Any] | None:
     return entry.array(name, 3)
 
 
+def npy_values(raw: bytes) -> npt.NDArray[Any]:
+    """The array of a .npy file's bytes, never unpickled; ValueError and others for anything else.
+
+    A header that claims more than the bytes hold is refused before room for it is made.
+    """
+    stream = io.BytesIO(raw)
+    major, _ = np.lib.format.read_magic(stream)
+    if major not in (1, 2, 3):
+        raise ValueError(f"version {major} of the format is unknown")
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    there = len(raw) - stream.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > there:
+        raise ValueError(f"shape {shape} of {dtype} in {there} bytes")
+    stream.seek(0)
+    array: npt.NDArray[Any] = np.load(stream, allow_pickle=False)
+    return array
+
+
 def npy_array(raw: bytes, fault: Any) -> npt.NDArray[Any]:
     """[tokens, layers, k] of a .npy file's bytes, never unpickled; raises fault(text) for anything else."""
     try:
-        array = np.load(io.BytesIO(raw), allow_pickle=False)
+        array = npy_values(raw)
     except Exception as error:  # a broken header fails in many ways
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise fault(f"cannot be read as a NumPy array ({why}), perhaps truncated; record it again") from None

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# what moves the cursor, ends a line, turns the direction of writing or cannot be encoded
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def one_line(text: str) -> str:
+    """The text with escapes such as \\n for what does not belong into a line."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class TraceError(ValueError):
     """A trace or an input file that cannot be used; the message is one sentence with file, row and column."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
 
 
 def unknown(kind: str, given: str, valid: Iterable[str], command: str = "") -> ValueError:

@@ -6,11 +6,10 @@ Needs the package `gguf` (extra `remoe-sim[gguf]`).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from remoe_sim.attention import CACHE_BYTES
+from remoe_sim.gguf_headers import NEEDED, Entry, Header, read_header
 from remoe_sim.model_sizes import Context, SizedModel, size
 from remoe_sim.tensor_types import (
     DENSE,
@@ -24,29 +23,10 @@ from remoe_sim.tensor_types import (
     Tensor,
 )
 
-NEEDED = "package 'gguf', which reads GGUF files, is not installed; install it with: pip install 'remoe-sim[gguf]'"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)\.(weight|bias)|blk\.(\d+)\.(.+)")
 _ROUTED = re.compile(r"ffn_(gate|up|down|gate_up)_exps")
 _MOST_LAYERS = 10_000
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A tensor as the table lists it: shape[0] are the columns."""
-
-    name: str
-    shape: tuple[int, ...]
-    nbytes: int
-    kind: str
-
-
-@dataclass(frozen=True)
-class Header:
-    """Everything that precedes the weights: values of the metadata by name, and the table of tensors."""
-
-    values: dict[str, Any]
-    entries: list[Entry]
 
 
 def size_gguf(path: Path, top_k: int | None = None) -> SizedModel:
@@ -143,21 +123,13 @@ def _read_all(path: Path, where: str) -> Header:
 
 def _read(path: Path, where: str) -> Header:
     try:
-        from gguf import GGUFReader
+        return read_header(path)
     except ImportError:
         raise ValueError(NEEDED) from None
-    try:
-        reader = GGUFReader(str(path))
-        values = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
-        entries = [
-            Entry(one.name, tuple(int(side) for side in one.shape), int(one.n_bytes), one.tensor_type.name.lower())
-            for one in reader.tensors
-        ]
     except OSError as error:
         raise ValueError(f"{where} cannot be read ({error.strerror or error}); give the path of a GGUF file") from None
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{where} is no whole GGUF file ({error}); fetch it again") from None
-    return Header(values, entries)
 
 
 def _tensors(entry: Entry, layers: int) -> list[Tensor]:

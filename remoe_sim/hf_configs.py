@@ -71,6 +71,15 @@ class Config:
             )
         return value
 
+    def numbers(self, name: str) -> list[int] | None:
+        """A list of whole numbers; None if it is not there."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(type(one) is int and one >= 0 for one in value):
+            raise ValueError(f"{self.where}: {name} is {str(value)[:60]}; give a list of whole numbers")
+        return value
+
 
 def shape_of_config(path: Path) -> Shape:
     """The shape that a `config.json` describes; ValueError for a file that is no such thing."""
@@ -81,7 +90,7 @@ def shape_of_config(path: Path) -> Shape:
         raise ValueError(
             f"{where} cannot be read ({error.strerror or error}); give the path of a config.json"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no JSON: {error}; give the config.json of a model") from None
     if not isinstance(values, dict):
         raise ValueError(f"{where} holds no JSON object; give the config.json of a model")
@@ -131,10 +140,10 @@ def shape_of_values(values: dict[str, Any], where: str, title: str) -> Shape:
 def _moe_layers(config: Config, layers: int) -> tuple[int, ...]:
     first = config.whole(*FIRST, default=0)
     step = config.whole("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq", default=1) or 1
-    dense = set(config.get("mlp_only_layers") or ())
-    named = config.get("moe_layers")
-    if isinstance(named, list):
-        return tuple(named)
+    dense = config.numbers("mlp_only_layers") or []
+    named = config.numbers("moe_layers")
+    if named is not None:
+        return tuple(sorted(set(named)))
     counted_from_one = config.get("interleave_moe_layer_step", "decoder_sparse_step") is not None
     return tuple(
         layer for layer in range(first, layers) if (layer + counted_from_one) % step == 0 and layer not in dense
@@ -150,8 +159,8 @@ def _shared(config: Config, family: str, width: int) -> int:
 
 def _attention(config: Config, layers: int, extra: dict[str, Any]) -> tuple[Attention, ...]:
     heads = config.whole("num_attention_heads")
-    ratios = config.get("compress_ratios")
-    if isinstance(ratios, list) and config.get("o_lora_rank"):
+    ratios = config.numbers("compress_ratios")
+    if ratios is not None and config.get("o_lora_rank"):
         return tuple(_compressed(config, heads, ratio) for ratio in ratios[:layers])
     if config.get("kv_lora_rank"):
         latent = Latent(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from remoe_sim.errors import TraceError
+from remoe_sim.plausible import check_unpacked
 from remoe_sim.progress import done
 from remoe_sim.remote_errors import RemoteError
 from remoe_sim.remote_files import RemotePath, place
@@ -54,6 +55,23 @@ class _Counted(io.FileIO):
         data = super().readall()
         done(len(data), "bytes")
         return data
+
+
+class _Limited(io.RawIOBase):
+    """What a packed file unpacks to, as far as that is plausible."""
+
+    def __init__(self, unpacked: Any, source: Source) -> None:
+        self._unpacked, self._source, self._at = unpacked, source, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._unpacked.read(len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        self._source.check_unpacked(self._at)
+        return len(data)
 
 
 @dataclass
@@ -102,7 +120,7 @@ class Source:
         """A TraceError that names the file, and the line and column if they are known."""
         place = [] if line is None else [f"line {line}"]
         place += [] if column is None else [f"column '{column}'"]
-        return TraceError(": ".join([self.name, *([", ".join(place)] if place else []), text.replace("\n", "\\n")]))
+        return TraceError(": ".join([self.name, *([", ".join(place)] if place else []), text]))
 
     def note(self, text: str) -> None:
         """Remember an assumption for the notes of the trace."""
@@ -141,17 +159,20 @@ class Source:
         compression = self.compression
         with self._guarded():
             if compression == "gzip":
-                with self._counted() as raw, gzip.open(raw) as stream:
-                    yield stream  # type: ignore[misc]  # GzipFile has all that is used of BinaryIO
+                with self._counted() as raw, gzip.open(raw) as stream, self._limited(stream) as limited:
+                    yield limited
             elif compression == "zstd":
                 import pyarrow as pa
 
-                packed = pa.PythonFile(self._counted(), "r")
-                with io.BufferedReader(pa.CompressedInputStream(packed, "zstd")) as buffered:
-                    yield buffered
+                packed = pa.CompressedInputStream(pa.PythonFile(self._counted(), "r"), "zstd")
+                with packed, self._limited(packed) as limited:
+                    yield limited
             else:
                 with self._counted() as plain:
                     yield plain
+
+    def _limited(self, unpacked: Any) -> io.BufferedReader:
+        return io.BufferedReader(_Limited(unpacked, self), 2**17)
 
     def _counted(self) -> io.BufferedReader:
         return io.BufferedReader(_Counted(self.path), 2**17)
@@ -206,6 +227,13 @@ class Source:
                     raise self.error("not UTF-8 text; save the file as UTF-8", number) from None
                 yield number, text.rstrip("\r\n")
 
+    def check_unpacked(self, unpacked: int) -> None:
+        """TraceError where the file would unpack to more bytes than is plausible."""
+        try:
+            check_unpacked(unpacked, self.size or 0)
+        except ValueError as error:
+            raise self.error(str(error)) from None
+
     @cached_property
     def members(self) -> tuple[str, ...]:
         """Names of what is inside a zip archive (npz, pt) or a directory; nothing for other files."""
@@ -214,10 +242,17 @@ class Source:
         if not self.head.startswith(_ZIP):
             return ()
         try:
-            with self.seekable() as file, zipfile.ZipFile(file) as archive:
+            with self.archive() as archive:
                 return tuple(archive.namelist())
         except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
             raise self.error("a damaged or truncated archive; copy or record it again") from None
+
+    @contextmanager
+    def archive(self) -> Iterator[zipfile.ZipFile]:
+        """The zip archive that it is; TraceError if its members would take more than is plausible."""
+        with self.seekable() as file, zipfile.ZipFile(file) as archive:
+            self.check_unpacked(sum(one.file_size for one in archive.infolist()))
+            yield archive
 
     def _below(self) -> Iterator[str]:
         if self.remote is not None:

@@ -98,7 +98,7 @@ def read_runs(
 
 def _run(number: int, row: Row, given: Run) -> Run | LeftOut:
     name = row.get("id") or f"row {number}"
-    card = given.model or model_card_of(row["model"])
+    card = given.model or model_card_of(row["model"] or "")
     if not card:
         return LeftOut(name, f"no card for model '{row['model']}'")
     tpot = _number(row, "tpot_ms")

@@ -120,6 +120,7 @@ def _ffn(width: int, hidden: int, part: str, count: int = 1) -> list[Tensor]:
 
 _COUNTS = ("layers", "hidden_size", "vocabulary", "experts", "top_k", "expert_intermediate")
 _MAY_COUNT = ("shared_intermediate", "dense_intermediate", "hyper_connections", "first_moe_layer", "moe_layer_step")
+_NOT_NONE = ("heads", "kv_heads", "head_dim", "output_groups", "kernel")
 _FLAGS = ("tied_embeddings", "shared_gate", "router_bias", "expert_biases", "norm_bias", "head_bias")
 
 
@@ -187,8 +188,25 @@ def check_shape(shape: Shape, where: str) -> None:
         raise ValueError(f"{where}: top_k is {shape.top_k} but there are {shape.experts} experts; give at most as many")
     if len(shape.moe_layers) < shape.layers and not shape.dense_intermediate:
         raise ValueError(f"{where}: layers without experts need 'dense_intermediate', the width of their network")
+    for name in ("shared_intermediate", "dense_intermediate", "hyper_connections"):
+        if getattr(shape, name) > _MOST_SIZE:
+            raise ValueError(f"{where}: {name} is {getattr(shape, name)}; at most {_MOST_SIZE} is possible")
+    if len(shape.attention) != shape.layers:
+        raise ValueError(f"{where}: {len(shape.attention)} layers of {shape.layers} have attention; name each")
+    if max(shape.moe_layers) >= shape.layers:
+        raise ValueError(f"{where}: layer {max(shape.moe_layers)} has experts, but there are {shape.layers} layers")
+    for one in set(shape.attention):
+        _check_sizes(one, where)
     if shape.expert_type is not None and shape.expert_type not in TYPES:
         raise ValueError(f"{where}: {unknown('expert_type', str(shape.expert_type), TYPES)}")
+
+
+def _check_sizes(attention: Attention, where: str) -> None:
+    """ValueError for a size that is impossible; all but heads, groups and kernels may be 0."""
+    for field in dataclasses.fields(attention):
+        value, least = getattr(attention, field.name), int(field.name in _NOT_NONE)
+        if field.type == "int" and not least <= value <= _MOST_SIZE:
+            raise ValueError(f"{where}: attention {field.name} is {value}; give a number from {least} to {_MOST_SIZE}")
 
 
 def _attention(tables: Any, layers: int, plain: tuple[str, str], where: str) -> tuple[tuple[Attention, ...], list[str]]:
@@ -196,11 +214,11 @@ def _attention(tables: Any, layers: int, plain: tuple[str, str], where: str) -> 
     free, one without takes all that are free."""
     found: list[Attention | None] = [None] * layers
     doubts = []
-    for table in [tables] if isinstance(tables, dict) else tables:
+    for table in tables if isinstance(tables, list) else [tables]:
         place = f"{where}: attention"
         table = dict(_table(table, place))
         kind = table.pop("kind", None)
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ValueError(f"{place}: {unknown('kind', str(kind), KINDS)}")
         fields = dataclasses.fields(KINDS[kind])
         needed = [field.name for field in fields if field.default is dataclasses.MISSING]
@@ -210,13 +228,15 @@ def _attention(tables: Any, layers: int, plain: tuple[str, str], where: str) -> 
         chosen: Any = range(layers)
         if "layers" in read:
             chosen = read["layers"].value
+            if not isinstance(chosen, list):
+                raise ValueError(f"{place}: 'layers' is {chosen!r}; give a list of layers")
         elif "first_layer" in read:
             step = _whole("layer_step", read["layer_step"], where) if "layer_step" in read else 1
             chosen = range(_whole("first_layer", read["first_layer"], where), layers, max(step, 1))
         values = {field.name: _typed(field, read[field.name], place) for field in fields if field.name in read}
         made = KINDS[kind](**values)
         for layer in chosen:
-            if not isinstance(layer, int) or not 0 <= layer < layers:
+            if type(layer) is not int or not 0 <= layer < layers:
                 raise ValueError(f"{place}: there is no layer {layer}; layers go from 0 to {layers - 1}")
             found[layer] = found[layer] or made
     if None in found:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.encoded_arrays import npy_values
 from remoe_sim.errors import TraceError
 from remoe_sim.import_source import Source
 
@@ -21,8 +22,10 @@ class NpzArrays:
         if not source.members:
             raise source.error("not an npz archive; write it with numpy.savez")
         try:
-            with source.seekable() as file, np.load(file, allow_pickle=False) as archive:
-                self._arrays: dict[str, npt.NDArray[Any]] = {name: archive[name] for name in archive.files}
+            with source.archive() as archive:
+                self._arrays: dict[str, npt.NDArray[Any]] = {
+                    name.removesuffix(".npy"): npy_values(archive.read(name)) for name in archive.namelist()
+                }
         except Exception as error:  # a broken archive fails in many ways
             if isinstance(error, TraceError):
                 raise

@@ -18,6 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from remoe_sim.plausible import check_parquet
 from remoe_sim.progress import stage
 from remoe_sim.remote_errors import MissingError, RemoteError, as_clause, first_line, without_secrets
 
@@ -49,10 +50,18 @@ def check_output(path: str | os.PathLike[str]) -> None:
 
 
 def open_parquet(path: Path | RemotePath, ahead: int = 0, **options: Any) -> Any:
-    """A pyarrow.parquet.ParquetFile; of a remote one `ahead` bytes are read at once."""
+    """A pyarrow.parquet.ParquetFile; of a remote one `ahead` bytes are read at once.
+
+    Unless the footer is known (`metadata`), ValueError where it claims more rows than the file can hold.
+    """
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path.open(ahead) if isinstance(path, RemotePath) else path, **options)
+    source = path.open(ahead) if isinstance(path, RemotePath) else path
+    file = pq.ParquetFile(source, **options)
+    if options.get("metadata") is None:
+        size = source.stat().st_size if isinstance(source, Path) else source.seek(0, io.SEEK_END)
+        check_parquet(file.metadata, size)
+    return file
 
 
 class RemotePath:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from remoe_sim.remote_files import open_parquet
 from remoe_sim.trace_writer import replacing
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class SweepFile:
             return
         start = time.monotonic()
         with replacing(self.path) as beside:
-            pq.write_table(self.table(), beside, compression="zstd")
+            pq.write_table(self.table(), beside, compression="zstd", write_page_checksum=True)
         self._written, self._new = time.monotonic(), False
         self._took = self._written - start
 
@@ -107,7 +108,7 @@ def is_sweep(path: Path) -> bool:
     """Whether there is a Parquet file that `sweep` wrote, by whichever release."""
     try:
         return _MARK in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         return False
 
 
@@ -124,13 +125,15 @@ def _identity(row: Row) -> tuple[Any, ...]:
 def read_rows(path: Path) -> Sequence[Row]:
     """The rows of a sweep file; ValueError if it is none."""
     try:
-        file = pq.ParquetFile(path)
+        file = open_parquet(path, page_checksum_verification=True)
         marked = (file.schema_arrow.metadata or {}).get(_MARK) == SCHEMA.encode()
-        if marked and file.schema_arrow.names == COLUMNS.names:
+        if marked and file.schema_arrow.equals(COLUMNS):
             rows: list[Row] = file.read().to_pylist()
             return rows
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError):
         pass
+    except ValueError as error:
+        raise ValueError(f"'{path}' cannot be read: {error}; name another file, or move it away") from None
     raise ValueError(f"'{path}' is there and is no sweep of this release; name another file, or move it away")
 
 

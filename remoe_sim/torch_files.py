@@ -5,7 +5,11 @@ The layout is that of torch's zip format: NAME/data.pkl is a pickle whose tensor
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
+import pickletools
+import re
 import zipfile
 from collections import OrderedDict
 from typing import Any
@@ -13,12 +17,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.errors import TraceError
 from remoe_sim.import_source import Source
 
 _TYPES = {
     "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1",
     "BoolStorage": "?", "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16",
 }  # fmt: skip
+
+_OPERATIONS = re.compile(
+    r"PROTO|FRAME|STOP|MARK|POP|POP_MARK|DUP|((LONG_)?BIN)?(PUT|GET)|MEMOIZE|NONE|NEWTRUE|NEWFALSE|INT|BININT[12]?"
+    r"|LONG[14]?|(BIN)?FLOAT|((SHORT_)?BIN)?STRING|((SHORT_)?BIN)?UNICODE8?|(SHORT_)?BINBYTES8?|(EMPTY_)?LIST|APPENDS?"
+    r"|(EMPTY_)?TUPLE[123]?|(EMPTY_)?DICT|SETITEMS?|EMPTY_SET|ADDITEMS|FROZENSET|(STACK_)?GLOBAL|REDUCE|BINPERSID"
+)
+_MOST_REPEATED = 64  # times that a tensor may show each number of its storage
 
 
 def torch_pickle(source: Source) -> bytes:
@@ -27,7 +39,7 @@ def torch_pickle(source: Source) -> bytes:
     if member is None:
         return b""
     try:
-        with source.seekable() as file, zipfile.ZipFile(file) as archive:
+        with source.archive() as archive:
             return archive.read(member)
     except Exception:  # a broken archive fails in many ways; reading it says how
         return b""
@@ -39,8 +51,12 @@ def read_torch(source: Source) -> Any:
     if member is None:
         raise source.error("not a file of torch.save in its zip format; save it again with a recent torch")
     try:
-        with source.seekable() as file, zipfile.ZipFile(file) as archive:
-            return _Restricted(archive, member, source).load()
+        with source.archive() as archive:
+            raw = archive.read(member)
+            _check_operations(raw)
+            return _Restricted(archive, raw, member.removesuffix("data.pkl")).load()
+    except TraceError:
+        raise
     except _RefusedError as refused:
         raise source.error(
             f"it holds '{refused}', but only tensors, lists and dictionaries are read; save just these"
@@ -52,14 +68,24 @@ def read_torch(source: Source) -> Any:
         ) from None
 
 
+def _check_operations(raw: bytes) -> None:
+    """Refuses what no container of tensors needs, and places of the memo beyond what there can be: room is made for
+    all places below one."""
+    for operation, argument, _ in pickletools.genops(raw):
+        if not _OPERATIONS.fullmatch(operation.name):
+            raise _RefusedError(operation.name)
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(raw):
+            raise ValueError(f"a pickle of {len(raw)} bytes with {argument} values")
+
+
 class _RefusedError(Exception):
     """A class or function that is neither a container nor part of a tensor."""
 
 
 class _Restricted(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, member: str, source: Source) -> None:
-        super().__init__(archive.open(member), encoding="utf-8")
-        self._archive, self._folder = archive, member.removesuffix("data.pkl")
+    def __init__(self, archive: zipfile.ZipFile, raw: bytes, folder: str) -> None:
+        super().__init__(io.BytesIO(raw), encoding="utf-8")
+        self._archive, self._folder = archive, folder
         order = f"{self._folder}byteorder"
         self._order = ">" if order in archive.namelist() and archive.read(order).strip() == b"big" else "<"
 
@@ -95,6 +121,8 @@ def _tensor(storage: npt.NDArray[Any], offset: int, size: Any, stride: Any, *_: 
     reach = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if min([offset, *size, *stride]) < 0 or (0 not in size and reach >= storage.size):
         raise ValueError("a tensor reaches beyond its numbers")
+    if math.prod(size) > max(2**20, _MOST_REPEATED * storage.size):
+        raise ValueError(f"a tensor of {math.prod(size)} numbers has {storage.size}")
     strides = [step * storage.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], tuple(size), strides, writeable=False)
 

@@ -24,7 +24,9 @@ SCHEMA_VERSION = 1
 PHASES = ("prefill", "decode")
 PREFILL, DECODE = 0, 1
 MOST_EXPERTS = 1 << 16
-MOST_BYTES = 1 << 40  # of an expert, so that sums of bytes stay exact
+MOST_TOP_K = 1 << 12
+MOST_LAYERS = 1 << 16
+MOST_BYTES = 1 << 40  # of an expert or the rest of a layer, so that sums of bytes stay exact
 
 
 @dataclass(frozen=True, repr=False)
@@ -158,10 +160,16 @@ class Trace:
         for name, least in (("experts", 1), ("top_k", 1), ("expert_bytes", 1), ("dense_bytes", 0)):
             if any(value < least for value in getattr(self.model, name) or ()):
                 raise self.error(f"model.{name} holds a value below {least}")
-        if max(self.model.experts) > MOST_EXPERTS:
-            raise self.error(f"model.experts is {max(self.model.experts)}; at most {MOST_EXPERTS} are possible")
-        if max(self.model.expert_bytes or (0,)) > MOST_BYTES:
-            raise self.error(f"model.expert_bytes holds a value above {MOST_BYTES}")
+        for name, given, most in (
+            ("experts", max(self.model.experts), MOST_EXPERTS),
+            ("top_k", max(self.model.top_k), MOST_TOP_K),
+            ("layers", max(self.model.layers or 0, self.layer_numbers[-1] + 1), MOST_LAYERS),
+        ):
+            if given > most:
+                raise self.error(f"model.{name} is {given}; at most {most} are possible")
+        for name in ("expert_bytes", "dense_bytes"):
+            if max(getattr(self.model, name) or (0,)) > MOST_BYTES:
+                raise self.error(f"model.{name} holds a value above {MOST_BYTES}")
         falling = np.flatnonzero(np.diff(self.step) < 0)
         if falling.size:
             row = int(falling[0]) + 1

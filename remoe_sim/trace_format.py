@@ -16,6 +16,12 @@ from remoe_sim.trace import Decisions, Trace
 KEY, CHECK_KEY = b"remoe_sim", b"remoe_sim_checksum"
 ROWS = ("request", "position", "step")
 LAYER = re.compile(r"experts_(\d{2,})")
+OF_LAYER = re.compile(r"(experts|weights|probs)_\d{2,}")
+
+
+def is_column(name: str) -> bool:
+    """Whether a column of that name belongs to a trace."""
+    return name in (*ROWS, "phase", "token_id") or bool(OF_LAYER.fullmatch(name))
 
 
 def array_hash(values: npt.NDArray[Any]) -> str:

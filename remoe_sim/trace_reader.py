@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,8 +19,9 @@ from remoe_sim.progress import done, stage
 from remoe_sim.remote_errors import MissingError, RemoteError
 from remoe_sim.remote_files import RemotePath, is_url, open_parquet, place
 from remoe_sim.threads import map_layers
-from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Model, Trace
-from remoe_sim.trace_format import CHECK_KEY, KEY, LAYER, ROWS, DecisionsHash, array_hash, checksum, row_hash
+from remoe_sim.trace import PHASES, Decisions, Trace
+from remoe_sim.trace_format import LAYER, ROWS, DecisionsHash, array_hash, row_hash
+from remoe_sim.trace_metadata import Metadata
 from remoe_sim.trace_parts import joined
 
 PART_ROWS = 2**16  # of a large trace that are read at once, a multiple of eight
@@ -65,9 +65,9 @@ class _FileLayers:
     def __init__(self, path: Path | RemotePath, name: str) -> None:
         self.path, self.name = path, name
         self._footer: pq.FileMetaData | None = None
-        self.names, text = self._open()
-        self.meta = self._parse(text)
-        self.content: dict[str, str] = self.meta.get("content") or {}
+        self.names, stored = self._open()
+        self.meta = Metadata(stored, self.names, self.error)
+        self.content = self.meta.content
         self.trace = self._describe()
 
     def error(self, text: str) -> TraceError:
@@ -104,28 +104,6 @@ class _FileLayers:
             "make a trace of it with 'remoe-sim import'"
         )
 
-    def _parse(self, stored: dict[bytes, bytes]) -> dict[str, Any]:
-        text = stored.get(KEY)
-        if text is None:
-            raise self.error(
-                "a Parquet file without the metadata key 'remoe_sim'; make a trace with 'remoe-sim import'"
-            )
-        try:
-            meta = json.loads(text)
-        except ValueError:
-            raise self.error("its metadata is not valid JSON; the file is damaged, write it again") from None
-        if not isinstance(meta, dict) or not isinstance(meta.get("model"), dict):
-            raise self.error("its metadata has no 'model'; write the file again with 'remoe-sim import'")
-        version = meta.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise self.error(
-                f"schema version {version!r} is unknown, this release reads version {SCHEMA_VERSION}; "
-                "update remoe-sim or import the trace again"
-            )
-        if CHECK_KEY in stored and stored[CHECK_KEY] != checksum(text):
-            raise self.error("its metadata does not match its checksum; the file is damaged, write it again")
-        return meta
-
     def _describe(self) -> Trace:
         missing = [name for name in (*ROWS, "phase") if name not in self.names]
         if missing:
@@ -139,48 +117,15 @@ class _FileLayers:
         trace = Trace(
             **rows,
             layer_numbers=numbers,
-            model=self._model(len(numbers)),
+            model=self.meta.model(len(numbers)),
             source=self,
-            origin=self._of_type(self.meta.get("source") or {}, dict, "source"),
-            notes=str(self.meta.get("notes") or ""),
+            origin=self.meta.origin,
+            notes=self.meta.notes,
             path=self.name,
         )
         for name in names:
             self._verify(name, row_hash(trace, name))
         return trace
-
-    def _of_type(self, value: Any, kind: type, what: str) -> Any:
-        if not isinstance(value, kind):
-            raise self.error(f"metadata '{what}' is {value!r}, expected {kind.__name__}; write the file again")
-        return value
-
-    def _model(self, layers: int) -> Model:
-        stored = self.meta["model"]
-
-        def whole(value: Any, what: str) -> int:
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
-                raise self.error(f"metadata model.{what} is {value!r}, expected a whole number that is 0 or more")
-            return value
-
-        def per_layer(name: str, count: int | None = None) -> tuple[int, ...] | None:
-            value = stored.get(name)
-            if value is None:
-                return None
-            values = value if isinstance(value, list) else [value] * (count or 1)
-            return tuple(whole(one, name) for one in values)
-
-        experts, top_k = per_layer("experts", layers), per_layer("top_k", layers)
-        if experts is None or top_k is None:
-            raise self.error("metadata model.experts and model.top_k must be known; write the file again")
-        return Model(
-            experts=experts,
-            top_k=top_k,
-            name=None if stored.get("name") is None else str(stored["name"]),
-            layers=None if stored.get("layers") is None else whole(stored["layers"], "layers"),
-            expert_bytes=per_layer("expert_bytes", layers),
-            dense_bytes=per_layer("dense_bytes"),
-            quant=None if stored.get("quant") is None else str(stored["quant"]),
-        )
 
     def _column(self, name: str) -> pa.ChunkedArray:
         try:
@@ -249,10 +194,17 @@ class _FileLayers:
             part = Decisions(*self._lists(column, name, k, np.uint16, at))
             digest.update(part)
             at += len(column)
+            if at > self.trace.tokens:
+                break
             done(len(column), "rows")
             if at == self.trace.tokens:
                 self._verify(name, digest.digest())
             yield part
+        if at != self.trace.tokens:
+            raise self._of_other_length(name)
+
+    def _of_other_length(self, name: str) -> TraceError:
+        return self.error(f"column '{name}' has not {self.trace.tokens} rows as 'request' has; write the file again")
 
     def _batches(self, name: str) -> Iterator[pa.ChunkedArray]:
         """A column, PART_ROWS rows at a time or fewer; at least once."""
@@ -273,6 +225,8 @@ class _FileLayers:
         if name not in self.names:
             return None
         values, _, _ = self._lists(self._column(name), name, width, dtype)
+        if len(values) != self.trace.tokens:
+            raise self._of_other_length(name)
         self._verify(name, array_hash(values))
         return values
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,7 +22,7 @@ from remoe_sim.arrow_lists import to_arrow
 from remoe_sim.blocks import block_rows, blocks_of
 from remoe_sim.progress import Stage, stage
 from remoe_sim.remote_files import RemotePath, place
-from remoe_sim.trace import PHASES, SCHEMA_VERSION, Trace
+from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Trace
 from remoe_sim.trace_format import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHash, checksum
 
 COUNTED = ("position", "step")  # mostly one more than the row before: kept as differences, which take little room
@@ -74,13 +75,14 @@ class _Writer:
         for name in columns:
             self._hashed(name, ArrayHash).update(getattr(part, name))
         for index in range(part.moe_layers):
-            decisions = part.source.decisions(index)
+            decisions = _clean(part.source.decisions(index))
             name = part.column(index)
             columns[name] = to_arrow(decisions.experts, decisions.valid, decisions.routed)
             self._hashed(name, DecisionsHash).update(decisions)
             for kind in ("weights", "probs"):
                 values = getattr(part.source, kind)(index)
                 if values is not None:
+                    values = values if decisions.routed is None else np.where(decisions.routed[:, None], values, 0)
                     columns[part.column(index, kind)] = to_arrow(values, present=decisions.routed)
                     self._hashed(part.column(index, kind), ArrayHash).update(values)
         return pa.table(columns)
@@ -89,6 +91,15 @@ class _Writer:
         if name not in self.hashes:
             self.hashes[name] = kind()
         return self.hashes[name]
+
+
+def _clean(decisions: Decisions) -> Decisions:
+    """The same with 0 where there is no expert, as it is read again and hashed."""
+    if decisions.valid is None and decisions.routed is None:
+        return decisions
+    there = np.ones(decisions.experts.shape, np.bool_) if decisions.valid is None else decisions.valid
+    there = there if decisions.routed is None else there & decisions.routed[:, None]
+    return Decisions(np.where(there, decisions.experts, 0), there, decisions.routed)
 
 
 def _leaf(field: pa.Field) -> str:

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.errors import TraceError
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
+from remoe_sim.parquet_footers import largest_of
 from remoe_sim.remote_errors import RemoteError
 from remoe_sim.remote_files import AHEAD, open_parquet
 from remoe_sim.trace import DECODE, Decisions, InMemory, Model, Trace
@@ -128,16 +130,21 @@ class _Layers:
 
         largest = 0
         for number in self.files if self.source.given.experts is None else ():
-            meta = self._open(number).metadata
-            paths = [meta.schema.column(leaf).path.split(".")[0] for leaf in range(meta.num_columns)]
-            leaf = paths.index("indices")
-            groups = [meta.row_group(group).column(leaf).statistics for group in range(meta.num_row_groups)]
-            if all(one is not None and one.has_min_max for one in groups):
-                largest = max(largest, *(int(one.max) for one in groups))
+            known = self._by_statistics(number)
+            if known is not None:
+                largest = max(largest, known)
             else:
                 for batch in self._batches(number, "indices", _READ_AT_ONCE):
                     largest = max(largest, pc.max(batch.flatten()).as_py() or 0)
         return largest
+
+    def _by_statistics(self, number: int) -> int | None:
+        path = self.files[number]
+        try:
+            with path.open("rb") if isinstance(path, Path) else path.open(AHEAD) as file:
+                return largest_of(file, "indices")
+        except (OSError, ValueError) as error:
+            raise self._unreadable(number, error) from None
 
     def _open(self, number: int) -> Any:
         import pyarrow as pa
@@ -150,10 +157,12 @@ class _Layers:
                 names = ", ".join(file.schema_arrow.names)
                 raise self.source.error(f"{path.name}: column 'indices' is missing (there are {names}); copy it again")
             return file
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(number, error) from None
 
     def _unreadable(self, number: int, error: Exception) -> Exception:
+        if isinstance(error, TraceError):
+            return error
         if isinstance(error, RemoteError):
             return self.source.error(f"{self.files[number].name}: {error}")
         why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -194,7 +203,12 @@ class _Stream:
         values: npt.NDArray[Any] = np.empty((rows, self.layers.k), self.dtype)
         filled = 0
         while filled < rows:
-            chunk = self._rest if self._rest is not None and len(self._rest) else next(self._batches)
+            chunk = self._rest if self._rest is not None and len(self._rest) else next(self._batches, None)
+            if chunk is None:
+                name = self.layers.files[self.number].name
+                raise self.layers.source.error(
+                    f"{name} ends after {self._at} rows, and its footer says {self.layers.rows}; copy it again"
+                )
             part, self._rest = chunk[: rows - filled], chunk[rows - filled :]
             values[filled : filled + len(part)] = self._numbers(part)
             filled += len(part)
