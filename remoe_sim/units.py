@@ -66,9 +66,10 @@ def parse_range(text: str | int, what: str, least: int = 0) -> list[int]:
         if len(ends) > 3 or (len(ends) > 1 and ends[1] < ends[0]) or (len(ends) == 3 and ends[2] == 0):
             raise ValueError(f"{what} '{part}' is not a range; give a:b or a:b:step with a ≤ b and a step above 0")
         found = range(ends[0], ends[-1] + 1) if len(ends) < 3 else range(ends[0], ends[1] + 1, ends[2])
-        count = len(numbers) + (found[-1] - found[0]) // found.step + 1  # len() would not take all that can be typed
+        count = (found[-1] - found[0]) // found.step + 1  # len() would not take all that can be typed
+        count += len(numbers)
         if count > _MOST_IN_RANGE:
-            raise ValueError(f"{what} '{part}' makes {count} numbers; give at most {_MOST_IN_RANGE} in all")
+            raise ValueError(f"{what} '{part}' is {count} numbers; give a range of at most {_MOST_IN_RANGE}")
         numbers += found
     return numbers
 
