@@ -2,7 +2,7 @@
 
     python benchmarks/compare_power.py [--splits 100] [--points 3] [--traces ../shared/traces] [--output power.json]
 
-The requests of gpt-oss-20b (or of the bundled sample, which has 8) are split into two halves at random, once per seed.
+The requests of gpt-oss-20b (or of a bundled sample, which has 200) are split into two halves at random, once per seed.
 The verdict is that of `remoe_sim.compare`, on pooled adjacent reuse; it takes the sums over each request alone, so they
 are made once, and for the first splits `compare` itself is run and must give the same interval.
 
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     given = parser.parse_args()
     path = given.traces / "gpt-oss-20b" / "gptoss20b_decode_subset.npz"
-    trace = remoe_sim.import_trace(path, experts=32) if path.exists() else remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.import_trace(path, experts=32) if path.exists() else remoe_sim.read_trace("sample:qwen-original")
     start = time.perf_counter()
     study = Study.of(trace, given.points, given.draws)
     with ThreadPoolExecutor() as pool:
@@ -184,7 +184,7 @@ def main() -> None:
         yield from ((name, sum(row[name + suffix] for row in rows)) for name in ("synth", "copied"))
 
     answer = {
-        "trace": path.stem if path.exists() else "sample:demo",
+        "trace": path.stem if path.exists() else "sample:qwen-original",
         "requests": int(study.sums.wanted.size),
         "reuse_rate": round(float(study.sums.shared.sum() / study.sums.wanted.sum()), 5),
         "spread_of_requests": {

@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_kill.py [--kills 20] [--seed 0]
 
-Each run of a sweep over the bundled trace is killed (SIGKILL) after a random time within what an uninterrupted one
+Each run of a sweep over a small trace is killed (SIGKILL) after a random time within what an uninterrupted one
 computes; then the file must be readable, hold no cell twice and only rows that the uninterrupted sweep
 has too. A run that ends before its time has come, because little was left, starts over with an empty file. JSON: kills,
 how often the file was there and how many cells it held each time, and the times that the completed result was compared.
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
+DEMO = Path(__file__).resolve().parents[1] / "tests" / "demo.parquet"
 CHILD = """
 import sys
 import remoe_sim
@@ -29,7 +30,7 @@ def progress(done, total):
     if not said:
         said.append(print("begun", flush=True))
 remoe_sim.sweep(
-    "sample:demo", policy="lru,lfu,belady,fifo,arc", scope="layer,global", cache="1:40:3", budget="10%,50%",
+    sys.argv[2], policy="lru,lfu,belady,fifo,arc", scope="layer,global", cache="1:40:3", budget="10%,50%",
     batch="trace,3", device=["rtx-4090", "jetson-orin-nx-16gb"], overlap="layer,prefetch", output=sys.argv[1],
     progress=progress,
 )
@@ -38,7 +39,7 @@ remoe_sim.sweep(
 
 def start(path: Path) -> subprocess.Popen[str]:
     """A sweep in a process of its own, which begins with its work now."""
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path), str(DEMO)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "begun\n"
     return child

@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_speed.py [--loop 24] [--traces ../shared/traces] [--output speed.json]
 
-The trace is the 67,653 tokens of gpt-oss-20b (or the bundled sample, where they are not there); nothing is shared
+The trace is the 67,653 tokens of gpt-oss-20b (or a bundled sample, where they are not there); nothing is shared
 between calls of the loop. `--loop` takes only so many cells, evenly spread, and scales the time up. Every cell of the
 loop must have the counts and the times of the sweep's. Kernels are compiled and the trace is read before. `seconds`
 are those of the clock, `cpu_seconds` of all threads together, which other work on the machine does not stretch as much.
@@ -86,9 +86,9 @@ def main() -> None:
     if path.exists():
         trace, model = remoe_sim.import_trace(path, experts=32), "gpt-oss-20b"
     else:
-        trace, model = remoe_sim.read_trace("sample:demo"), None
+        trace, model = remoe_sim.read_trace("sample:qwen-original"), None
     answer: dict[str, Any] = {
-        "trace": path.stem if path.exists() else "sample:demo", "tokens": trace.tokens, "cores": os.cpu_count(),
+        "trace": path.stem if path.exists() else "sample:qwen-original", "tokens": trace.tokens, "cores": os.cpu_count(),
     }  # fmt: skip
     for name, device in (("with_devices", DEVICES), ("without_devices", None)):
         answer[name] = beside(trace, device, model if device else None, given.loop)

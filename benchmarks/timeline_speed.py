@@ -68,4 +68,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "sample:demo")
+    main(sys.argv[1] if len(sys.argv) > 1 else "sample:qwen-original")

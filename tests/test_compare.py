@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data import SHARED, needs_traces
+from data import DEMO, SHARED, needs_traces
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import DECODE, PREFILL, Row
@@ -22,7 +22,7 @@ from remoe_sim.request_sums import Requests, adjacent_sums
 from remoe_sim.trace import DECODE as DECODE_PHASE
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLE = "sample:demo"
+SAMPLE = DEMO
 
 
 def of_requests(trace, ids):

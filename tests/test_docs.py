@@ -25,7 +25,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data import SHARED, needs_traces
+from data import DEMO, SHARED, needs_traces
 from test_rerouting import one_layer
 from tiny_gguf import save_tiny_gguf
 
@@ -196,7 +196,7 @@ def test_the_installation_names_every_extra():
 def test_documents_name_every_key_that_is_printed():
     text = (ROOT / "docs" / "semantics.md").read_text()
     named = set(re.findall(r"`([\w.]+)`", text))
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     answers = [remoe_sim.replay(trace, cache=2).to_dict(), remoe_sim.info(trace).to_dict()]
     answers[1]["source"], answers[1]["phases"] = {}, {}
     keys = set(remoe_sim.curve(trace, cache=[2]).columns)
@@ -258,7 +258,7 @@ def provide(name):
     if name == "probs.parquet":
         remoe_sim.write_trace(one_layer([[0.5, 0.25, 0.125, 0.125]] * 2, [[0, 1], [1, 0]]), path)
     elif name.endswith(".parquet"):
-        shutil.copy(ROOT / "traces" / "samples" / "demo.parquet", path)
+        shutil.copy(DEMO, path)
     elif name.endswith(".npz"):
         np.savez(path, experts=np.array([[[0, 1]], [[1, 2]]]), meta=MARKED)
     elif name == "my-model":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,7 +71,7 @@ def test_it_runs(tmp_path):
     assert {(row["policy"], row["overlap"], row["weights"]) for row in found["rows"]} == {
         (p, o, w) for p in ("lru", "lfu") for o in ("none", "layer") for w in ("int8", "float32")
     }
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     for row in found["rows"]:
         block = 0 if row["aligned"] else 4096
         assert row["bytes_read"] == row["misses"] * 3 * (row["tensor_bytes"] + block)

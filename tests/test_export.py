@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from data import DEMO
 from hypothesis import given
 from imported import rows_of
 from naive import events
@@ -18,7 +19,7 @@ from remoe_sim.exports.oracle_general import ACCESS
 
 @pytest.fixture(scope="module")
 def demo():
-    return remoe_sim.read_trace("sample:demo")
+    return remoe_sim.read_trace(DEMO)
 
 
 def with_holes(trace):
@@ -144,7 +145,7 @@ def test_what_is_not_possible(demo, tmp_path):
 
 def test_the_command(tmp_path):
     path = tmp_path / "t.bin"
-    done = CliRunner().invoke(cli.main, ["export", "sample:demo", "-o", str(path), "--format", "oracle-general"])
+    done = CliRunner().invoke(cli.main, ["export", DEMO, "-o", str(path), "--format", "oracle-general"])
     assert done.exit_code == 0, done.exception
     assert path.stat().st_size == 24 * 1490 * 12 * 4
     assert f"wrote {path}: oracle-general, 1,716,480 bytes" in done.output

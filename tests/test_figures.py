@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from data import DEMO
 from naive import DECODE, PREFILL, Row
 from strategies import Shape, trace_of
 
@@ -50,7 +51,7 @@ def check(figure):
 
 @pytest.fixture(scope="module")
 def timed():
-    return remoe_sim.sweep("sample:demo", policy="lru,belady", cache="8:24:8", device="rtx-4090,jetson-orin-nx-16gb")
+    return remoe_sim.sweep(DEMO, policy="lru,belady", cache="8:24:8", device="rtx-4090,jetson-orin-nx-16gb")
 
 
 def test_figures_are_found_and_none_is_untested():
@@ -64,7 +65,7 @@ def test_figures_are_found_and_none_is_untested():
 @pytest.mark.parametrize("name", sorted(OF_TRACES))
 def test_of_a_trace(name, dark):
     """Of a bundled trace, and of one layer with top-1."""
-    for trace in (remoe_sim.read_trace("sample:demo"), small()):
+    for trace in (remoe_sim.read_trace(DEMO), small()):
         figure = check(getattr(figures, name)(trace, dark=dark))
         assert figure.get_facecolor() == pytest.approx(_rgba((DARK if dark else LIGHT).paper))
 
@@ -89,7 +90,7 @@ def test_nothing_was_chosen():
 
 
 def test_two_traces_are_two_lines():
-    both = {"original": remoe_sim.read_trace("sample:demo"), "tuned": small()}
+    both = {"original": remoe_sim.read_trace(DEMO), "tuned": small()}
     axes = figures.reuse_per_layer(both).axes[0]
     labels = axes.get_legend_handles_labels()[1]
     assert labels == ["original: 39.2 % over all layers", "tuned: 33.3 % over all layers"]
@@ -107,7 +108,7 @@ def test_streaks_by_hand():
     frame = routing_rows(trace_of(rows, Shape((4,), (1,), None)))
     assert frame[["position", "expert", "streak"]].to_numpy().tolist() == [[0, 1, 2], [1, 1, 2], [2, 2, 1], [4, 2, 1]]
     assert frame.attrs["experts"] == 4
-    demo = remoe_sim.read_trace("sample:demo")
+    demo = remoe_sim.read_trace(DEMO)
     longest = routing_rows(demo, layer=3)
     counts = pd.Series(demo.request[demo.phase == 1]).value_counts()
     assert longest["position"].nunique() == counts.max()
@@ -132,7 +133,7 @@ def test_of_curves(policies, dark):
 
 
 def test_what_a_curve_shows():
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     frame = remoe_sim.curve(trace, policy="lru,belady", phase="decode")
     axes = figures.hit_rate(frame).axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
@@ -170,7 +171,7 @@ def test_what_a_sweep_shows(timed):
     figure = figures.tpot_parts(timed)
     keys = [(device, policy) for device in ("rtx-4090", "jetson-orin-nx-16gb") for policy in ("lru", "belady")]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == [f"sample:demo, {device}, {policy}" for device, policy in keys]
+    assert titles == [f"{DEMO}, {device}, {policy}" for device, policy in keys]
     tops = [max(bar.get_y() + bar.get_height() for bar in axes.patches) for axes in figure.axes]
     most = timed.groupby(["device", "policy"])["tpot_ms_mean"].max()
     assert tops == pytest.approx([most[key] for key in keys])
@@ -185,7 +186,7 @@ def test_panels_name_what_tells_them_apart(timed):
     titles = [
         title for title, _ in split_rows(pd.concat([timed, other]), ("trace", "scope", "device", "quant", "overlap"))
     ]
-    assert titles[0] == "sample:demo, rtx-4090, overlap layer"
+    assert titles[0] == f"{DEMO}, rtx-4090, overlap layer"
     many = pd.concat([timed.assign(batch=size) for size in range(1, 6)])
     with pytest.raises(ValueError, match="10 combinations do not fit"):
         figures.tpot(many)
@@ -202,7 +203,7 @@ def test_sweeps_that_know_less():
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_of_reports(dark):
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     for policies in ("lru", "lru,belady"):
         report = remoe_sim.replay(trace, cache=8, policy=policies, device="rtx-4090")
         figure = check(figures.token_latency(report, dark=dark))
@@ -233,7 +234,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_the_command_draws_what_is_possible(run, tmp_path):
-    done = run("sample:demo", "-o", "new/figures")
+    done = run(DEMO, "-o", "new/figures")
     assert done.exit_code == 0, done.exception
     assert sorted(path.name for path in (tmp_path / "new" / "figures").iterdir()) == [
         f"{name}.svg"
@@ -247,9 +248,9 @@ def test_the_command_draws_what_is_possible(run, tmp_path):
 
 @pytest.mark.heavy("numba")  # takes long
 def test_the_command_with_everything(run, tmp_path):
-    remoe_sim.sweep("sample:demo", policy="lru,belady", cache="8,16", device="rtx-4090", output="sweep.parquet")
+    remoe_sim.sweep(DEMO, policy="lru,belady", cache="8,16", device="rtx-4090", output="sweep.parquet")
     arguments = [
-        "sample:demo",
+        DEMO,
         "sweep.parquet",
         "--cache",
         "8",
@@ -275,13 +276,13 @@ def test_several_traces_and_many_panels(run, tmp_path):
         f"{name}.svg"
         for name in ("routing-a", "routing-b", "best-split-a", "best-split-a-2", "best-split-b", "best-split-b-2")
     ]
-    many = remoe_sim.sweep("sample:demo", policy="lru", cache="8", batch="trace,1,2,3,4,5,6,7")
+    many = remoe_sim.sweep(DEMO, policy="lru", cache="8", batch="trace,1,2,3,4,5,6,7")
     plots = remoe_sim.plot(many, "many", figure="hit-rate")
     assert [path.name for path in plots.files] == ["hit-rate.svg", "hit-rate-2.svg"]
     material = Material({}, many)
     pages = [draw(dark=False) for _, draw in figures.hit_rate.pages(material)]
     titles = [axes.get_title(loc="left") for page in pages for axes in page.axes]
-    assert titles == ["sample:demo", *(f"sample:demo, batch {size}" for size in range(1, 8))]
+    assert titles == [DEMO, *(f"{DEMO}, batch {size}" for size in range(1, 8))]
 
 
 def test_files_are_whole_or_absent(run, tmp_path, monkeypatch):
@@ -294,7 +295,7 @@ def test_files_are_whole_or_absent(run, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(Sheet, "savefig", broken)
-    done = run("sample:demo", "--figure", "routing", "-o", "f")
+    done = run(DEMO, "--figure", "routing", "-o", "f")
     assert done.exit_code != 0
     assert [path.name for path in (tmp_path / "f").iterdir()] == ["routing.svg"]
     assert (tmp_path / "f" / "routing.svg").read_text() == "before"
@@ -303,12 +304,12 @@ def test_files_are_whole_or_absent(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("sample:demo", "--figure", "pie"), "unknown figure 'pie'; valid are best-split"),
-        (("sample:demo", "--format", "gif"), "unknown format 'gif'; valid are pdf, png, svg"),
-        (("sample:demo", "--policy", "nothing"), "unknown policy 'nothing'"),
-        (("sample:demo", "--device", "nothing", "--cache", "2"), "unknown device 'nothing'"),
-        (("sample:demo", "--layer", "99"), "layer 99 is no MoE layer"),
-        (("sample:demo", "--figure", "tpot"), "no figure is possible: tpot needs the file of a sweep"),
+        ((DEMO, "--figure", "pie"), "unknown figure 'pie'; valid are best-split"),
+        ((DEMO, "--format", "gif"), "unknown format 'gif'; valid are pdf, png, svg"),
+        ((DEMO, "--policy", "nothing"), "unknown policy 'nothing'"),
+        ((DEMO, "--device", "nothing", "--cache", "2"), "unknown device 'nothing'"),
+        ((DEMO, "--layer", "99"), "layer 99 is no MoE layer"),
+        ((DEMO, "--figure", "tpot"), "no figure is possible: tpot needs the file of a sweep"),
         (("absent.parquet",), "absent.parquet"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from data import DEMO
 
 import remoe_sim
 
@@ -31,7 +32,7 @@ def scripts(monkeypatch):
 def traces(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     for name, reuse in (("original", None), ("tuned", "1.26x")):
-        trace = remoe_sim.synth("sample:demo", reuse=reuse, seed=int(reuse is not None))
+        trace = remoe_sim.synth(DEMO, reuse=reuse, seed=int(reuse is not None))
         remoe_sim.write_trace(trace, folder / f"{name}.parquet")
     return folder
 
@@ -80,7 +81,7 @@ def test_pseudo_values_against_a_slow_jackknife(scripts):
 
 def test_a_trace_and_itself_do_not_differ(scripts):
     pair, _ = scripts
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     found = pair.compare_pair(trace, trace, resamples=199)
     assert found.files == ()
     assert not found.table["difference_shown"].fillna(False).astype(bool).any()

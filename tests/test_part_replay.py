@@ -5,6 +5,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from data import DEMO
 from hypothesis import given
 from strategies import cases, choices, examples
 
@@ -86,7 +87,7 @@ def test_replays():
 
 
 def test_when_layers_are_read_whole():
-    trace = alone(remoe_sim.read_trace("sample:demo"))
+    trace = alone(remoe_sim.read_trace(DEMO))
     cut = replace(trace, source=Cut(trace.source, 100))
     remoe_sim.curve(cut, policy="lru", phase="all")
     for arguments in ({"policy": "lru,fifo"}, {"phase": "decode"}, {"scope": "global"}):
@@ -95,7 +96,7 @@ def test_when_layers_are_read_whole():
 
 
 def test_a_fault_is_found_with_its_row():
-    trace = alone(remoe_sim.read_trace("sample:demo"))
+    trace = alone(remoe_sim.read_trace(DEMO))
     broken = trace.decisions(2).experts.copy()
     broken[1234, 1] = 32
     layers = [Decisions(broken) if index == 2 else trace.decisions(index) for index in range(trace.moe_layers)]
@@ -105,7 +106,7 @@ def test_a_fault_is_found_with_its_row():
 
 
 def test_layers_of_different_length():
-    trace = alone(remoe_sim.read_trace("sample:demo"))
+    trace = alone(remoe_sim.read_trace(DEMO))
     short = [replace(d, experts=d.experts[: 1490 - 10 * (i == 1)]) for i, (_, d) in enumerate(trace.layers())]
     with pytest.raises(remoe_sim.TraceError, match="different numbers of rows"):
         remoe_sim.replay(replace(trace, source=Cut(remoe_sim.InMemory(short), 2000)), cache=3, policy="lru")
@@ -113,7 +114,7 @@ def test_layers_of_different_length():
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_parts_of_a_layer_as_one(masks):
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     decisions = trace.decisions(0)
     if masks:
         routed = np.arange(trace.tokens) % 300 > 40
@@ -129,7 +130,7 @@ def test_parts_of_a_layer_as_one(masks):
 
 
 def test_a_file_is_read_in_parts(tmp_path, monkeypatch):
-    trace = alone(remoe_sim.read_trace("sample:demo"))
+    trace = alone(remoe_sim.read_trace(DEMO))
     remoe_sim.write_trace(trace, tmp_path / "t.parquet")
     monkeypatch.setattr("remoe_sim.trace_reader.RESIDENT_BYTES", 0)
     monkeypatch.setattr("remoe_sim.trace_reader.PART_ROWS", 256)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
-from data import SHARED, needs_traces
+from data import DEMO, SHARED, needs_traces
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import DECODE, PREFILL, Row
@@ -76,7 +76,7 @@ def test_times_and_room_are_those_of_a_replay(traces, policy, overlap, settings)
 @pytest.mark.parametrize("policy", ["lru", "belady", "fifo"])
 @pytest.mark.parametrize("target", ["40ms", "0.02s", 9])
 def test_the_answer_meets_the_target_and_one_expert_less_does_not(policy, target):
-    one = remoe_sim.plan("sample:demo", DEVICE, target, policy=policy)[0]
+    one = remoe_sim.plan(DEMO, DEVICE, target, policy=policy)[0]
     assert one.reached
     assert one.target.mean <= one.target_ms
     before = one.curve[sizes(one.target) - 1]
@@ -86,9 +86,9 @@ def test_the_answer_meets_the_target_and_one_expert_less_does_not(policy, target
 
 def test_the_largest_cache_in_a_memory():
     for memory in (300_000_000, "0.5GiB", "1GiB"):
-        one = remoe_sim.plan("sample:demo", DEVICE, memory=memory, policy="lru")[0]
+        one = remoe_sim.plan(DEMO, DEVICE, memory=memory, policy="lru")[0]
         assert one.memory.memory_bytes <= one.memory_bytes < one.curve[sizes(one.memory) + 1].memory_bytes
-    nothing = remoe_sim.plan("sample:demo", DEVICE, memory="100MiB", policy="lru")[0]
+    nothing = remoe_sim.plan(DEMO, DEVICE, memory="100MiB", policy="lru")[0]
     assert nothing.memory is None
     assert "does not fit: 0.25 GiB" in nothing.sentence
 
@@ -140,7 +140,7 @@ def test_a_window_bounds_the_kv_cache_of_each_request():
 
 
 def test_the_knee_lies_farthest_below_the_chord():
-    one = remoe_sim.plan("sample:demo", DEVICE, policy="lru")[0]
+    one = remoe_sim.plan(DEMO, DEVICE, policy="lru")[0]
     first, last = one.no_cache, one.all_experts
 
     def below(point):
@@ -152,11 +152,11 @@ def test_the_knee_lies_farthest_below_the_chord():
 
 def test_limits_that_were_not_all_looked_at_give_the_same_answers(monkeypatch):
     asked = {"device": DEVICE, "target_tpot": "21ms", "memory": "0.8GiB", "policy": "lru,belady"}
-    full = remoe_sim.plan("sample:demo", **asked)
+    full = remoe_sim.plan(DEMO, **asked)
     monkeypatch.setattr(plan_curves, "MOST_PAIRS", 0)
     monkeypatch.setattr(plan_curves, "GRID", 5)
     monkeypatch.setattr(plan_curves, "FINER", 4)
-    for one, other in zip(full, remoe_sim.plan("sample:demo", **asked), strict=True):
+    for one, other in zip(full, remoe_sim.plan(DEMO, **asked), strict=True):
         assert not other.every_limit
         assert len(other.curve) < len(one.curve)
         assert (one.target, one.memory, one.knee) == (other.target, other.memory, other.knee)
@@ -164,22 +164,22 @@ def test_limits_that_were_not_all_looked_at_give_the_same_answers(monkeypatch):
 
 def test_experts_in_all_have_more_limits_than_are_looked_at(monkeypatch):
     monkeypatch.setattr(plan_curves, "MOST_PAIRS", 1_000_000)
-    one = remoe_sim.plan("sample:demo", DEVICE, "20ms", policy="lru", scope="global")[0]
+    one = remoe_sim.plan(DEMO, DEVICE, "20ms", policy="lru", scope="global")[0]
     assert not one.every_limit
-    less = {"budget": sizes(one.target) - max(remoe_sim.read_trace("sample:demo").model.expert_bytes)}
-    replayed = remoe_sim.replay("sample:demo", **less, policy="lru", scope="global", device=DEVICE).results[0]
+    less = {"budget": sizes(one.target) - max(remoe_sim.read_trace(DEMO).model.expert_bytes)}
+    replayed = remoe_sim.replay(DEMO, **less, policy="lru", scope="global", device=DEVICE).results[0]
     assert one.target.mean <= 20 < replayed.tpot_ms["mean"]
 
 
 def test_why_a_target_is_out_of_reach():
-    slow = remoe_sim.plan("sample:demo", DEVICE, "1ms", policy="lru")[0]
+    slow = remoe_sim.plan(DEMO, DEVICE, "1ms", policy="lru")[0]
     assert slow.target is None
     assert not slow.reached
     assert "computing alone takes" in slow.sentence
     least = slow.all_experts.mean
-    cold = remoe_sim.plan("sample:demo", DEVICE, least - 0.01, policy="lru")[0]
+    cold = remoe_sim.plan(DEMO, DEVICE, least - 0.01, policy="lru")[0]
     assert "wait for first uses" in cold.sentence
-    small = remoe_sim.plan("sample:demo", DEVICE, least, memory="0.5GiB", policy="lru")[0]
+    small = remoe_sim.plan(DEMO, DEVICE, least, memory="0.5GiB", policy="lru")[0]
     assert small.target is not None
     assert not small.reached
     assert "and there are 0.50 GiB" in small.sentence
@@ -187,21 +187,21 @@ def test_why_a_target_is_out_of_reach():
 
 def test_the_cheapest_device_of_a_list():
     names = ["oneplus-15r", DEVICE, "rtx-4090", "rtx-3090"]
-    listed = remoe_sim.plan("sample:demo", names, "8ms", policy="belady,lru")
+    listed = remoe_sim.plan(DEMO, names, "8ms", policy="belady,lru")
     assert listed.ordered_by == "list"
     assert {one.policy for one in listed.leading} == {"lru"}
     assert [one.reached for one in listed.leading] == [False, True, True, True]
     assert listed.cheapest.device.name == DEVICE
     assert "as listed" in listed.sentence
-    priced = remoe_sim.plan("sample:demo", "rtx-4090=1600,rtx-3090=700", "8ms", policy="lru")
+    priced = remoe_sim.plan(DEMO, "rtx-4090=1600,rtx-3090=700", "8ms", policy="lru")
     assert (priced.ordered_by, priced.cheapest.device.name) == ("price", "rtx-3090")
     assert "at 700" in priced.sentence
-    same = remoe_sim.plan("sample:demo", {"rtx-4090": 600, "rtx-3090": 700}, "8ms", policy="lru")
+    same = remoe_sim.plan(DEMO, {"rtx-4090": 600, "rtx-3090": 700}, "8ms", policy="lru")
     assert same.cheapest.device.name == "rtx-4090"
-    nobody = remoe_sim.plan("sample:demo", names, "0.1ms", policy="lru")
+    nobody = remoe_sim.plan(DEMO, names, "0.1ms", policy="lru")
     assert nobody.cheapest is None
     assert nobody.sentence.startswith("None of the 4 choices")
-    fastest = remoe_sim.plan("sample:demo", names, policy="lru")
+    fastest = remoe_sim.plan(DEMO, names, policy="lru")
     assert fastest.ordered_by is None
     assert "Fastest" in fastest.sentence
 
@@ -222,7 +222,7 @@ def test_quantisations_of_a_real_trace():
 
 
 def test_json_frames_and_table():
-    arguments = ["plan", "sample:demo", "--device", DEVICE, "--target-tpot", "15ms"]
+    arguments = ["plan", DEMO, "--device", DEVICE, "--target-tpot", "15ms"]
     answer = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     assert answer["schema"] == "remoe-sim.plan.v1"
     first = answer["results"][0]
@@ -233,7 +233,7 @@ def test_json_frames_and_table():
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert "reaches 15 ms per token with 0.74 GiB of 16.00 GiB: 17 of 32" in " ".join(shown.split())
-    report = remoe_sim.plan("sample:demo", DEVICE, 15)
+    report = remoe_sim.plan(DEMO, DEVICE, 15)
     assert list(report.to_frame()["answer"])[:5] == ["no_cache", "knee", "target", "memory", "all_experts"]
     assert len(report.curve_frame()) == 66
     assert "<table" in report._repr_html_()
@@ -258,4 +258,4 @@ def test_json_frames_and_table():
 )
 def test_what_is_not_possible_is_said_in_a_sentence(arguments, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        remoe_sim.plan("sample:demo", **{"device": DEVICE, **arguments})
+        remoe_sim.plan(DEMO, **{"device": DEVICE, **arguments})

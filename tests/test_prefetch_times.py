@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from data import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import choices, examples
@@ -47,23 +48,23 @@ def test_perfect_guesses_of_the_same_reads_never_cost_time(traces, depth, device
 
 
 def test_guesses_that_come_true_save_time_and_wrong_ones_cost_it():
-    report = remoe_sim.prefetch("sample:demo", 8, predictor="oracle,frequent", device="rtx-3090")
+    report = remoe_sim.prefetch(DEMO, 8, predictor="oracle,frequent", device="rtx-3090")
     right, wrong = (one.timed.times.tpot_ms["mean"] for one in report)  # frequent ones are in the cache or not wanted
     bare = report[0].without.timed.times.tpot_ms["mean"]
     assert right < bare < wrong
 
 
 def test_json_has_times_with_and_without():
-    answer = remoe_sim.prefetch("sample:demo", 8, predictor="frequent", device="rtx-3090").to_dict()["results"][0]
+    answer = remoe_sim.prefetch(DEMO, 8, predictor="frequent", device="rtx-3090").to_dict()["results"][0]
     times = answer["times"]
     assert times["device"] == "rtx-3090"
     assert 0 < times["late"] <= answer["decode"]["prefetched"]
-    sizes = remoe_sim.read_trace("sample:demo").model.expert_bytes
+    sizes = remoe_sim.read_trace(DEMO).model.expert_bytes
     assert min(sizes) * times["late"] < times["late_bytes"] < max(sizes) * times["late"]
     assert sum(times["parts_ms"].values()) == pytest.approx(times["tpot_ms"]["mean"])
-    replayed = remoe_sim.replay("sample:demo", 8, policy="lru", device="rtx-3090")["lru"]
+    replayed = remoe_sim.replay(DEMO, 8, policy="lru", device="rtx-3090")["lru"]
     assert times["without_prefetch"]["tpot_ms"] == replayed.tpot_ms
-    assert remoe_sim.prefetch("sample:demo", 8, predictor="previous").to_dict()["results"][0]["times"] is None
+    assert remoe_sim.prefetch(DEMO, 8, predictor="previous").to_dict()["results"][0]["times"] is None
 
 
 @pytest.mark.parametrize(
@@ -72,4 +73,4 @@ def test_json_has_times_with_and_without():
 )
 def test_what_is_not_possible_is_said_in_a_sentence(arguments, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        remoe_sim.prefetch("sample:demo", 8, **arguments)
+        remoe_sim.prefetch(DEMO, 8, **arguments)

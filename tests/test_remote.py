@@ -8,6 +8,7 @@ import uuid
 import fsspec
 import pytest
 from click.testing import CliRunner
+from data import DEMO
 from foreign_files import flame_moe
 from imported import refused, rows_of
 from web_server import Failing, Folder, Ranges, serving
@@ -52,7 +53,7 @@ def files_in(folder):
 
 def test_what_is_a_url(tmp_path):
     assert all(map(is_url, ["s3://b/t", "hf://datasets/a/b", "memory://t", "simplecache::s3://b/t", "HTTP://h/t"]))
-    assert not any(map(is_url, ["t.parquet", "a/b://c", "sample:demo", "C:/t", "./s3://b", tmp_path]))
+    assert not any(map(is_url, ["t.parquet", "a/b://c", DEMO, "C:/t", "./s3://b", tmp_path]))
     assert place("file:///tmp/t.parquet") == place("/tmp/t.parquet")
 
 
@@ -137,9 +138,9 @@ def test_what_cannot_be_used(tmp_path):
     with pytest.raises(ValueError, match=r"^zip://t.parquet::memory://z.zip: there is no such object"):
         read_trace("zip://t.parquet::memory://z.zip")
     with pytest.raises(ValueError, match="a sweep is written as it goes"):
-        remoe_sim.sweep("sample:demo", output="s3://b/s.parquet")
+        remoe_sim.sweep(DEMO, output="s3://b/s.parquet")
     with pytest.raises(ValueError, match="figures are written to folders of this machine"):
-        remoe_sim.plot("sample:demo", "s3://b/figures")
+        remoe_sim.plot(DEMO, "s3://b/figures")
 
 
 @pytest.mark.parametrize(("module", "url"), [("fsspec", "s3://b/t"), ("s3fs", "s3://b/t"), ("aiohttp", "https://h/t")])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from browser import browser, needs_browser
 from click.testing import CliRunner
-from data import SHARED, needs_traces
+from data import DEMO, SHARED, needs_traces
 from hypothesis import event, given
 from naive import DECODE, PREFILL, Row
 from numba import config
@@ -57,33 +57,33 @@ class Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page():
-    return remoe_sim.report("sample:demo", cache=8, policy="lru,lfu")
+    return remoe_sim.report(DEMO, cache=8, policy="lru,lfu")
 
 
 @pytest.fixture(scope="module")
 def swept():
-    return remoe_sim.sweep("sample:demo", policy="lru,belady", cache="8,16,32", device="rtx-4090,jetson-orin-nx-16gb")
+    return remoe_sim.sweep(DEMO, policy="lru,belady", cache="8,16,32", device="rtx-4090,jetson-orin-nx-16gb")
 
 
 # --- what it says
 
 
 def test_the_page_agrees_with_the_commands(page):
-    verdict = remoe_sim.verdict("sample:demo", cache=8, policy="lru,lfu")
+    verdict = remoe_sim.verdict(DEMO, cache=8, policy="lru,lfu")
     text = " ".join(" ".join(Tags(page.html).texts).split())
     assert verdict.verdict in text
     assert verdict.paragraph.removeprefix(f"Verdict: {verdict.verdict}. ") in text
     for result in verdict.online:
         assert f"{result.misses:,}" in text
         assert f"{100 * result.hit_rate:.2f} %" in text
-    assert "remoe-sim report sample:demo --cache 8 --policy lru,lfu -o report.html" in text
+    assert f"remoe-sim report {DEMO} --cache 8 --policy lru,lfu -o report.html" in text
     assert f"remoe-sim {remoe_sim.__version__}, Python" in text
-    assert page.html == remoe_sim.report("sample:demo", cache=8, policy="lru,lfu").html  # nothing of the moment
+    assert page.html == remoe_sim.report(DEMO, cache=8, policy="lru,lfu").html  # nothing of the moment
 
 
 def test_the_reporting_block(page):
     said = facts(page)
-    verdict = remoe_sim.verdict("sample:demo", cache=8, policy="lru,lfu")
+    verdict = remoe_sim.verdict(DEMO, cache=8, policy="lru,lfu")
     best = verdict.best
     assert said["admission"] == "mandatory"
     assert said["scope"] == "layer"
@@ -131,7 +131,7 @@ def test_the_limit_of_who_names_none():
 
 @pytest.fixture(scope="module")
 def timed():
-    return remoe_sim.report("sample:demo", cache=8, policy="lru,lfu", device="jetson-orin-nx-16gb", overlap="none")
+    return remoe_sim.report(DEMO, cache=8, policy="lru,lfu", device="jetson-orin-nx-16gb", overlap="none")
 
 
 def test_times_are_those_of_replay_and_sweep(timed):
@@ -139,12 +139,12 @@ def test_times_are_those_of_replay_and_sweep(timed):
     said, table, charts, unchecked = timed.sections[4].parts
     assert "misses are read from storage, overlap none" in said.text
     same = {"policy": "lru,lfu,belady", "device": "jetson-orin-nx-16gb", "overlap": "none"}
-    for row, result in zip(table.rows, remoe_sim.replay("sample:demo", cache=8, **same), strict=True):
+    for row, result in zip(table.rows, remoe_sim.replay(DEMO, cache=8, **same), strict=True):
         tpot = result.tpot_ms
         assert row[:5] == [result.policy + "*" * result.optimal, tpot["mean"], tpot["p50"], tpot["p95"], tpot["p99"]]
         assert sum(row[7:]) == pytest.approx(tpot["mean"])
     against, parts, spread = charts.charts
-    rows = remoe_sim.sweep("sample:demo", cache=8, **same)
+    rows = remoe_sim.sweep(DEMO, cache=8, **same)
     tip = next(spot.tip for spot in against.spots if f"lru: {rows['tpot_ms_mean'][0]:,.2f} ms" in spot.tip)
     assert tip.startswith(f"{rows['capacity_bytes'][0] / 2**20:,.0f} MiB of experts held")
     assert parts.parts == (("fixed", 0), ("dense layers", 1), ("experts", 2), ("waiting for storage", 4))
@@ -161,7 +161,7 @@ def test_times_are_those_of_replay_and_sweep(timed):
     assert any("assumed" in value for _, value, _ in unchecked.rows)
     text = " ".join(Tags(timed.html).texts)
     line = "--cache 8 --policy lru,lfu --device jetson-orin-nx-16gb --overlap none -o report.html"
-    assert f"remoe-sim report sample:demo {line}" in text
+    assert f"remoe-sim report {DEMO} {line}" in text
 
 
 def test_sizes_of_the_model_where_the_trace_has_none():
@@ -174,12 +174,12 @@ def test_sizes_of_the_model_where_the_trace_has_none():
     reproduce = page.sections[-1].parts[0].text
     assert "remoe-sim verdict" not in reproduce  # it knows no model, and so no sizes
     assert "--device rtx-4090 --model gpt-oss-20b --json" in reproduce
-    own = remoe_sim.report("sample:demo", cache=8, policy="lru", device="rtx-4090", phase="prefill")
+    own = remoe_sim.report(DEMO, cache=8, policy="lru", device="rtx-4090", phase="prefill")
     assert [part.kind for part in own.sections[4].parts] == ["text", "table", "facts"]  # no decode token, no figure
     with pytest.raises(ValueError, match="go with --device"):
-        remoe_sim.report("sample:demo", cache=8, model="gpt-oss-20b")
+        remoe_sim.report(DEMO, cache=8, model="gpt-oss-20b")
     with pytest.raises(ValueError, match="order set with a device"):
-        remoe_sim.report("sample:demo", cache=8, policy="lru", device="rtx-4090", order="sequential")
+        remoe_sim.report(DEMO, cache=8, policy="lru", device="rtx-4090", order="sequential")
 
 
 def test_a_sweep(swept, tmp_path):
@@ -189,13 +189,13 @@ def test_a_sweep(swept, tmp_path):
     times = [row[[name for name, _ in table.columns].index("TPOT ms")] for row in table.rows]
     assert times == sorted(times) == sorted(swept["tpot_ms_mean"])
     assert html.count('class="chart"') == 6  # three of either device
-    assert "sample:demo; scope layer; rtx-4090" in html
+    assert f"{DEMO}; scope layer; rtx-4090" in html
     Tags(html)
 
 
 def test_a_sweep_file_is_told_from_a_trace(tmp_path):
     path = tmp_path / "sweep.parquet"
-    remoe_sim.sweep("sample:demo", policy="lru", cache="8", output=path)
+    remoe_sim.sweep(DEMO, policy="lru", cache="8", output=path)
     done = CliRunner().invoke(cli.main, ["report", str(path), "-o", str(tmp_path / "page.html")])
     assert done.exit_code == 0, done.exception
     assert "1 cell" in (tmp_path / "page.html").read_text()
@@ -205,7 +205,7 @@ def test_a_sweep_file_is_told_from_a_trace(tmp_path):
 
 def test_unknown_arguments_are_named():
     with pytest.raises(ValueError, match="unknown argument 'cach'; did you mean 'cache'"):
-        remoe_sim.report("sample:demo", cach=8)
+        remoe_sim.report(DEMO, cach=8)
 
 
 # --- what it is made of
@@ -349,7 +349,7 @@ def test_figures_and_the_map_show_values_below_the_pointer(page, tab, tmp_path):
     tip = "document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent"
     assert tab.value(tip) == ""
     tab.move(*tab.middle(".plot .spot:nth-of-type(8)"))
-    curve = remoe_sim.curve("sample:demo", policy="lru", cache=[8])
+    curve = remoe_sim.curve(DEMO, policy="lru", cache=[8])
     assert f"lru: {100 * curve[curve.layer == 'all'].decode_hit_rate.iloc[0]:.2f} %" in tab.value(tip)
     assert tab.value(tip).startswith("8 experts per layer")
     painted = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 90, 90).data].some(x => x)"
@@ -360,7 +360,7 @@ def test_figures_and_the_map_show_values_below_the_pointer(page, tab, tmp_path):
         "const b = c.getBoundingClientRect(); return [b.x + 1, b.y + 1]; })()"
     )
     tab.move(x, y)
-    first = remoe_sim.read_trace("sample:demo").decisions(0).experts[0].tolist()
+    first = remoe_sim.read_trace(DEMO).decisions(0).experts[0].tolist()
     assert tab.value(tip) == (
         f"request 0, position 0, prefill\nexpert 0: {'chosen' if 0 in first else 'not chosen'}\n"
         f"chosen here: {', '.join(map(str, first))}"

@@ -32,7 +32,7 @@ def test_the_card_says_what_is_in_the_file(name):
 
 def test_all_of_them_have_a_card_and_take_little_room():
     files = list(FOLDER.glob("*.parquet"))
-    assert {path.stem for path in files} >= set(ROWS) == set(NAMES)
+    assert {path.stem for path in files} == set(ROWS) == set(NAMES)
     assert sum((FOLDER / f"{name}.parquet").stat().st_size for name in NAMES) < 2 * 2**20
 
 

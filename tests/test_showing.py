@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import pytest
+from data import DEMO
 
 import remoe_sim
 from remoe_sim.showing import Shown
@@ -53,7 +54,7 @@ def test_nothing_to_show_is_no_table(rows):
 
 def answers():
     """An object of each kind that fits on a page whatever is in it."""
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     replayed = remoe_sim.replay(trace, cache=8, device="rtx-4090")
     yield from (trace, trace.model, replayed, replayed["lru"], remoe_sim.info(trace), remoe_sim.doctor())
     yield remoe_sim.estimate("olmoe-1b-7b", ["rtx-4090", "oneplus-15r"], "q4_k_m", hit_rate=0.8)

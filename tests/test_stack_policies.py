@@ -5,6 +5,7 @@ import naive
 import naive_keys
 import numpy as np
 import pytest
+from data import DEMO
 from hypothesis import given
 from naive import DECODE, Row
 from numba import config
@@ -120,7 +121,7 @@ def test_what_some_policies_are_equal_to(drawn):
 def test_all_policies_on_a_sample(scope, admission):
     found = plugins("remoe_sim.policies", Policy)
     names = [name for name, policy in found.items() if admission in policy.admissions]
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     for cache in (0, 3, 8):  # three experts are less than one group
         cache *= trace.moe_layers if scope == "global" else 1
         report = remoe_sim.replay(
@@ -251,7 +252,7 @@ def test_options_that_are_not_possible(given):
 def test_a_policy_says_what_it_needs():
     for name in FIXED:
         with pytest.raises(ValueError, match=f"'{name}' does not exist under admission mandatory; use .* bypass"):
-            remoe_sim.replay("sample:demo", cache=2, policy=name, train="sample:demo")
+            remoe_sim.replay(DEMO, cache=2, policy=name, train=DEMO)
     with pytest.raises(ValueError, match="'static' learns from another trace; name it with --train"):
-        remoe_sim.replay("sample:demo", cache=2, policy="static", admission="bypass")
+        remoe_sim.replay(DEMO, cache=2, policy="static", admission="bypass")
     assert isinstance(find_policy("static"), StackPolicy)

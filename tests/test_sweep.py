@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from data import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import DECODE, Row
@@ -18,7 +19,7 @@ from remoe_sim import cli
 from remoe_sim.sweep_file import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLE = "sample:demo"
+SAMPLE = DEMO
 SHAPE = Shape((5, 4), (2, 1), (10, 20))
 SMALL = trace_of([Row(0, i, i, DECODE, [[i, 3], [0]]) for i in range(3)], SHAPE)
 COUNTS = ("lookups", "hits", "misses", "cold_misses", "capacity_misses", "optimal", "bytes_read")

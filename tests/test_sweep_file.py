@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from data import DEMO
 from test_user_policy import FEWEST_HITS
 
 import remoe_sim
 from remoe_sim.sweep_file import COLUMNS, NAMES, alone
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLE = "sample:demo"
+SAMPLE = DEMO
 
 
 def test_a_sweep_goes_on_where_it_was(tmp_path):

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from data import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import DECODE, Row
@@ -84,7 +85,7 @@ def test_layers_of_a_unit_are_bounded_by_slots(slots, layers):
 
 
 def test_large_traces_are_hashed_and_planned_without_their_layers(tmp_path, monkeypatch):
-    demo, path = read_trace("sample:demo"), tmp_path / "t.parquet"
+    demo, path = read_trace(DEMO), tmp_path / "t.parquet"
     remoe_sim.write_trace(demo, path)
     monkeypatch.setattr(trace_reader, "RESIDENT_BYTES", 0)
     read = []

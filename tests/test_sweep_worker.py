@@ -5,6 +5,7 @@ import sys
 import threading
 
 import pytest
+from data import DEMO
 from naive import DECODE, Row
 from strategies import Shape, trace_of
 from test_sweep_units import by_key, passes, results
@@ -21,7 +22,7 @@ from remoe_sim.sweep_units import Cut, units_of
 from remoe_sim.sweep_worker import fingerprint, work
 from remoe_sim.threads import map_layers, most_threads, one_thread
 
-SAMPLE = "sample:demo"
+SAMPLE = DEMO
 
 
 def sent(unit):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from data import SHARED, needs_traces
+from data import DEMO, SHARED, needs_traces
 from numba import config
 
 import remoe_sim
@@ -26,7 +26,7 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def demo():
-    return read_trace("sample:demo")
+    return read_trace(DEMO)
 
 
 def test_a_plain_one():
@@ -201,9 +201,9 @@ def test_like_real_traces(name):
         ({"quant": "q4_k_m"}, "quant belongs to a model"),
         ({"model": "olmoe-1b-7b", "experts": 3}, "experts is that of the model"),
         ({"model": "olmo"}, "unknown model"),
-        ({"like": "sample:demo", "skew": 1}, "skew is taken from the trace"),
-        ({"like": "sample:demo", "reuse": "3x"}, "would be 1.177, where the trace has 0.3923"),
-        ({"like": "sample:demo", "reuse": "more"}, "give a share such as 0.5, or a change: 1.26x or"),
+        ({"like": DEMO, "skew": 1}, "skew is taken from the trace"),
+        ({"like": DEMO, "reuse": "3x"}, "would be 1.177, where the trace has 0.3923"),
+        ({"like": DEMO, "reuse": "more"}, "give a share such as 0.5, or a change: 1.26x or"),
         ({"seed": -1}, "seed '-1' is not possible"),
     ],
 )

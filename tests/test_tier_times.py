@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from data import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import choices, examples
@@ -32,12 +33,12 @@ def test_without_a_host_times_are_those_of_a_replay(traces, cache, overlap, sett
 
 
 def test_json_has_the_times_of_each_result():
-    report = remoe_sim.tiers("sample:demo", 8, host_cache=200, relation="inclusive,exclusive", device=DEVICE, lanes=2)
+    report = remoe_sim.tiers(DEMO, 8, host_cache=200, relation="inclusive,exclusive", device=DEVICE, lanes=2)
     inclusive, exclusive = (one["times"] for one in report.to_dict()["results"])
     assert exclusive["tpot_ms"]["mean"] < inclusive["tpot_ms"]["mean"]
     assert (inclusive["device"], inclusive["lanes"]) == (DEVICE, 2)
     assert sum(inclusive["parts_ms"].values()) == pytest.approx(inclusive["tpot_ms"]["mean"])
-    assert remoe_sim.tiers("sample:demo", 8, host_cache=200).to_dict()["results"][0]["times"] is None
+    assert remoe_sim.tiers(DEMO, 8, host_cache=200).to_dict()["results"][0]["times"] is None
 
 
 @pytest.mark.parametrize(
@@ -52,4 +53,4 @@ def test_json_has_the_times_of_each_result():
 )
 def test_what_is_not_possible_is_said_in_a_sentence(arguments, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        remoe_sim.tiers("sample:demo", 8, host_cache=200, **arguments)
+        remoe_sim.tiers(DEMO, 8, host_cache=200, **arguments)

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from data import SHARED, needs_traces
+from data import DEMO, SHARED, needs_traces
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import DECODE, PREFILL, Row
@@ -88,7 +88,7 @@ def test_bytes_that_a_phone_read():
 
 
 def test_compute_time_that_was_measured_takes_the_place_of_the_modelled_one():
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     parts = remoe_sim.replay(trace, cache=8, policy="lru", device=DEVICE, compute_ms=50)["lru"].timed.times.parts_ms
     assert parts["dense"] + parts["experts"] + parts["fixed"] == pytest.approx(50)
 
@@ -104,7 +104,7 @@ def test_compute_time_that_was_measured_takes_the_place_of_the_modelled_one():
 def test_the_name_of_a_trace_tells_its_card(name, card, quant):
     from dataclasses import replace
 
-    trace = remoe_sim.read_trace("sample:demo")
+    trace = remoe_sim.read_trace(DEMO)
     trace = replace(trace, model=replace(trace.model, name=name, quant=None))
     model = DeviceRun.of(DEVICE)._model(trace)
     assert (model.name, model.quant) == (card, quant)
@@ -126,4 +126,4 @@ def test_the_name_of_a_trace_tells_its_card(name, card, quant):
 )
 def test_what_is_not_possible_is_said_in_a_sentence(arguments, says):
     with pytest.raises(ValueError, match=re.escape(says)):
-        remoe_sim.replay("sample:demo", cache=8, policy="lru", **arguments)
+        remoe_sim.replay(DEMO, cache=8, policy="lru", **arguments)

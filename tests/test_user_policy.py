@@ -8,6 +8,7 @@ import sys
 import naive
 import numpy as np
 import pytest
+from data import DEMO
 from naive import DECODE, Row
 from oracle import assert_equal, expected
 from strategies import Case, Shape, trace_of
@@ -103,7 +104,7 @@ def test_fifteen_lines_are_a_policy(mine, case, monkeypatch):
 
 def test_it_runs_on_the_command_line(mine):
     mine(FEWEST_HITS)
-    code, out, err = shell("replay", "sample:demo", "--policy", "./mine.py,lru", "--cache", 8, "--phase", "prefill")
+    code, out, err = shell("replay", DEMO, "--policy", "./mine.py,lru", "--cache", 8, "--phase", "prefill")
     assert (code, "fewest-hits" in out) == (0, True), err
 
 
@@ -146,7 +147,7 @@ def test_an_installed_package_brings_one(distribution, tmp_path):
     listed = {item["name"]: item for item in json.loads(out)["items"]}
     assert listed["fewest-hits"]["kind"] == "slot"
     arguments = ["--cache", 4, "--policy", "fewest-hits,lru", "--phase", "prefill"]
-    code, out, err = shell("replay", "sample:demo", *arguments, path=distribution)
+    code, out, err = shell("replay", DEMO, *arguments, path=distribution)
     assert (code, "fewest-hits" in out) == (0, True), err
     (distribution / "theirs.py").write_text("import nothing_of_this_name")
     code, out, err = shell("list", "policies", path=distribution)
@@ -184,7 +185,7 @@ BROKEN = {
 @pytest.mark.filterwarnings("ignore:.*encountered in divide:RuntimeWarning")
 def test_a_broken_file_is_one_sentence(mine, text, monkeypatch, capsys):
     mine(text)
-    arguments = ["replay", "sample:demo", "--policy", "./mine.py", "--cache", "4", "--phase", "prefill"]
+    arguments = ["replay", DEMO, "--policy", "./mine.py", "--cache", "4", "--phase", "prefill"]
     monkeypatch.setattr(sys, "argv", ["remoe-sim", *arguments])
     with pytest.raises(SystemExit) as stopped:
         cli.run()
@@ -196,18 +197,16 @@ def test_a_broken_file_is_one_sentence(mine, text, monkeypatch, capsys):
 
 def test_a_file_that_is_not_there(mine, monkeypatch):
     with pytest.raises(ValueError, match=r"policy './my\.py': there is no such file; give the path of a Python file"):
-        remoe_sim.replay("sample:demo", cache=4, policy="./my.py")
+        remoe_sim.replay(DEMO, cache=4, policy="./my.py")
 
 
 def test_what_a_policy_needs_is_said(mine):
     mine(FAVOURITE.replace("    summary", "    needs_training, admissions = True, ('bypass',)\n    summary"))
     with pytest.raises(ValueError, match="'favourite' learns from another trace; name it with --train"):
-        remoe_sim.replay("sample:demo", cache=4, policy="./mine.py", admission="bypass")
+        remoe_sim.replay(DEMO, cache=4, policy="./mine.py", admission="bypass")
     with pytest.raises(
         ValueError, match="'favourite' does not exist under admission mandatory; use --admission bypass"
     ):
-        remoe_sim.replay("sample:demo", cache=4, policy="./mine.py", train="sample:demo")
-    report = remoe_sim.replay(
-        "sample:demo", cache=4, policy="./mine.py", admission="bypass", train="sample:demo", phase="prefill"
-    )
+        remoe_sim.replay(DEMO, cache=4, policy="./mine.py", train=DEMO)
+    report = remoe_sim.replay(DEMO, cache=4, policy="./mine.py", admission="bypass", train=DEMO, phase="prefill")
     assert report["favourite"].lookups > 0

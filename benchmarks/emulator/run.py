@@ -39,7 +39,7 @@ from probes import Parts, fixed_times, probe, typical
 import remoe_sim
 from remoe_sim.device_cards import Device
 
-TRACE = "sample:demo"
+TRACE = str(Path(__file__).resolve().parents[2] / "tests" / "demo.parquet")
 POLICIES, OVERLAPS = ("lru", "lfu"), ("none", "layer")
 
 

@@ -12,8 +12,8 @@ from pair import WORDS
 from remoe_sim.trace_writer import replacing
 
 LOSS = "loss"
-LEFT_OUT = ("bytes_read_per_token",)  # misses times one size
-NAMES = {**WORDS, LOSS: "loss, nats per token", "unique_misses": "unique misses, thousands"}
+LEFT_OUT = ("bytes_read_per_token", "unique_misses")  # misses per token, times one number
+NAMES = {**WORDS, LOSS: "loss, nats per token"}
 KEYS = ["metric", "policy", "capacity"]
 CALLED = {"paper": "ReMoE (`paper`)", "three-stage": "`three-stage`", "ce-only": "`ce-only`"}
 
@@ -54,16 +54,14 @@ def markdown(table: pd.DataFrame, recipes: tuple[str, ...], title: str) -> str:
     ]  # fmt: skip
     for (metric, policy, capacity), rows in table.groupby(KEYS, sort=False, dropna=False):
         cells = [_cell(metric, row) for row in rows.to_dict("records")]
-        plain = ["" if pd.isna(one) else str(one) for one in (policy,)]
-        size = "" if pd.isna(capacity) else str(int(capacity))
-        lines.append(f"| {NAMES[metric]} | {size} | {plain[0]} | " + " | ".join(cells) + " |")
+        size, name = ("" if pd.isna(capacity) else str(int(capacity))), ("" if pd.isna(policy) else policy)
+        lines.append(f"| {NAMES[metric]} | {size} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _cell(metric: str, row: dict[str, Any]) -> str:
     rate = metric.endswith("_rate")
-    unit = 100.0 if rate else 1e-3 if metric == "unique_misses" else 1.0
-    digits = 4 if metric in (LOSS, "routing_entropy", "load_balance_cv") else 1 if metric == "unique_misses" else 2
+    unit, digits = 100.0 if rate else 1.0, 4 if metric in (LOSS, "routing_entropy", "load_balance_cv") else 2
 
     def number(value: float, sign: str = "") -> str:
         return f"{unit * value:{sign},.{digits}f}"

@@ -10,7 +10,7 @@ import drawing
 import matplotlib.pyplot as plt
 import pandas as pd
 
-CURVES = {"paper": ("remoe", "s"), "three-stage": ("third", "o")}  # recipe: colour and marker
+CURVES = {"paper": ("remoe", "s", (-24, 4)), "three-stage": ("third", "o", (6, -9))}  # colour, marker, place of names
 TARGET = 0.264  # the paper's relative gain of reuse
 BAND = 0.01
 
@@ -25,16 +25,16 @@ def tradeoff(table: pd.DataFrame, title: str, colours: dict[str, str]) -> Any:
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     axes.axhline(100 * TARGET, color=colours["grey"], linewidth=0.9, linestyle=(0, (4, 3)))
     axes.axvspan(-100 * BAND, 100 * BAND, color=colours["grey"], alpha=0.15, linewidth=0)
-    for recipe, (colour, marker) in CURVES.items():
+    for recipe, (colour, marker, beside) in CURVES.items():
         rows = table[(table["recipe"] == recipe) & table["factor"].notna()].sort_values("factor")
         axes.plot(100 * rows["loss_change"], 100 * rows["reuse_change"], marker=marker, ms=4.5, color=colours[colour],
                   label=f"{recipe}, locality × {rows['factor'].min():g} to {rows['factor'].max():g}")  # fmt: skip
         for row in rows.to_dict("records"):
-            _name(axes, row, f"×{row['factor']:g}", colours[colour], (5, -9))
+            _name(axes, row, f"×{row['factor']:g}", colours[colour], beside)
     for row in table[table["without"].notna()].to_dict("records"):
         axes.plot(100 * row["loss_change"], 100 * row["reuse_change"], "D", ms=5, color=colours["remoe"],
                   markerfacecolor=colours["face"])  # fmt: skip
-        _name(axes, row, f"without {row['without']}", colours["ink"], (7, 3))
+        _name(axes, row, f"without {row['without']}", colours["ink"], (7, -3))
     for row in table[table["recipe"] == "ce-only"].to_dict("records"):
         axes.plot(100 * row["loss_change"], 100 * row["reuse_change"], "X", ms=7, color=colours["original"],
                   label="ce-only, the control")  # fmt: skip

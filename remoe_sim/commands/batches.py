@@ -39,9 +39,9 @@ def command(as_json: bool, **arguments: Any) -> None:
 
     \b
     Examples:
-      remoe-sim batches sample:demo --cache 8
-      remoe-sim batches sample:demo --batch 1:4 --budget 400MiB --scope global --policy lru
-      remoe-sim batches sample:demo --batch 1,4 --cache 8 --draft 3 --accept 0.7 --json
+      remoe-sim batches sample:qwen-original --cache 8
+      remoe-sim batches sample:qwen-original --batch 1:4 --budget 8MiB --scope global --policy lru
+      remoe-sim batches sample:qwen-original --batch 1,4 --cache 8 --draft 3 --accept 0.7 --json
     """
     import remoe_sim
     from remoe_sim.units import plural

@@ -48,6 +48,7 @@ def command(as_json: bool, layers: bool, **arguments: Any) -> None:
 
     \b
     Examples:
+      remoe-sim compare sample:qwen-original sample:qwen-remoe --cache 8
       remoe-sim compare original.parquet tuned.parquet --cache 8
       remoe-sim compare original.parquet tuned.parquet --cache 8,16 --policy lru,belady --layers
       remoe-sim compare original.parquet tuned.parquet --device jetson-orin-nx-16gb --json

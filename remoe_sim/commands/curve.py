@@ -30,10 +30,10 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
 
     \b
     Examples:
-      remoe-sim curve sample:demo --policy lru,belady -o curve.csv
-      remoe-sim curve sample:demo --phase decode --cache 2:16:2
-      remoe-sim curve sample:demo --scope global --policy lru --budget 4MiB,8MiB
-      remoe-sim curve sample:demo --policy lru --batch 4 --draft 3 --accept 0.7
+      remoe-sim curve sample:qwen-original --policy lru,belady -o curve.csv
+      remoe-sim curve sample:qwen-original --phase decode --cache 2:16:2
+      remoe-sim curve sample:qwen-original --scope global --policy lru --budget 4MiB,8MiB
+      remoe-sim curve sample:qwen-original --policy lru --batch 4 --draft 3 --accept 0.7
     """
     import remoe_sim
     from remoe_sim.engine import describe

@@ -8,7 +8,7 @@ import click
 @click.command()
 @click.option("--cache", default="8", show_default=True, metavar="N", help="Experts per layer.")
 def command(cache: str) -> None:
-    """Replay the bundled trace and show what the tool answers.
+    """Replay a bundled trace and show what the tool answers.
 
     \b
     Examples:
@@ -18,5 +18,5 @@ def command(cache: str) -> None:
     import remoe_sim
     from remoe_sim.commands.replay import show
 
-    click.echo(f"$ remoe-sim replay sample:demo --cache {cache}\n")
-    show(remoe_sim.replay("sample:demo", cache=cache))  # type: ignore[arg-type]
+    click.echo(f"$ remoe-sim replay sample:qwen-original --cache {cache}\n")
+    show(remoe_sim.replay("sample:qwen-original", cache=cache))  # type: ignore[arg-type]

@@ -37,8 +37,8 @@ def command(trace: str, output: str, **given: Any) -> None:
 
     \b
     Examples:
-      remoe-sim export sample:demo -o demo.npz
-      remoe-sim export sample:demo -o layer3.oracleGeneral --layer 3
+      remoe-sim export sample:qwen-original -o qwen.npz
+      remoe-sim export sample:qwen-original -o layer3.oracleGeneral --layer 3
       remoe-sim export qwen.parquet -o routing.csv
     """
     import remoe_sim

@@ -51,9 +51,9 @@ def command(as_json: bool, **arguments: Any) -> None:
 
     \b
     Examples:
-      remoe-sim plan sample:demo --device jetson-orin-nx-16gb --target-tpot 15ms
-      remoe-sim plan sample:demo --device oneplus-15r --memory 800MiB --policy lru,lfu,belady
-      remoe-sim plan sample:demo --device rtx-4090=1600,rtx-3090=700 --target-tpot 8ms --phase decode
+      remoe-sim plan sample:qwen-original --device jetson-orin-nx-16gb --target-tpot 2ms
+      remoe-sim plan sample:qwen-original --device oneplus-15r --memory 16MiB --policy lru,lfu,belady
+      remoe-sim plan sample:qwen-original --device rtx-4090=1600,rtx-3090=700 --target-tpot 1ms --phase decode
     """
     import remoe_sim
 

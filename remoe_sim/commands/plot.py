@@ -33,9 +33,9 @@ def command(files: tuple[str, ...], **arguments: Any) -> None:
 
     \b
     Examples:
-      remoe-sim plot sample:demo -o figures/
+      remoe-sim plot sample:qwen-original -o figures/
       remoe-sim plot original.parquet tuned.parquet --figure reuse-per-layer --format pdf -o figures/
-      remoe-sim plot sample:demo --cache 8 --device rtx-4090 --policy lru,belady --dark -o figures/
+      remoe-sim plot sample:qwen-original --cache 8 --device rtx-4090 --policy lru,belady --dark -o figures/
     """
     import remoe_sim
 

@@ -68,11 +68,11 @@ def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) ->
 
     \b
     Examples:
-      remoe-sim prefetch sample:demo --cache 8
-      remoe-sim prefetch sample:demo --cache 8 --predictor transition,noisy \\
+      remoe-sim prefetch sample:qwen-original --cache 8
+      remoe-sim prefetch sample:qwen-original --cache 8 --predictor transition,noisy \\
           --train-share 0.5 --recall 0.8 --precision 0.6 --cap 64MiB
-      remoe-sim prefetch sample:demo --budget 300MiB --scope global --depth 2 --json
-      remoe-sim prefetch sample:demo --cache 8 --device rtx-3090
+      remoe-sim prefetch sample:qwen-original --budget 6MiB --scope global --depth 2 --json
+      remoe-sim prefetch sample:qwen-original --cache 8 --device rtx-3090
     """
     import remoe_sim
 

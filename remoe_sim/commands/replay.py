@@ -43,11 +43,11 @@ def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
 
     \b
     Examples:
-      remoe-sim replay sample:demo --cache 8
-      remoe-sim replay sample:demo --cache 8 --phase decode --reset request --policy lru,fifo,belady
-      remoe-sim replay sample:demo --budget 16MiB --scope global --policy lru --json
-      remoe-sim replay sample:demo --cache 8 --batch 4 --prefill-chunk 16
-      remoe-sim replay sample:demo --cache 8 --device jetson-orin-nx-16gb --overlap none
+      remoe-sim replay sample:qwen-original --cache 8
+      remoe-sim replay sample:qwen-original --cache 8 --phase decode --reset request --policy lru,fifo,belady
+      remoe-sim replay sample:qwen-original --budget 16MiB --scope global --policy lru --json
+      remoe-sim replay sample:qwen-original --cache 8 --batch 4 --prefill-chunk 16
+      remoe-sim replay sample:qwen-original --cache 8 --device jetson-orin-nx-16gb --overlap none
     """
     import remoe_sim
 

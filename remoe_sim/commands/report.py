@@ -30,9 +30,9 @@ def command(output: str, **arguments: Any) -> None:
 
     \b
     Examples:
-      remoe-sim report sample:demo --cache 8 -o report.html
-      remoe-sim report sample:demo --budget 256MiB --scope global --policy lru,lfu -o report.html
-      remoe-sim report sample:demo --cache 8 --device jetson-orin-nx-16gb -o report.html
+      remoe-sim report sample:qwen-original --cache 8 -o report.html
+      remoe-sim report sample:qwen-original --budget 6MiB --scope global --policy lru,lfu -o report.html
+      remoe-sim report sample:qwen-original --cache 8 --device jetson-orin-nx-16gb -o report.html
       remoe-sim report t.parquet -o report.html
     """
     import remoe_sim

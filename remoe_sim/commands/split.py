@@ -41,9 +41,9 @@ def command(as_json: bool, **arguments: Any) -> None:
 
     \b
     Examples:
-      remoe-sim split sample:demo --budget 256MiB
-      remoe-sim split sample:demo --cache 8 --policy lru,belady --phase decode
-      remoe-sim split sample:demo --budget 256MiB --minimise bytes --json
+      remoe-sim split sample:qwen-original --budget 6MiB
+      remoe-sim split sample:qwen-original --cache 8 --policy lru,belady --phase decode
+      remoe-sim split sample:qwen-original --budget 6MiB --minimise bytes --json
     """
     import remoe_sim
 

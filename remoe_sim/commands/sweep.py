@@ -85,9 +85,9 @@ def command(
 
     \b
     Examples:
-      remoe-sim sweep sample:demo --cache 4:32:4 -o sweep.parquet
-      remoe-sim sweep sample:demo --policy lru,belady --cache 8,16 --device rtx-4090,jetson-orin-nx-16gb
-      remoe-sim sweep sample:demo --scope layer,global --budget 10%:50%:10% --batch trace,4 --dry-run
+      remoe-sim sweep sample:qwen-original --cache 4:32:4 -o sweep.parquet
+      remoe-sim sweep sample:qwen-original --policy lru,belady --cache 8,16 --device rtx-4090,jetson-orin-nx-16gb
+      remoe-sim sweep sample:qwen-original --scope layer,global --budget 10%:50%:10% --batch trace,4 --dry-run
     """
     import remoe_sim
 

@@ -61,11 +61,11 @@ def command(as_json: bool, **arguments: Any) -> None:
 
     \b
     Examples:
-      remoe-sim tiers sample:demo --device-cache 8 --host-cache 20 --host-scope layer
-      remoe-sim tiers sample:demo --device-budget 300MiB --host-budget 700MiB \\
+      remoe-sim tiers sample:qwen-original --device-cache 8 --host-cache 20 --host-scope layer
+      remoe-sim tiers sample:qwen-original --device-budget 6MiB --host-budget 12MiB \\
           --host-policy lru,lfu-forget --relation inclusive,exclusive
-      remoe-sim tiers sample:demo --device-cache 8 --host-cache all --json
-      remoe-sim tiers sample:demo --device-cache 8 --host-cache 200 --device rtx-3090
+      remoe-sim tiers sample:qwen-original --device-cache 8 --host-cache all --json
+      remoe-sim tiers sample:qwen-original --device-cache 8 --host-cache 64 --device rtx-3090
     """
     import remoe_sim
 

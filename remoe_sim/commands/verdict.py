@@ -43,9 +43,9 @@ def command(as_json: bool, **arguments: Any) -> None:
 
     \b
     Examples:
-      remoe-sim verdict sample:demo --cache 8
-      remoe-sim verdict sample:demo --budget 256MiB --scope global
-      remoe-sim verdict sample:demo --cache 8 --phase decode --policy lru --json
+      remoe-sim verdict sample:qwen-original --cache 8
+      remoe-sim verdict sample:qwen-original --budget 6MiB --scope global
+      remoe-sim verdict sample:qwen-original --cache 8 --phase decode --policy lru --json
     """
     import remoe_sim
 

@@ -1,6 +1,6 @@
-"""Makes `demo.parquet`, the synthetic trace that is installed with the package; README.md says what it is and is not.
+"""Makes `demo.parquet`, a small synthetic trace that many tests replay: 12 MoE layers of 32 experts, top-4, 8 requests.
 
-    python traces/samples/make_demo.py traces/samples/demo.parquet
+    python tests/demo_trace.py tests/demo.parquet
 
 A token's score of an expert is the sum of three normal variables: how popular the expert is in its layer (fixed), how
 well it fits the request (drawn once per request) and what the text is about just now (a first-order autoregressive
@@ -66,7 +66,7 @@ def make() -> remoe_sim.Trace:
         layer_numbers=MOE_LAYERS,
         model=model,
         source=remoe_sim.InMemory([remoe_sim.Decisions(chosen[:, at].copy()) for at in range(len(MOE_LAYERS))]),
-        origin={"format": "synthetic", "path": "make_demo.py", "sha256": None},
+        origin={"format": "synthetic", "path": "demo_trace.py", "sha256": None},
         notes=f"synthetic, seed {SEED}: not recorded from any model",
     )
 
