@@ -171,7 +171,7 @@ def test_what_a_sweep_shows(timed):
     figure = figures.tpot_parts(timed)
     keys = [(device, policy) for device in ("rtx-4090", "jetson-orin-nx-16gb") for policy in ("lru", "belady")]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == [f"{DEMO}, {device}, {policy}" for device, policy in keys]
+    assert titles == [f"demo, {device}, {policy}" for device, policy in keys]
     tops = [max(bar.get_y() + bar.get_height() for bar in axes.patches) for axes in figure.axes]
     most = timed.groupby(["device", "policy"])["tpot_ms_mean"].max()
     assert tops == pytest.approx([most[key] for key in keys])
@@ -186,7 +186,7 @@ def test_panels_name_what_tells_them_apart(timed):
     titles = [
         title for title, _ in split_rows(pd.concat([timed, other]), ("trace", "scope", "device", "quant", "overlap"))
     ]
-    assert titles[0] == f"{DEMO}, rtx-4090, overlap layer"
+    assert titles[0] == "demo, rtx-4090, overlap layer"
     many = pd.concat([timed.assign(batch=size) for size in range(1, 6)])
     with pytest.raises(ValueError, match="10 combinations do not fit"):
         figures.tpot(many)
@@ -282,7 +282,7 @@ def test_several_traces_and_many_panels(run, tmp_path):
     material = Material({}, many)
     pages = [draw(dark=False) for _, draw in figures.hit_rate.pages(material)]
     titles = [axes.get_title(loc="left") for page in pages for axes in page.axes]
-    assert titles == [DEMO, *(f"{DEMO}, batch {size}" for size in range(1, 8))]
+    assert titles == ["demo", *(f"demo, batch {size}" for size in range(1, 8))]
 
 
 def test_files_are_whole_or_absent(run, tmp_path, monkeypatch):
