@@ -88,7 +88,8 @@ def main() -> None:
     else:
         trace, model = remoe_sim.read_trace("sample:qwen-original"), None
     answer: dict[str, Any] = {
-        "trace": path.stem if path.exists() else "sample:qwen-original", "tokens": trace.tokens, "cores": os.cpu_count(),
+        "trace": path.stem if path.exists() else "sample:qwen-original",
+        "tokens": trace.tokens, "cores": os.cpu_count(),
     }  # fmt: skip
     for name, device in (("with_devices", DEVICES), ("without_devices", None)):
         answer[name] = beside(trace, device, model if device else None, given.loop)

@@ -45,7 +45,7 @@ def main():
                 named = {"format": bombs.NAMED[what]} if what in bombs.NAMED else {}
                 made.append((what, partial(use, **named), make(folder)))
         made += [(what, lambda text: parse_range(text, "cache"), text) for what, text in bombs.TYPED.items()]
-        remoe_sim.read_trace("sample:demo")  # loads what is loaded late
+        remoe_sim.read_trace("sample:qwen-original")  # loads what is loaded late
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + MOST
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
