@@ -137,8 +137,9 @@ def _name(result: ReplayResult) -> str:
 
 def _phase_table(report: ReplayReport, phase: str) -> Table:
     counts = [getattr(result, phase) for result in report]
-    unit, factor = size_unit(max((one.bytes_read or 0) / max(one.tokens, 1) for one in counts))
-    table = _table(phase, "hit rate", "hits / lookups", "behind belady", f"{unit} read", f"{unit}/token")
+    unit, factor = size_unit(max(one.bytes_read or 0 for one in counts))
+    token_unit, token_factor = size_unit(max((one.bytes_read or 0) / max(one.tokens, 1) for one in counts))
+    table = _table(phase, "hit rate", "hits / lookups", "behind belady", f"{unit} read", f"{token_unit}/token")
     belady = next((one for result, one in zip(report, counts, strict=True) if result.policy == "belady"), None)
     for result, one in zip(report, counts, strict=True):
         read = one.bytes_read
@@ -148,7 +149,7 @@ def _phase_table(report: ReplayReport, phase: str) -> Table:
             f"{one.hits} / {one.lookups}",
             "" if belady in (None, one) else f"{100 * (belady.hits - one.hits) / one.lookups:.2f} points",
             "unknown" if read is None else f"{read / factor:,.1f}",
-            "unknown" if read is None else f"{read / factor / one.tokens:,.1f}" if one.tokens else "",
+            "unknown" if read is None else f"{read / token_factor / one.tokens:,.1f}" if one.tokens else "",
         )
     return table
 
