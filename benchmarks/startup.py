@@ -5,8 +5,8 @@
 All commands take turns, so that a busy machine slows them alike; times are medians over the runs, in seconds: `wall_s`
 as a clock shows it, `cpu_s` of the process in user and system mode, which `met` is of. Replays are of the small
 trace of the tests and of BigMoeOnEdge's qwen trace if it is there. The cold run compiles into an empty
-REMOE_SIM_CACHE_DIR and must say so in one line. Where SciPy is installed, Numba loads it with the first kernel
-though nothing here needs it; `versions` says whether it is.
+REMOE_SIM_CACHE_DIR and must say so in one line. Where SciPy is installed, Numba loads it to compile, though nothing
+here needs it, and so does the cold run; `versions` says whether it is.
 """
 
 from __future__ import annotations

@@ -82,6 +82,9 @@ def _has_null_elements(column: pa.ChunkedArray) -> bool:
 
 def _elements(chunk: pa.Array) -> pa.Array:
     """The elements of all lists that are not null, in order."""
+    if pa.types.is_fixed_size_list(chunk.type) and not chunk.null_count:  # as below, which takes long to load
+        k = chunk.type.list_size
+        return chunk.values.slice(chunk.offset * k, len(chunk) * k)
     return chunk.flatten()
 
 

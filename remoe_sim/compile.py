@@ -21,6 +21,8 @@ import numba
 from numba import types
 from numba.core import config as _config
 from numba.core import event
+from numba.core.caching import FunctionCache
+from numba.core.runtime.nrt import rtsys
 
 _LOCK = threading.Lock()
 _HERE = Path(__file__).parent
@@ -95,6 +97,18 @@ class _Announcement(event.Listener):
 event.register("numba:compile", _Announcement())
 
 
+class _Kept(FunctionCache):
+    """Numba's cache of machine code, which loads all that compiling needs (SciPy, if it is there) only to compile."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            found = self._load_overload(sig, target_context)
+            if found is not None:
+                return found
+        return super().load_overload(sig, target_context)
+
+
 def kernel(
     function: Callable[..., Any] | None = None, *, signature: Any = None, inline: bool = False, unfold: bool = False
 ) -> Any:
@@ -107,16 +121,21 @@ def kernel(
     if function is None:
         return lambda f: kernel(f, signature=signature, inline=inline, unfold=unfold)
     folder = cache_directory()
-    arguments = () if signature is None else (signature,)
-    options: dict[str, Any] = {"nogil": True, "cache": folder is not None, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     options |= {"forceinline": True} if inline else {}
     options |= {"inline": "always"} if unfold else {}
     with _LOCK:
         before = config.CACHE_DIR
         try:
-            if folder is not None:
+            made: Any = numba.njit(**options)(function)
+            compiles = made is not function  # not where compiling is switched off
+            if compiles and folder is not None:
                 config.CACHE_DIR = str(folder)
-            return numba.njit(*arguments, **options)(function)
+                made._cache = _Kept(function)
+            if compiles and signature is not None:
+                made.compile(signature)
+                made.disable_compile()
+            return made
         finally:
             config.CACHE_DIR = before
 

@@ -145,7 +145,8 @@ class _FileLayers:
             row = int(np.flatnonzero(to_numpy(column.is_null()))[0])
             raise self.error(f"row {row}, column '{name}': null, but every token has a {name}")
         try:
-            return np.require(to_numpy(column.cast(pa.int32())), np.int32, "W")
+            same = column if column.type == pa.int32() else column.cast(pa.int32())  # a cast takes long to load
+            return np.require(to_numpy(same), np.int32, "W")
         except pa.ArrowInvalid as error:
             raise self.error(f"column '{name}': {str(error).splitlines()[0]}, expected int32") from None
 
@@ -159,8 +160,9 @@ class _FileLayers:
         for chunk in column.chunks:
             coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
             words = [PHASES.index(word) if word in PHASES else 255 for word in coded.dictionary.to_pylist()]
-            there = to_numpy(coded.is_valid())
-            codes[at : at + len(chunk)][there] = np.array(words, np.uint8)[to_numpy(coded.indices.drop_null())]
+            there = to_numpy(coded.is_valid()) if coded.null_count else slice(None)
+            indices = coded.indices.drop_null() if coded.null_count else coded.indices
+            codes[at : at + len(chunk)][there] = np.array(words, np.uint8)[to_numpy(indices)]
             at += len(chunk)
         wrong = np.flatnonzero(codes == 255)
         if wrong.size:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import remoe_sim.traces
 
 import remoe_sim
 from remoe_sim import cli, compile
@@ -140,8 +141,8 @@ def test_an_edited_helper_of_another_file_is_compiled_anew(tmp_path):
 # --- nothing heavy before it is needed
 
 
-def loaded(code):
-    printed = run(f"import sys\n{code}\nprint('loaded:', *(name for name in {HEAVY} if name in sys.modules))")
+def loaded(code, names=HEAVY):
+    printed = run(f"import sys\n{code}\nprint('loaded:', *(name for name in {names} if name in sys.modules))")
     return printed.rpartition("loaded:")[2].strip()
 
 
@@ -157,6 +158,15 @@ def test_help_loads_nothing_heavy():
     for arguments in (["--help"], *([name, "--help"] for name in names)):
         code = f"from remoe_sim import cli\ncli.main.main({arguments}, standalone_mode=False)"
         assert loaded(code) == "", arguments
+
+
+@pytest.mark.once
+def test_a_replay_by_kept_kernels_loads_nothing_that_only_compiling_needs():
+    names = ("numba", "numba.np.arraymath", "scipy.linalg", "pandas", "pyarrow.compute")
+    sample = min(path.stem for folder in remoe_sim.traces.__path__ for path in Path(folder).glob("samples/*.parquet"))
+    code = f"import remoe_sim\nremoe_sim.replay('sample:{sample}', cache=8, policy=['lru', 'belady'])"
+    run(code)  # compiles, unless that was done before
+    assert loaded(code, names) == "numba"
 
 
 def test_no_module_bears_the_name_of_a_public_function():
