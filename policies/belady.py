@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import Longs, Ranks, Rules, StackPolicy, Stream
+from remoe_sim.policy import Longs, Outcome, Ranks, Rules, StackPolicy, Stream
 from remoe_sim.resuming import NEVER, OrderedParts, Part
 
 
@@ -18,6 +18,7 @@ class Belady(StackPolicy):
     optimal = True
     online = False
     ranked = True
+    lone_from = 96
 
     def keys(self, stream: Stream) -> Longs:
         return self._uses(stream, np.zeros((0, 0), np.int64))
@@ -40,6 +41,11 @@ class Belady(StackPolicy):
     def _uses(self, stream: Stream, first: Longs) -> Longs:
         lookups = stream.entries.size
         return _next_uses(stream, 0, lookups, lookups + np.arange(stream.n_entries), first)
+
+    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        from remoe_sim.kernels.places import place_replay
+
+        return self.by_keys(place_replay, stream, limit, rules)
 
     def resume(self, n_entries: int, rules: Rules) -> Upcoming:
         return Upcoming(self, n_entries, rules)

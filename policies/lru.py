@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import Depths, Longs, Rules, StackPolicy, Stream
+from remoe_sim.policy import Depths, Longs, Outcome, Rules, StackPolicy, Stream, empty_outcome
 from remoe_sim.resuming import Part
 
 
@@ -15,8 +15,11 @@ class Recency:
     """How many entries were touched more recently than each; members of a group are in front under either admission."""
 
     def __init__(self, n_entries: int, preload: npt.NDArray[np.int32]) -> None:
+        from remoe_sim.kernels.stacks import WIDE
+
         dtype: Any = np.uint8 if n_entries < 2**8 else np.uint16 if n_entries < 2**16 else np.int32
-        self._position, self._behind = np.full(n_entries, n_entries, dtype), np.empty(n_entries, dtype)
+        self._padded = np.full(-(-n_entries // WIDE) * WIDE, n_entries, dtype)
+        self._position = self._padded[:n_entries]
         self._preload = preload
 
     def depths(self, part: Part) -> Depths:
@@ -34,7 +37,7 @@ class Recency:
         return Depths(before, None, stream.n_entries)
 
     def _run(self, kernel: Any, stream: Stream, epochs: Longs, preload: Any, before: npt.NDArray[Any]) -> None:
-        kernel(stream.offsets, stream.entries, epochs, preload, self._position, self._behind, before)
+        kernel(stream.offsets, stream.entries, epochs, preload, self._position.size, self._padded, before)
 
     def known(self) -> int:
         return int(np.count_nonzero(self._position < self._position.size))
@@ -44,6 +47,7 @@ class Lru(StackPolicy):
     name = "lru"
     summary = "least recently used goes first"
     source = "Mattson, Gecsei, Slutz, Traiger: Evaluation techniques for storage hierarchies, 1970"
+    lone_from = 160
 
     def keys(self, stream: Stream) -> npt.NDArray[np.int64]:
         return -np.arange(stream.entries.size, dtype=np.int64)
@@ -53,6 +57,18 @@ class Lru(StackPolicy):
 
     def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
         return self.resume(stream.n_entries, rules).depths(Part(slice(None), stream, fresh=True))
+
+    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        if stream.per_layer and stream.n_entries < self.lone_from:
+            return super().at_limit(stream, limit, rules)
+        from remoe_sim.kernels.recency import recency_replay
+
+        hit, resting, running = empty_outcome(stream)
+        evictions = recency_replay(
+            stream.offsets, stream.entries, stream.epochs, rules.preload, stream.sizes, stream.weights, limit,
+            rules.mandatory, hit, resting, running,
+        )  # fmt: skip
+        return Outcome(hit, evictions, resting, running)
 
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs:
         from remoe_sim.kernels.recency_bytes import recency_bytes

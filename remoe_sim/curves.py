@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from remoe_sim.caches import Caches
-from remoe_sim.engine import HITS, reads_of, replay_stream
+from remoe_sim.engine import HITS, check_outcome, reads_of, replay_stream
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.recency_bytes import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
@@ -121,7 +121,7 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
     What takes a pass per capacity is done for those in `wanted` alone, and the rest is zero.
     """
     hits = np.zeros((3, stream.n_entries + 1), np.int64)
-    if isinstance(policy, StackPolicy):
+    if isinstance(policy, StackPolicy) and not _alone(policy, stream.n_entries, wanted):
         depths = policy.depths(stream, rules)
         counts = np.zeros((3, depths.absent + 1), np.int64)
         tallies.depth_histogram(depths.before, stream.kinds, counts)
@@ -129,8 +129,16 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
         return hits
     most = stream.n_entries
     for capacity in range(1, most + 1) if wanted is None else np.unique(np.minimum(wanted, most)).tolist():
-        hits[:, capacity] = replay_stream(policy, stream, capacity, rules)[2].table[:, HITS]
+        outcome = policy.replay(stream, capacity, rules)
+        check_outcome(stream, outcome, capacity)
+        tallies.count_kinds(stream.kinds, outcome.hit, hits[:, capacity])
     return hits
+
+
+def _alone(policy: Policy, experts: int, wanted: Longs | None) -> bool:
+    """Whether a pass at each wanted capacity is quicker than one for all capacities."""
+    least = policy.lone_from if isinstance(policy, StackPolicy) else None
+    return least is not None and wanted is not None and wanted.size * least <= experts
 
 
 def layer_curves(
@@ -156,9 +164,11 @@ def _batch_curves(
     found: list[list[tuple[Longs, Longs]]] = [[] for _ in layers]
     for policy in policies:
         streams = [view.get(policy.by_last) for view in views]
-        curves = lane_curves(policy, caches, streams) if together else None
+        alone = _alone(policy, max(stream.n_entries for stream in streams), wanted)
+        curves = lane_curves(policy, caches, streams) if together and not alone else None
         for number, (index, stream) in enumerate(zip(layers, streams, strict=True)):
-            lookups = np.array([np.count_nonzero(stream.kinds == kind) for kind in range(3)])
+            lookups = np.zeros(3, np.int64)
+            tallies.count_kinds(stream.kinds, stream.kinds[:0].view(np.bool_), lookups)
             if curves is None:
                 found[number].append((lookups, layer_curve(policy, stream, caches.layer_rules(index), wanted)))
             else:

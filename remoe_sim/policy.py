@@ -89,6 +89,7 @@ class StackPolicy(Policy):
     """Keeps the entries with the smallest keys; subclasses supply `keys`."""
 
     ranked: ClassVar[bool] = False  # whether `ranks` says the same
+    lone_from: ClassVar[int | None] = None  # entries from which a pass at one limit is quicker than one for all
 
     def keys(self, stream: Stream) -> npt.NDArray[Any]:
         """int64 or float64[N]: the key of the entry after each lookup. Ties keep the lower entry."""
@@ -147,13 +148,21 @@ class StackPolicy(Policy):
         return needed
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        return self.at_limit(stream, limit, rules)
+
+    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        """One cache at one limit; policies with a quicker way have their own."""
         if stream.per_layer:
             return self._replay_stack(stream, limit, rules)
         from remoe_sim.kernels.limits import ordered_replay
 
+        return self.by_keys(ordered_replay, stream, limit, rules)
+
+    def by_keys(self, kernel: Any, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        """One cache at one limit, by a kernel that takes what `remoe_sim.kernels.limits.ordered_replay` does."""
         keys, preload_keys = self._keys(stream, rules)
-        hit, resting, running = _empty(stream)
-        evictions = ordered_replay(
+        hit, resting, running = empty_outcome(stream)
+        evictions = kernel(
             stream.offsets, stream.entries, keys, stream.epochs, rules.preload, preload_keys, stream.sizes,
             stream.weights, limit, rules.mandatory, hit, resting, running,
         )  # fmt: skip
@@ -165,7 +174,7 @@ class StackPolicy(Policy):
         capacity = min(limit, stream.n_entries)
         depths = self.depths(stream, rules, capacity)
         after = np.zeros(0, np.int64) if depths.after is None else depths.after
-        hit, resting, running = _empty(stream)
+        hit, resting, running = empty_outcome(stream)
         evictions = stack_replay(
             stream.offsets, depths.before, after, stream.epochs, capacity, depths.absent,
             rules.preload.size, rules.mandatory, hit, resting, running,
@@ -236,7 +245,7 @@ class SlotPolicy(Policy):
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         own = copy(self)  # layers are replayed side by side, each with an object of its own
-        hit, resting, running = _empty(stream)
+        hit, resting, running = empty_outcome(stream)
         evictions = own._bound(stream)(
             stream.offsets, stream.entries.astype(np.int32, copy=False), stream.steps, stream.epochs, rules.preload,
             stream.sizes, stream.weights, limit, rules.mandatory, own._state(stream), hit, resting, running,
@@ -283,6 +292,7 @@ class CompiledSlotPolicy(SlotPolicy):
         return state
 
 
-def _empty(stream: Stream) -> tuple[Flags, Longs, Longs]:
+def empty_outcome(stream: Stream) -> tuple[Flags, Longs, Longs]:
+    """What a kernel writes: hit, resting and running of an `Outcome`."""
     groups = stream.steps.size
     return np.empty(stream.entries.size, np.bool_), np.empty(groups, np.int64), np.empty(groups, np.int64)

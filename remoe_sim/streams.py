@@ -191,7 +191,8 @@ def _stream(blocks: Blocks, entries: npt.NDArray[np.int32] | npt.NDArray[np.uint
     if order == "sequential":  # every access is a group of its own
         steps = np.repeat(steps, np.diff(offsets))
         offsets = np.arange(entries.size + 1)
-    epochs = np.append(np.searchsorted(steps, np.flatnonzero(tokens.fresh)), steps.size)
+    fresh, each = np.flatnonzero(tokens.fresh), per_layer and order == "set" and steps.size == tokens.n_steps
+    epochs = np.append(fresh if each else np.searchsorted(steps, fresh), steps.size)
     return Stream(offsets, entries, blocks.kinds, steps, epochs.astype(np.int64), weights, in_bytes, per_layer)
 
 

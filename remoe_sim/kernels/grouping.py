@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from remoe_sim.compile import kernel
+from remoe_sim.kernels.borrowed import borrowed
+from remoe_sim.kernels.lists import at
 
 ID_TOO_LARGE, REPEATED = 1, 2
 
@@ -100,6 +102,7 @@ def next_uses(offsets, entries, epochs, base, never, upcoming, keys, first_keys)
     int64[n_entries], the keys of all entries behind the last epoch, overwritten; keys int64[N], written; first_keys
     int64[n_epochs, n_entries]: the key of each entry when the epoch starts, written if it has any rows.
     """
+    entries, keys, upcoming = borrowed(entries), borrowed(keys), borrowed(upcoming)
     for epoch in range(epochs.size - 2, -1, -1):
         if epoch < epochs.size - 2:
             for entry in range(upcoming.size):
@@ -107,21 +110,20 @@ def next_uses(offsets, entries, epochs, base, never, upcoming, keys, first_keys)
         for group in range(epochs[epoch + 1] - 1, epochs[epoch] - 1, -1):
             begin, end = offsets[group], offsets[group + 1]
             for i in range(begin, end):
-                keys[i] = upcoming[np.int64(entries[i])]
-            for i in range(begin, end):
-                entry = np.int64(entries[i])
-                upcoming[entry] = base + begin + _rank(entries, begin, end, entry)
+                entry = entries[at(i)]
+                keys[at(i)] = upcoming[at(entry)]
+                upcoming[at(entry)] = base + begin + _rank(entries, begin, end, entry)
         if first_keys.shape[0]:
             for entry in range(upcoming.size):
                 first_keys[epoch, entry] = upcoming[entry]
 
 
-@kernel
+@kernel(unfold=True)
 def _rank(entries, begin, end, entry):
     """How many members of a group are below `entry`."""
     rank = 0
     for j in range(begin, end):
-        rank += np.int64(entries[j]) < entry
+        rank += entries[at(j)] < entry
     return rank
 
 

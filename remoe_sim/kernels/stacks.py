@@ -11,61 +11,67 @@ from __future__ import annotations
 import numpy as np
 
 from remoe_sim.compile import kernel
+from remoe_sim.kernels.borrowed import borrowed
+from remoe_sim.kernels.lists import at
+
+WIDE, ABREAST = 32, 4  # positions that are moved by one instruction, where they are bytes; members that go in front
 
 
 @kernel
-def recency_depths(offsets, entries, epochs, preload, position, behind, before):
-    """Depths under LRU. position and behind [n_entries] are scratch of the smallest unsigned type that holds n_entries.
+def recency_depths(offsets, entries, epochs, preload, n_entries, position, before):
+    """Depths under LRU. position[a multiple of WIDE, at least n_entries] is scratch of the smallest unsigned type that
+    holds n_entries.
 
-    `position[e]` is the number of experts touched more recently. An expert moves down by the number of group members
-    that were behind it, then the group goes in front; both loops run over all experts without a branch.
+    `position[e]` is the number of experts touched more recently. The members of a group are found where they were
+    before it, and then go in front as if they came ABREAST at a time.
     """
-    n = position.size
+    position, entries, before = borrowed(position), borrowed(entries), borrowed(before)
     for epoch in range(epochs.size - 1):
-        for entry in range(n):
-            position[entry] = n
+        for entry in range(position.size):
+            position[entry] = n_entries
         for rank in range(preload.size):
             position[preload[rank]] = rank
         for group in range(epochs[epoch], epochs[epoch + 1]):
             begin, end = offsets[group], offsets[group + 1]
             for i in range(begin, end):
-                before[i] = position[np.int64(entries[i])]
-            if end - begin <= 8:
-                _shift(position, before, begin, end)
-            else:
-                for entry in range(n):
-                    behind[entry] = 0
-                for i in range(begin, end):
-                    depth = before[i]
-                    for entry in range(n):
-                        behind[entry] += position[entry] < depth
-                for entry in range(n):
-                    position[entry] += behind[entry]
-            for i in range(begin, end):
-                position[np.int64(entries[i])] = end - 1 - i
+                before[at(i)] = position[at(entries[at(i)])]
+            for first in range(begin, end, ABREAST):
+                _bring_in_front(position, entries, first, min(first + ABREAST, end))
 
 
-@kernel
-def _shift(position, before, begin, end):
-    """Move every expert down by the number of the group's ≤ 8 depths behind it; a depth of 0 is behind nothing."""
-    none = np.uint8(0)
-    a = before[begin]
-    b = before[begin + 1] if begin + 1 < end else none
-    c = before[begin + 2] if begin + 2 < end else none
-    d = before[begin + 3] if begin + 3 < end else none
-    if end - begin <= 4:
-        for entry in range(position.size):
-            p = position[entry]
-            position[entry] = p + np.uint8(p < a) + np.uint8(p < b) + np.uint8(p < c) + np.uint8(p < d)
-        return
-    e = before[begin + 4]
-    f = before[begin + 5] if begin + 5 < end else none
-    g = before[begin + 6] if begin + 6 < end else none
-    h = before[begin + 7] if begin + 7 < end else none
-    for entry in range(position.size):
-        p = position[entry]
-        near = np.uint8(p < a) + np.uint8(p < b) + np.uint8(p < c) + np.uint8(p < d)
-        position[entry] = p + near + np.uint8(p < e) + np.uint8(p < f) + np.uint8(p < g) + np.uint8(p < h)
+@kernel(unfold=True)
+def _bring_in_front(position, entries, begin, end):
+    """Put 1 to ABREAST = 4 members in front, the last on top, and move every other expert down by the number of those
+    that were behind it.
+
+    All experts are gone through without a branch, and no member is written alone, which the next group would have to
+    wait for. Who is not there is nobody's number and at depth 0, which is behind nothing. The inner loop has a fixed
+    length, so that it becomes a few vector instructions; sums have the type of a position for the same reason.
+    """
+    kind = position.dtype.type
+    nobody, top = kind(~kind(0)), kind(0)
+    a, b, c, d = kind(entries[at(begin)]), nobody, nobody, nobody
+    depth_a, depth_b, depth_c, depth_d = position[at(a)], top, top, top
+    if end - begin > 1:
+        b = kind(entries[at(begin + 1)])
+        depth_b = position[at(b)]
+    if end - begin > 2:
+        c = kind(entries[at(begin + 2)])
+        depth_c = position[at(c)]
+    if end - begin > 3:
+        d = kind(entries[at(begin + 3)])
+        depth_d = position[at(d)]
+    rank = end - begin - 1
+    to_a, to_b, to_c, to_d = kind(rank), kind(max(rank - 1, 0)), kind(max(rank - 2, 0)), kind(max(rank - 3, 0))
+    for block in range(0, position.size, WIDE):
+        for place in range(WIDE):
+            entry, p = kind(block + place), position[at(block) + at(place)]
+            behind = kind(kind(p < depth_a) + kind(p < depth_b) + kind(p < depth_c) + kind(p < depth_d))
+            p = to_a if entry == a else kind(p + behind)
+            p = to_b if entry == b else p
+            p = to_c if entry == c else p
+            p = to_d if entry == d else p
+            position[at(block) + at(place)] = p
 
 
 @kernel

@@ -40,6 +40,23 @@ def depth_histogram(depths, kinds, counts):
 
 
 @kernel
+def count_kinds(kinds, hit, counts):
+    """Add to counts int64[3]: of each kind, the lookups that hit bool[N], or all where hit is bool[0]. kinds uint8[N].
+
+    Gone through once per kind, without a branch.
+    """
+    for kind in range(counts.size):
+        number = 0
+        if hit.size:
+            for i in range(kinds.size):
+                number += hit[i] & (kinds[i] == kind)
+        else:
+            for i in range(kinds.size):
+                number += kinds[i] == kind
+        counts[kind] += number
+
+
+@kernel
 def peak_by_step(steps, resting, running, fresh, initial, held, delta, peak, total):
     """Fold one layer, taken in execution order, into what all layers hold together at each step.
 
