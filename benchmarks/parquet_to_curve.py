@@ -48,7 +48,7 @@ def serve(path: Path, what: str) -> None:
             return int(pq.read_table(path, columns=names).num_rows)
         return len(remoe_sim.curve(path, "lru"))
 
-    for line in sys.stdin:
+    for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         once()
         print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)

@@ -103,14 +103,19 @@ def _several(given: Limits, what: str) -> list[int | str]:
 def _frame(rows: list[dict[str, Any]], unit: str) -> pd.DataFrame:
     import pandas as pd
 
-    columns = {  # made before pandas sees them, to which every table costs a millisecond
-        name: np.concatenate([np.broadcast_to(row[name], row["capacity"].shape) for row in rows]) for name in rows[0]
+    sizes = [
+        row["capacity"].size for row in rows
+    ]  # made before pandas sees it, to which every step costs a millisecond
+    columns = {
+        name: np.concatenate([row[name] for row in rows])
+        if isinstance(rows[0][name], np.ndarray)
+        else np.repeat(np.array([row[name] for row in rows], object if name in ("policy", "layer") else None), sizes)
+        for name in rows[0]
     }
-    frame = pd.DataFrame(columns)
     for prefix in ("", "decode_"):
-        lookups = frame[f"{prefix}lookups"]
-        frame[f"{prefix}hit_rate"] = (frame[f"{prefix}hits"] / lookups.where(lookups > 0)).astype(float)
-    frame = frame[list(COLUMNS)]
+        lookups, hits = columns[f"{prefix}lookups"], columns[f"{prefix}hits"]
+        columns[f"{prefix}hit_rate"] = np.where(lookups > 0, hits / np.maximum(lookups, 1), np.nan)
+    frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
     frame.attrs["capacity_unit"] = unit
     return frame
 
@@ -131,7 +136,7 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
     for capacity in range(1, most + 1) if wanted is None else np.unique(np.minimum(wanted, most)).tolist():
         outcome = policy.replay(stream, capacity, rules)
         check_outcome(stream, outcome, capacity)
-        tallies.count_kinds(stream.kinds, outcome.hit, hits[:, capacity])
+        tallies.count_hits(stream.kinds, outcome.hit, hits[:, capacity])
     return hits
 
 
@@ -160,15 +165,14 @@ def _batch_curves(
     caches: Caches, policies: Sequence[Policy], layers: Sequence[int], together: bool, wanted: Longs | None
 ) -> list[list[tuple[Longs, Longs]]]:
     """`layer_curves` of some layers, by policies that are `ranked` at once if `together`."""
-    views = [caches.layer_views(index) for index in layers]
+    views, tokens = [caches.layer_views(index) for index in layers], caches.tokens
     found: list[list[tuple[Longs, Longs]]] = [[] for _ in layers]
     for policy in policies:
         streams = [view.get(policy.by_last) for view in views]
         alone = _alone(policy, max(stream.n_entries for stream in streams), wanted)
         curves = lane_curves(policy, caches, streams) if together and not alone else None
         for number, (index, stream) in enumerate(zip(layers, streams, strict=True)):
-            lookups = np.zeros(3, np.int64)
-            tallies.count_kinds(stream.kinds, stream.kinds[:0].view(np.bool_), lookups)
+            lookups = tokens.lookups(stream.kinds, caches.trace.model.top_k[index])
             if curves is None:
                 found[number].append((lookups, layer_curve(policy, stream, caches.layer_rules(index), wanted)))
             else:
@@ -202,7 +206,7 @@ def _layer_rows(caches: Caches, policies: list[Policy], cache: Sequence[int] | N
 def _row(policy: Policy, layer: int | str, capacities: Longs, lookups: Longs, hits: Longs) -> dict[str, Any]:
     return {
         "policy": policy.label,
-        "layer": np.full(capacities.size, layer, object),
+        "layer": layer,
         "capacity": capacities,
         "lookups": int(lookups[PREFILL] + lookups[DECODE]),
         "hits": hits[PREFILL] + hits[DECODE],

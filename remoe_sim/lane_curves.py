@@ -53,12 +53,12 @@ def lane_curves(policy: Policy, caches: Caches, streams: Sequence[Stream]) -> li
     kinds = _step_kinds(caches.tokens)
     before = np.empty((lanes.LANES, max(stream.entries.size for stream in streams)), np.uint32)
     ranks = np.empty_like(before)
-    offsets = np.zeros((caches.tokens.n_steps + 1, lanes.LANES), np.int64)
+    offsets = np.zeros((lanes.LANES, caches.tokens.n_steps + 1), np.int64)
     for lane, stream in enumerate(streams):
         own = policy.ranks(stream) if isinstance(policy, StackPolicy) else None
         if own is None or kinds is None:
             return None
-        _fill(stream, own, before[lane], ranks[lane], offsets[:, lane])
+        _fill(stream, own, before[lane], ranks[lane], offsets[lane])
     depths = -(-max(stream.n_entries for stream in streams) // lanes.DEEP) * lanes.DEEP
     counts = np.zeros((3, depths * lanes.LANES), np.uint32)
     mandatory = caches.settings.mandatory

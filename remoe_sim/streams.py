@@ -39,6 +39,17 @@ class Tokens:
         """How many tokens are of a kind."""
         return int(np.count_nonzero(self.kinds == kind))
 
+    @cached_property
+    def kind_counts(self) -> Longs:
+        """int64[3]: how many tokens are of each kind."""
+        return np.bincount(self.kinds, minlength=3)
+
+    def lookups(self, kinds: npt.NDArray[np.uint8], k: int) -> Longs:
+        """int64[3]: how many of a layer's lookups, of these kinds, are of each kind, where tokens choose k experts."""
+        if kinds.size == self.kinds.size * k:  # every choice is a lookup
+            return self.kind_counts * k
+        return np.bincount(kinds, minlength=3)
+
     @property
     def one_per_step(self) -> bool:
         return self.n_steps == self.kinds.size

@@ -24,7 +24,7 @@ BEHIND = np.uint32(2**31)  # set in ranks of all but the running group, whose me
 def lane_hits(offsets, before, ranks, kinds, fresh, mandatory, depths, counts):
     """Add to counts uint32[3, ≥ depths · LANES]: lookups of each kind by their depth · LANES + lane.
 
-    offsets int64[steps + 1, LANES]: bounds of each step's group in each lane; before, ranks uint32[LANES, N]: rank of
+    offsets int64[LANES, steps + 1]: bounds of each step's group in each lane; before, ranks uint32[LANES, N]: rank of
     the member by its last use and by this one; kinds uint8[steps]: what the lookups of a step count as; fresh
     bool[steps]: the caches are emptied before the step; depths: a multiple of DEEP, at least the entries of any cache.
     """
@@ -37,10 +37,10 @@ def lane_hits(offsets, before, ranks, kinds, fresh, mandatory, depths, counts):
             stack[:] = HOLE
         width = np.int64(0)
         for lane in range(LANES):
-            width = max(width, offsets[step + 1, lane] - offsets[step, lane])
+            width = max(width, offsets[at(lane), at(step + 1)] - offsets[at(lane), at(step)])
         padded = (width + SOUGHT - 1) // SOUGHT * SOUGHT * LANES
         for lane in range(LANES):
-            begin, end = offsets[step, lane], offsets[step + 1, lane]
+            begin, end = offsets[at(lane), at(step)], offsets[at(lane), at(step + 1)]
             place = lane
             for i in range(begin, end):
                 sought[at(place)] = before[at(lane), at(i)] | BEHIND

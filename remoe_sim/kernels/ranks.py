@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from remoe_sim.compile import kernel
+from remoe_sim.kernels.borrowed import borrowed
+from remoe_sim.kernels.lists import at
 
 MOST = 2**31 - 2
 NEVER = np.uint32(MOST)
@@ -20,6 +22,7 @@ def next_ranks(offsets, entries, epochs, upcoming, ranks):
 
     upcoming uint32[n_entries] is scratch; (groups + 1) · n_entries must be below MOST.
     """
+    entries, upcoming, ranks = borrowed(entries), borrowed(upcoming), borrowed(ranks)
     n = upcoming.size
     groups = offsets.size - 1
     for epoch in range(epochs.size - 2, -1, -1):
@@ -27,28 +30,30 @@ def next_ranks(offsets, entries, epochs, upcoming, ranks):
             upcoming[entry] = groups * n + entry
         for group in range(epochs[epoch + 1] - 1, epochs[epoch] - 1, -1):
             for i in range(offsets[group], offsets[group + 1]):
-                entry = np.int64(entries[i])
-                ranks[i] = upcoming[entry]
-                upcoming[entry] = group * n + entry
+                entry = at(entries[at(i)])
+                ranks[at(i)] = upcoming[entry]
+                upcoming[entry] = group * n + np.int64(entry)
 
 
 @kernel
 def count_ranks(offsets, entries, epochs, count, ranks):
     """LFU's: more uses since the cache was empty come first, of equal ones the more recent; count int64[n_entries] is
     scratch."""
+    entries, count, ranks = borrowed(entries), borrowed(count), borrowed(ranks)
     fewer = np.zeros(offsets.size + 2, np.int64)  # by uses: lookups with fewer
     for epoch in range(epochs.size - 1):
         count[:] = 0
         for i in range(offsets[epochs[epoch]], offsets[epochs[epoch + 1]]):
-            entry = np.int64(entries[i])
-            count[entry] += 1
-            ranks[i] = count[entry]
-            fewer[count[entry] + 1] += 1
+            entry = at(entries[at(i)])
+            uses = count[entry] + 1
+            count[entry] = uses
+            ranks[at(i)] = uses
+            fewer[at(uses + 1)] += 1
     for uses in range(1, fewer.size):
         fewer[uses] += fewer[uses - 1]
     for i in range(ranks.size):
-        uses = np.int64(ranks[i])
-        ranks[i] = ranks.size - 1 - fewer[uses]
+        uses = at(ranks[at(i)])
+        ranks[at(i)] = ranks.size - 1 - fewer[uses]
         fewer[uses] += 1
 
 
@@ -56,9 +61,10 @@ def count_ranks(offsets, entries, epochs, count, ranks):
 def ranks_before(offsets, entries, epochs, ranks, last, before):
     """before uint32[N], written: the rank of the entry by its last use, NEVER if there was none; last uint32[n_entries]
     is scratch."""
+    entries, ranks, last, before = borrowed(entries), borrowed(ranks), borrowed(last), borrowed(before)
     for epoch in range(epochs.size - 1):
         last[:] = NEVER
         for i in range(offsets[epochs[epoch]], offsets[epochs[epoch + 1]]):
-            entry = np.int64(entries[i])
-            before[i] = last[entry]
-            last[entry] = ranks[i]
+            entry = at(entries[at(i)])
+            before[at(i)] = last[entry]
+            last[entry] = ranks[at(i)]

@@ -14,7 +14,7 @@ from remoe_sim.compile import kernel
 from remoe_sim.kernels.borrowed import borrowed
 from remoe_sim.kernels.lists import at
 
-WIDE, ABREAST = 32, 4  # positions that are moved by one instruction, where they are bytes; members that go in front
+WIDE = 32  # positions that are moved by one instruction, where they are bytes
 
 
 @kernel
@@ -23,7 +23,7 @@ def recency_depths(offsets, entries, epochs, preload, n_entries, position, befor
     holds n_entries.
 
     `position[e]` is the number of experts touched more recently. The members of a group are found where they were
-    before it, and then go in front as if they came ABREAST at a time.
+    before it, and then go in front as if a few came at a time.
     """
     position, entries, before = borrowed(position), borrowed(entries), borrowed(before)
     for epoch in range(epochs.size - 1):
@@ -35,14 +35,18 @@ def recency_depths(offsets, entries, epochs, preload, n_entries, position, befor
             begin, end = offsets[group], offsets[group + 1]
             for i in range(begin, end):
                 before[at(i)] = position[at(entries[at(i)])]
-            for first in range(begin, end, ABREAST):
-                _bring_in_front(position, entries, first, min(first + ABREAST, end))
+            while begin < end:
+                if 4 < end - begin <= 6:
+                    _bring_in_front(position, entries, begin, end, True)
+                    break
+                _bring_in_front(position, entries, begin, min(begin + 4, end), False)
+                begin += 4
 
 
 @kernel(unfold=True)
-def _bring_in_front(position, entries, begin, end):
-    """Put 1 to ABREAST = 4 members in front, the last on top, and move every other expert down by the number of those
-    that were behind it.
+def _bring_in_front(position, entries, begin, end, six):
+    """Put up to 4 members in front, or up to 6, the last on top, and move every other expert down by the number of
+    those that were behind it.
 
     All experts are gone through without a branch, and no member is written alone, which the next group would have to
     wait for. Who is not there is nobody's number and at depth 0, which is behind nothing. The inner loop has a fixed
@@ -50,8 +54,10 @@ def _bring_in_front(position, entries, begin, end):
     """
     kind = position.dtype.type
     nobody, top = kind(~kind(0)), kind(0)
-    a, b, c, d = kind(entries[at(begin)]), nobody, nobody, nobody
-    depth_a, depth_b, depth_c, depth_d = position[at(a)], top, top, top
+    a = kind(entries[at(begin)])
+    b = c = d = e = f = nobody
+    depth_b = depth_c = depth_d = depth_e = depth_f = top
+    depth_a = position[at(a)]
     if end - begin > 1:
         b = kind(entries[at(begin + 1)])
         depth_b = position[at(b)]
@@ -61,16 +67,26 @@ def _bring_in_front(position, entries, begin, end):
     if end - begin > 3:
         d = kind(entries[at(begin + 3)])
         depth_d = position[at(d)]
-    rank = end - begin - 1
-    to_a, to_b, to_c, to_d = kind(rank), kind(max(rank - 1, 0)), kind(max(rank - 2, 0)), kind(max(rank - 3, 0))
+    if six:
+        e = kind(entries[at(begin + 4)])
+        depth_e = position[at(e)]
+        if end - begin > 5:
+            f = kind(entries[at(begin + 5)])
+            depth_f = position[at(f)]
+    last = end - begin - 1
+    to_a, to_b, to_c = kind(last), kind(max(last - 1, 0)), kind(max(last - 2, 0))
+    to_d, to_e, to_f = kind(max(last - 3, 0)), kind(max(last - 4, 0)), top
     for block in range(0, position.size, WIDE):
         for place in range(WIDE):
             entry, p = kind(block + place), position[at(block) + at(place)]
             behind = kind(kind(p < depth_a) + kind(p < depth_b) + kind(p < depth_c) + kind(p < depth_d))
+            behind = kind(behind + kind(p < depth_e) + kind(p < depth_f))
             p = to_a if entry == a else kind(p + behind)
             p = to_b if entry == b else p
             p = to_c if entry == c else p
             p = to_d if entry == d else p
+            p = to_e if six and entry == e else p
+            p = to_f if six and entry == f else p
             position[at(block) + at(place)] = p
 
 

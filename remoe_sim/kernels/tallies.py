@@ -40,20 +40,13 @@ def depth_histogram(depths, kinds, counts):
 
 
 @kernel
-def count_kinds(kinds, hit, counts):
-    """Add to counts int64[3]: of each kind, the lookups that hit bool[N], or all where hit is bool[0]. kinds uint8[N].
-
-    Gone through once per kind, without a branch.
-    """
+def count_hits(kinds, hit, counts):
+    """Add to counts int64[3]: hits of each kind, in a run for each without a branch. kinds uint8[N]; hit bool[N]."""
     for kind in range(counts.size):
-        number = 0
-        if hit.size:
-            for i in range(kinds.size):
-                number += hit[i] & (kinds[i] == kind)
-        else:
-            for i in range(kinds.size):
-                number += kinds[i] == kind
-        counts[kind] += number
+        hits = 0
+        for i in range(kinds.size):
+            hits += hit[i] & (kinds[i] == kind)
+        counts[kind] += hits
 
 
 @kernel
