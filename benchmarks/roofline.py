@@ -57,6 +57,7 @@ def calls() -> tuple[int, dict[str, tuple[Callable[[], object], float, float | N
     caches = Caches(trace, Settings("layer", "mandatory", "set", "never", "all", 0), tokens)
     streams = [layer_stream(trace, index, trace.decisions(index), tokens, "set") for index in range(trace.moe_layers)]
     whole = global_stream(trace, tokens, "set", True)
+    budget = int(whole.sizes.sum()) // 4
     lru, lfu, belady, fifo = (find_policy(name) for name in ("lru", "lfu", "belady", "fifo"))
     ids = np.concatenate([stream.entries for stream in streams])
     other, target = np.roll(ids, TOP_K), np.empty_like(ids)
@@ -64,12 +65,14 @@ def calls() -> tuple[int, dict[str, tuple[Callable[[], object], float, float | N
     sinking = EXPERTS * (sought + 2 * 1 + 3 / TOP_K)
     return ids.size, {
         "reference": (lambda: copy_and_compare(ids, other, target), 6, 1),
-        "lru, all capacities": (lambda: [lru.depths(one, rules) for one in streams], 3, 2 * EXPERTS),
+        "lru, all capacities": (lambda: [lru.depths(one, rules) for one in streams], 3, EXPERTS * (4 + 1 / TOP_K)),
         "lfu, all capacities": (lambda: lane_curves.lane_curves(lfu, caches, streams), 22, sinking),
         "belady, all capacities": (lambda: lane_curves.lane_curves(belady, caches, streams), 22, sinking),
-        "belady, one capacity": (lambda: [belady.replay(one, 16, rules) for one in streams], 30, None),
+        "belady, one capacity": (lambda: [belady.replay(one, 16, rules) for one in streams], 80, None),
         "fifo, one capacity": (lambda: [fifo.replay(one, 16, rules) for one in streams], 20, None),
         "lru, all byte budgets": (lambda: lru.needed_bytes(whole, rules), 12, 4 * np.log2(2 * LAYERS * EXPERTS)),
+        "lru, one byte budget": (lambda: lru.replay(whole, budget, rules), 33, None),
+        "belady, one byte budget": (lambda: belady.replay(whole, budget, rules), 80, None),
     }
 
 

@@ -14,7 +14,7 @@ from strategies import CHOICES, Case, Shape, cases, choices, examples, trace_of
 from test_replay import replay, replays
 
 import remoe_sim
-from remoe_sim.policy import Policy, StackPolicy
+from remoe_sim.policy import Policy, Rules, StackPolicy
 from remoe_sim.registry import find_policy, plugins
 from remoe_sim.streams import Stream
 
@@ -52,6 +52,33 @@ def test_a_longer_trace(admission):
     for budget in (13, 31):
         for result in replay(case, STACK + SLOT, arguments, {"budget": budget}):
             assert_equal(result, expected(case, result.policy, arguments, budget=budget))
+
+
+@pytest.mark.parametrize("admission", CHOICES["admission"])
+@pytest.mark.parametrize("name", ["lru", "belady"])
+def test_the_quick_way_at_one_limit_equals_the_heap(name, admission):
+    random, groups = np.random.default_rng(5), 200 if config.DISABLE_JIT else 3000  # levels of sets, slots reused
+    weights = np.arange(1, 101) ** -1.0
+    entries = np.concatenate([random.choice(100, 5, False, weights / weights.sum()) for _ in range(groups)])
+    stream = Stream(
+        np.arange(groups + 1) * 5, entries.astype(np.int32), np.ones(entries.size, np.uint8),
+        np.arange(groups, dtype=np.int32), np.array([0, groups // 3, groups]), random.integers(1, 10, 100), True, False,
+    )  # fmt: skip
+    policy, preload = find_policy(name), np.array([70, 3, 80], np.int32)
+    for limit in (0, 7, 100, 300, 10_000):
+        for rules in (Rules(admission == "mandatory"), Rules(admission == "mandatory", preload)):
+            quick, heap = policy.replay(stream, limit, rules), StackPolicy.at_limit(policy, stream, limit, rules)
+            assert quick.evictions == heap.evictions
+            for found, wanted in ((quick.hit, heap.hit), (quick.resting, heap.resting), (quick.running, heap.running)):
+                assert (found == wanted).all()
+
+
+@pytest.mark.parametrize("order", CHOICES["order"])
+def test_few_capacities_of_large_caches_equal_the_curve(order):
+    trace = remoe_sim.synth(tokens=30 if config.DISABLE_JIT else 300, layers=5, experts=200, top_k=6, prompt_tokens=0)
+    at_one = remoe_sim.curve(trace, ["lru", "belady"], cache=40, order=order)
+    of_all = remoe_sim.curve(trace, ["lru", "belady"], order=order)
+    assert at_one.to_dict("records") == of_all[of_all["capacity"] == 40].to_dict("records")
 
 
 # --- laws
