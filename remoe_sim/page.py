@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from remoe_sim.charts import Chart
+
+
+def base_name(path: str) -> str:
+    """What a page calls a file: a page is sent to others, whom folders are none of their business."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 @dataclass(frozen=True)

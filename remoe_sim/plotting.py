@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("svg", "pdf", "png")
+_LONGEST = 120  # letters of a file name
 Source = Any  # the path of a trace or sweep, a Trace, or rows of a sweep
 
 
@@ -72,7 +74,7 @@ def plot(
     for name in chosen:
         try:
             for suffix, draw in all_figures[name].pages(material):  # type: ignore[attr-defined]
-                stem = "-".join(filter(None, (name, suffix)))
+                stem = _file_name("-".join(filter(None, (name, suffix))))
                 try:
                     picture = draw(dark=dark)
                 except NotPossibleError as reason:
@@ -85,6 +87,11 @@ def plot(
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise ValueError(f"no figure is possible: {reasons}")
     return Plots(tuple(written), left_out)
+
+
+def _file_name(stem: str) -> str:
+    """A name without what separates folders, or means something to a shell: a trace may be called anything."""
+    return re.sub(r"[/\\<>\"'|?*$&`\x00-\x1f\x7f]+", "-", stem)[:_LONGEST]
 
 
 def _write(picture: Any, path: Path, kind: str) -> Path:

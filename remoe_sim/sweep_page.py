@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.charts import Chart, Series, line_chart
-from remoe_sim.page import Charts, Facts, Page, Section, Table, Text
+from remoe_sim.page import Charts, Facts, Page, Section, Table, Text, base_name
 from remoe_sim.units import plural
 
 if TYPE_CHECKING:
@@ -31,9 +31,13 @@ IN_MIB = ("capacity_bytes", "bytes_read_per_token")
 
 def sweep_page(frame: pd.DataFrame, path: str) -> Page:
     """The report of the rows of a sweep; `path` names it."""
+    path = base_name(path)
     if not len(frame):
         raise ValueError(f"'{path}' holds no rows yet; run the sweep first")
     frame = frame.astype(object).where(frame.notna(), None)
+    short = {name: base_name(name) for name in frame["trace"].unique()}
+    if len(set(short.values())) == len(short):  # else only folders tell them apart
+        frame["trace"] = frame["trace"].map(short)
     groups = list(frame.groupby(list(SAME), sort=False, dropna=False))
     sections = [Section("Settings", [Facts(_settings(frame))])]
     figures = Section("Figures", [])

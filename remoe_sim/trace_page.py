@@ -11,7 +11,7 @@ import numpy as np
 from remoe_sim.charts import Chart, Series, bar_chart, line_chart, thinned
 from remoe_sim.curves import curve
 from remoe_sim.metrics import layer_statistics, rate
-from remoe_sim.page import Charts, Facts, Page, RoutingMap, Section, Table, Text
+from remoe_sim.page import Charts, Facts, Page, RoutingMap, Section, Table, Text, base_name
 from remoe_sim.reporting_block import reporting_block
 from remoe_sim.results import ReplayResult
 from remoe_sim.routing_map import routing_map
@@ -60,7 +60,7 @@ def trace_page(trace: Trace, timing: Mapping[str, Any], **given: Any) -> Page:
         Section("Reproduce", _reproduce(read, given, timing, sized)),
     ]  # fmt: skip
     subtitle = (
-        f"{trace.path or 'in memory'}: {trace.tokens:,} tokens, {plural(trace.requests, 'request')}, "
+        f"{base_name(trace.path) or 'in memory'}: {trace.tokens:,} tokens, {plural(trace.requests, 'request')}, "
         f"{plural(trace.moe_layers, 'MoE layer')}"
     )
     return Page(f"Expert cache report: {trace.model.name or 'unnamed model'}", subtitle, sections)
@@ -259,7 +259,7 @@ def _reproduce(
     trace: Trace, given: Mapping[str, Any], timing: Mapping[str, Any], sized: bool
 ) -> Sequence[Text | Facts]:
     """`sized`: the sizes of experts are not those of the trace, so that `verdict` cannot know them."""
-    name = shlex.quote(trace.path or "trace.parquet")
+    name = shlex.quote(base_name(trace.path) or "trace.parquet")
     both = {key: value for key, value in given.items() if key != "policy"}
     lines = [
         f"remoe-sim report {name} {_flags({**given, **timing})} -o report.html",

@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -83,7 +84,9 @@ class Sheet(Figure):
 
     def _repr_html_(self) -> str:
         code = base64.b64encode(self.picture()).decode()
-        return f'<img alt="{self.get_suptitle()}" style="max-width:100%" src="data:image/svg+xml;base64,{code}">'
+        return (
+            f'<img alt="{escape(self.get_suptitle())}" style="max-width:100%" src="data:image/svg+xml;base64,{code}">'
+        )
 
 
 @contextmanager
@@ -99,6 +102,7 @@ def sheet(title: str, dark: bool, size: tuple[float, float] = (6.4, 4.0)) -> Ite
         "xtick.labelcolor": look.ink, "ytick.labelcolor": look.ink, "xtick.labelsize": 8, "ytick.labelsize": 8,
         "lines.linewidth": 1.6, "lines.markersize": 4, "legend.frameon": False, "legend.fontsize": 8,
         "svg.hashsalt": "remoe-sim", "pdf.fonttype": 42, "font.size": 9,
+        "text.parse_math": False,  # a name with two $ is no formula
     }  # fmt: skip
     with matplotlib.rc_context(rc):
         page = Sheet(figsize=size, layout="constrained")
