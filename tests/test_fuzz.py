@@ -71,6 +71,7 @@ SMALL = [
     ("model card", CARD.encode() + b'kind = "gqa"\nheads = 1\nkv_heads = 0\nhead_dim = 8'),
     ("model card", CARD.replace("[[attention]]", "").encode().replace(b"[shape]", b"attention = 3\n[shape]")),
     ("measured runs", b"tpot_ms,model\n5\n"),
+    ("prompts", b'{"prompt": ' + b"[" * 5000),
     ("parsers", b"range " + b"0:999999," * 50 + b"1"),
 ]
 

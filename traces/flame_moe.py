@@ -250,6 +250,6 @@ def _token_ids(source: Source, layer: Any, tokens: int) -> npt.NDArray[np.int32]
                 ids[at : at + len(batch)] = batch.column(0).to_numpy(zero_copy_only=False)
                 at += len(batch)
         return ids
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise source.error(f"the samples beside it cannot be read ({why}); copy them again or remove them") from None

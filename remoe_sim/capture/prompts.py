@@ -47,8 +47,9 @@ def read_prompts(given: str | os.PathLike[str] | Sequence[str]) -> list[Prompt]:
 def _of_json(line: str, where: str) -> Prompt:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: no JSON ({error.msg}); {EXPECTED}") from None
+    except (ValueError, RecursionError) as error:
+        why = getattr(error, "msg", error)
+        raise ValueError(f"{where}: no JSON ({why}); {EXPECTED}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where}: no JSON object; {EXPECTED}")
     text, messages, completion = value.get("prompt", value.get("text")), value.get("messages"), value.get("completion")

@@ -33,7 +33,7 @@ def main():
     found = {}
     while time.monotonic() < until:
         turn = [name for name in names if not _settled(records.get(name))] or names
-        for name in turn:
+        for name in sorted(turn, key=lambda name: (records.get(name) or _nothing())["seconds"]):
             if time.monotonic() >= until:
                 break
             record = records.get(name) or _nothing()
