@@ -76,7 +76,7 @@ def test_the_page_agrees_with_the_commands(page):
     for result in verdict.online:
         assert f"{result.misses:,}" in text
         assert f"{100 * result.hit_rate:.2f} %" in text
-    assert f"remoe-sim report {DEMO} --cache 8 --policy lru,lfu -o report.html" in text
+    assert "remoe-sim report demo.parquet --cache 8 --policy lru,lfu -o report.html" in text
     assert f"remoe-sim {remoe_sim.__version__}, Python" in text
     assert page.html == remoe_sim.report(DEMO, cache=8, policy="lru,lfu").html  # nothing of the moment
 
@@ -161,7 +161,7 @@ def test_times_are_those_of_replay_and_sweep(timed):
     assert any("assumed" in value for _, value, _ in unchecked.rows)
     text = " ".join(Tags(timed.html).texts)
     line = "--cache 8 --policy lru,lfu --device jetson-orin-nx-16gb --overlap none -o report.html"
-    assert f"remoe-sim report {DEMO} {line}" in text
+    assert f"remoe-sim report demo.parquet {line}" in text
 
 
 def test_sizes_of_the_model_where_the_trace_has_none():
@@ -189,7 +189,7 @@ def test_a_sweep(swept, tmp_path):
     times = [row[[name for name, _ in table.columns].index("TPOT ms")] for row in table.rows]
     assert times == sorted(times) == sorted(swept["tpot_ms_mean"])
     assert html.count('class="chart"') == 6  # three of either device
-    assert f"{DEMO}; scope layer; rtx-4090" in html
+    assert "demo.parquet; scope layer; rtx-4090" in html
     Tags(html)
 
 

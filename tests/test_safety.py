@@ -10,6 +10,7 @@ import pytest
 import remoe_sim.policies
 import remoe_sim.traces
 from browser import browser, needs_browser
+from data import DEMO
 from plain_files import written
 from test_report import Tags
 from test_verdict import one_layer
@@ -83,7 +84,7 @@ def evil_trace():
 
 
 def evil_sweep():
-    frame = remoe_sim.sweep("sample:demo", policy="lru", cache="8,16")
+    frame = remoe_sim.sweep(DEMO, policy="lru", cache="8,16")
     texts = [name for name in frame.columns if frame[name].dtype == object or str(frame[name].dtype).startswith("str")]
     for name in set(texts) & {"trace", "policy", "model", "device", "quant", "overlap", "version"}:
         frame[name] = EVIL
@@ -100,7 +101,7 @@ def tab(tmp_path_factory):
 def pages():
     return {
         "trace": (remoe_sim.report(evil_trace(), policy="lru"), remoe_sim.report(one_layer([0, 1] * 9), policy="lru")),
-        "sweep": (remoe_sim.report(evil_sweep()), remoe_sim.report(remoe_sim.sweep("sample:demo", cache="8,16"))),
+        "sweep": (remoe_sim.report(evil_sweep()), remoe_sim.report(remoe_sim.sweep(DEMO, cache="8,16"))),
     }
 
 
