@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ class Lru(StackPolicy):
     summary = "least recently used goes first"
     source = "Mattson, Gecsei, Slutz, Traiger: Evaluation techniques for storage hierarchies, 1970"
     lone_from = 160
+    abreast = 2
 
     def keys(self, stream: Stream) -> npt.NDArray[np.int64]:
         return -np.arange(stream.entries.size, dtype=np.int64)
@@ -58,9 +60,21 @@ class Lru(StackPolicy):
     def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
         return self.resume(stream.n_entries, rules).depths(Part(slice(None), stream, fresh=True))
 
-    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+    def depths_of(self, streams: Sequence[Stream], rules: Sequence[Rules]) -> Iterator[Depths]:
+        """Two caches together where their groups are alike and positions are bytes."""
+        at = 0
+        while at < len(streams):
+            pair = streams[at : at + 2]
+            if len(pair) == 2 and _alike(*pair) and not any(rule.preload.size for rule in rules[at : at + 2]):
+                yield from _of_two(*pair)
+            else:
+                pair = pair[:1]
+                yield self.depths(pair[0], rules[at])
+            at += len(pair)
+
+    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         if stream.per_layer and stream.n_entries < self.lone_from:
-            return super().at_limit(stream, limit, rules)
+            return super().replay(stream, limit, rules)
         from remoe_sim.kernels.recency import recency_replay
 
         hit, resting, running = empty_outcome(stream)
@@ -76,3 +90,20 @@ class Lru(StackPolicy):
         needed = np.empty(stream.entries.size, np.int64)
         recency_bytes(stream.offsets, stream.entries, stream.epochs, rules.preload, stream.sizes, needed)
         return needed
+
+
+def _alike(one: Stream, other: Stream) -> bool:
+    same = one.n_entries == other.n_entries < 2**8 and one.entries.dtype == other.entries.dtype
+    return same and np.array_equal(one.offsets, other.offsets) and np.array_equal(one.epochs, other.epochs)
+
+
+def _of_two(one: Stream, other: Stream) -> Iterator[Depths]:
+    from remoe_sim.kernels.stacks import WIDE, recency_depths_of_two
+
+    n = one.n_entries
+    positions = np.empty((2, -(-n // WIDE) * WIDE), np.uint8)
+    before = np.empty((2, one.entries.size), np.uint8)
+    recency_depths_of_two(
+        one.offsets, one.epochs, n, one.entries, positions[0], before[0], other.entries, positions[1], before[1]
+    )
+    return (Depths(found, None, n) for found in before)

@@ -11,11 +11,12 @@ import numpy as np
 from remoe_sim.caches import Caches
 from remoe_sim.engine import HITS, check_outcome, reads_of, replay_stream
 from remoe_sim.kernels import tallies
+from remoe_sim.kernels.lanes import LANES
 from remoe_sim.kernels.recency_bytes import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.lane_curves import batches, in_lanes, lane_curves
 from remoe_sim.part_replay import in_parts, layer_hits
-from remoe_sim.policy import Policy, Rules, StackPolicy
+from remoe_sim.policy import Depths, Policy, Rules, StackPolicy
 from remoe_sim.preload import Preload
 from remoe_sim.progress import layers_stage, stage
 from remoe_sim.settings import DEFAULT_POLICIES, Settings, check_policies, find_policies, known_sizes
@@ -125,18 +126,21 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
 
     What takes a pass per capacity is done for those in `wanted` alone, and the rest is zero.
     """
-    hits = np.zeros((3, stream.n_entries + 1), np.int64)
     if isinstance(policy, StackPolicy) and not _alone(policy, stream.n_entries, wanted):
-        depths = policy.depths(stream, rules)
-        counts = np.zeros((3, depths.absent + 1), np.int64)
-        tallies.depth_histogram(depths.before, stream.kinds, counts)
-        np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
-        return hits
+        return _hits_by_depth(policy.depths(stream, rules), stream)
+    hits = np.zeros((3, stream.n_entries + 1), np.int64)
     most = stream.n_entries
     for capacity in range(1, most + 1) if wanted is None else np.unique(np.minimum(wanted, most)).tolist():
         outcome = policy.replay(stream, capacity, rules)
         check_outcome(stream, outcome, capacity)
         tallies.count_hits(stream.kinds, outcome.hit, hits[:, capacity])
+    return hits
+
+
+def _hits_by_depth(depths: Depths, stream: Stream) -> Longs:
+    counts, hits = np.zeros((3, depths.absent + 1), np.int64), np.zeros((3, stream.n_entries + 1), np.int64)
+    tallies.depth_histogram(depths.before, stream.kinds, counts)
+    np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
     return hits
 
 
@@ -156,8 +160,10 @@ def layer_curves(
         yield from map_layers(lambda index: layer_hits(caches, policies, index), len(layers))
         return
     together = in_lanes(caches, policies)
-    parts = batches(len(layers)) if together else [[index] for index in layers]
-    for done in map_layers(lambda number: _batch_curves(caches, policies, parts[number], together, wanted), len(parts)):
+    abreast = max((policy.abreast for policy in policies if isinstance(policy, StackPolicy)), default=1)
+    parts = batches(len(layers), LANES if together else abreast)
+    sizes = [len(part) for part in parts]
+    for done in map_layers(lambda number: _batch_curves(caches, policies, parts[number], together, wanted), sizes):
         yield from done
 
 
@@ -171,12 +177,14 @@ def _batch_curves(
         streams = [view.get(policy.by_last) for view in views]
         alone = _alone(policy, max(stream.n_entries for stream in streams), wanted)
         curves = lane_curves(policy, caches, streams) if together and not alone else None
-        for number, (index, stream) in enumerate(zip(layers, streams, strict=True)):
-            lookups = tokens.lookups(stream.kinds, caches.trace.model.top_k[index])
-            if curves is None:
-                found[number].append((lookups, layer_curve(policy, stream, caches.layer_rules(index), wanted)))
+        if curves is None:
+            rules = [caches.layer_rules(index) for index in layers]
+            if isinstance(policy, StackPolicy) and not alone:
+                curves = list(map(_hits_by_depth, policy.depths_of(streams, rules), streams))
             else:
-                found[number].append((lookups, curves[number]))
+                curves = [layer_curve(policy, *one, wanted) for one in zip(streams, rules, strict=True)]
+        for number, (index, stream) in enumerate(zip(layers, streams, strict=True)):
+            found[number].append((tokens.lookups(stream.kinds, caches.trace.model.top_k[index]), curves[number]))
     return found
 
 

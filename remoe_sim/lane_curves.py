@@ -32,9 +32,10 @@ def in_lanes(caches: Caches, policies: Sequence[Policy]) -> bool:
     )
 
 
-def batches(layers: int) -> list[list[int]]:
-    """Layers that are replayed together: as many in each, none with more than there are lanes."""
-    return [part.tolist() for part in np.array_split(np.arange(layers), -(-layers // lanes.LANES))]
+def batches(layers: int, most: int) -> list[list[int]]:
+    """Layers that are replayed together: as many in each, none with more than `most`."""
+    parts = -(-layers // most)
+    return [[*range(part * layers // parts, (part + 1) * layers // parts)] for part in range(parts)]
 
 
 def _step_kinds(tokens: Tokens) -> npt.NDArray[np.uint8] | None:

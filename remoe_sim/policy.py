@@ -7,6 +7,7 @@ insertions and asked for victims, one pass per limit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -90,6 +91,7 @@ class StackPolicy(Policy):
 
     ranked: ClassVar[bool] = False  # whether `ranks` says the same
     lone_from: ClassVar[int | None] = None  # entries from which a pass at one limit is quicker than one for all
+    abreast: ClassVar[int] = 1  # caches for which `depths_of` is quicker than one after the other
 
     def keys(self, stream: Stream) -> npt.NDArray[Any]:
         """int64 or float64[N]: the key of the entry after each lookup. Ties keep the lower entry."""
@@ -118,8 +120,7 @@ class StackPolicy(Policy):
         return None
 
     def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
-        """Depths of all lookups: which of them hit, at every number of entries at once; those from `most` on may be
-        said to be absent."""
+        """Depths of all lookups, which tell of every capacity; those from `most` on may be said to be absent."""
         from remoe_sim.kernels.stacks import ordered_depths
 
         keys, preload_keys = self._keys(stream, rules)
@@ -132,6 +133,10 @@ class StackPolicy(Policy):
             keys.dtype.type(hole), n if most is None else most, np.empty(n, np.int32), before, after,
         )  # fmt: skip
         return Depths(before, after, n)
+
+    def depths_of(self, streams: Sequence[Stream], rules: Sequence[Rules]) -> Iterator[Depths]:
+        """`depths` of several caches in turn; policies that find some of them together have their own."""
+        return (self.depths(*one) for one in zip(streams, rules, strict=True))
 
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs | None:
         """int64[N]: the smallest limit at which each lookup hits; None if only a pass per limit can tell.
@@ -148,9 +153,6 @@ class StackPolicy(Policy):
         return needed
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        return self.at_limit(stream, limit, rules)
-
-    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         """One cache at one limit; policies with a quicker way have their own."""
         if stream.per_layer:
             return self._replay_stack(stream, limit, rules)

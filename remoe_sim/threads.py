@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,33 +31,37 @@ def one_thread() -> Iterator[None]:
         _MOST.reset(before)
 
 
-def map_layers(function: Callable[[int], T], count: int) -> Iterator[T]:
+def map_layers(function: Callable[[int], T], count: int | Sequence[int]) -> Iterator[T]:
     """`function(0)`, …, `function(count - 1)`, in that order, computed by as many threads as there are processors.
+
+    A call is for one layer, or `count` says of each call for how many.
 
     No more calls are running or waiting to be taken than there are threads, so that memory stays bounded by a layer
     per thread. An exception of a call is raised in its turn; calls that have not begun then are not made.
     """
-    workers = min(count, most_threads())
+    layers = [1] * count if isinstance(count, int) else count
+    workers = min(len(layers), most_threads())
     if workers < 2:
-        for index in range(count):
+        for index, of in enumerate(layers):
             answer = function(index)
-            done(1, "layers")
+            done(of, "layers")
             yield answer
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="layer")
-    waiting: deque[Future[T]] = deque()
+    waiting: deque[tuple[Future[T], int]] = deque()
     try:
-        for index in range(count):
+        for index, of in enumerate(layers):
             if len(waiting) == workers:
                 yield _taken(waiting)
-            waiting.append(pool.submit(function, index))
+            waiting.append((pool.submit(function, index), of))
         while waiting:
             yield _taken(waiting)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _taken(waiting: deque[Future[T]]) -> T:
-    answer = waiting.popleft().result()
-    done(1, "layers")
+def _taken(waiting: deque[tuple[Future[T], int]]) -> T:
+    future, layers = waiting.popleft()
+    answer = future.result()
+    done(layers, "layers")
     return answer

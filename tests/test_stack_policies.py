@@ -67,10 +67,33 @@ def test_the_quick_way_at_one_limit_equals_the_heap(name, admission):
     policy, preload = find_policy(name), np.array([70, 3, 80], np.int32)
     for limit in (0, 7, 100, 300, 10_000):
         for rules in (Rules(admission == "mandatory"), Rules(admission == "mandatory", preload)):
-            quick, heap = policy.replay(stream, limit, rules), StackPolicy.at_limit(policy, stream, limit, rules)
+            quick, heap = policy.replay(stream, limit, rules), StackPolicy.replay(policy, stream, limit, rules)
             assert quick.evictions == heap.evictions
             for found, wanted in ((quick.hit, heap.hit), (quick.resting, heap.resting), (quick.running, heap.running)):
                 assert (found == wanted).all()
+
+
+@examples(60)
+@given(
+    st.lists(st.tuples(st.sampled_from((3, 40, 254, 300)), st.integers(0, 3), st.booleans()), max_size=5),
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+)
+def test_depths_of_several_caches_are_those_of_each(caches, groups):
+    """Alike or not (entries, groups, preload), an odd number of them, none at all."""
+    policy, streams, rules = find_policy("lru"), [], []
+    for n_entries, seed, preloaded in caches:
+        random = np.random.default_rng(seed)
+        members = [random.permutation(n_entries)[: min(count + seed // 3, n_entries)] for count in groups]
+        offsets = np.cumsum([0, *map(len, members)])
+        entries, steps = np.concatenate(members).astype(np.uint16), np.arange(len(groups), dtype=np.int32)
+        epochs = np.unique([0, len(groups) // 2, len(groups)])
+        kinds, sizes = np.ones(entries.size, np.uint8), np.ones(n_entries, np.int64)
+        streams.append(Stream(offsets, entries, kinds, steps, epochs, sizes, True, True))
+        rules.append(Rules(preload=np.array([1, 0], np.int32)) if preloaded else Rules())
+    together = list(policy.depths_of(streams, rules))
+    assert len(together) == len(streams)
+    for found, stream, rule in zip(together, streams, rules, strict=True):
+        np.testing.assert_array_equal(found.before, policy.depths(stream, rule).before)
 
 
 @pytest.mark.parametrize("order", CHOICES["order"])

@@ -20,6 +20,15 @@ def test_results_come_in_order(count, processors, monkeypatch):
     assert list(threads.map_layers(work, count)) == [index * index for index in range(count)]
 
 
+@pytest.mark.parametrize("processors", [1, 2])
+def test_calls_for_several_layers_count_for_as_many(processors, monkeypatch):
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: processors)
+    counted = []
+    monkeypatch.setattr(threads, "done", lambda amount, unit: counted.append((amount, unit)))
+    assert list(threads.map_layers(lambda index: index, [2, 2, 1])) == [0, 1, 2]
+    assert counted == [(2, "layers"), (2, "layers"), (1, "layers")]
+
+
 def test_no_more_in_flight_than_workers(monkeypatch):
     monkeypatch.setattr(threads.os, "cpu_count", lambda: 2)
     lock, begun, taken, most = threading.Lock(), [], [], 0

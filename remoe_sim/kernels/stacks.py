@@ -43,6 +43,34 @@ def recency_depths(offsets, entries, epochs, preload, n_entries, position, befor
                 begin += 4
 
 
+@kernel
+def recency_depths_of_two(offsets, epochs, n_entries, entries, position, before, entries_2, position_2, before_2):
+    """`recency_depths` of two caches whose groups have the same offsets, without preload.
+
+    In one cache every group waits for the one before it; the processor fills that time with the other's, which makes
+    it 1.5 to 1.9 times as fast with byte positions. Both are written out: a loop over caches gains little.
+    """
+    position, entries, before = borrowed(position), borrowed(entries), borrowed(before)
+    position_2, entries_2, before_2 = borrowed(position_2), borrowed(entries_2), borrowed(before_2)
+    for epoch in range(epochs.size - 1):
+        for entry in range(position.size):
+            position[entry] = position_2[entry] = n_entries
+        for group in range(epochs[epoch], epochs[epoch + 1]):
+            begin, end = offsets[group], offsets[group + 1]
+            for i in range(begin, end):  # both before either moves: half as quick again as one after the other
+                before[at(i)] = position[at(entries[at(i)])]
+            for i in range(begin, end):
+                before_2[at(i)] = position_2[at(entries_2[at(i)])]
+            while begin < end:
+                if 4 < end - begin <= 6:
+                    _bring_in_front(position, entries, begin, end, True)
+                    _bring_in_front(position_2, entries_2, begin, end, True)
+                    break
+                _bring_in_front(position, entries, begin, min(begin + 4, end), False)
+                _bring_in_front(position_2, entries_2, begin, min(begin + 4, end), False)
+                begin += 4
+
+
 @kernel(unfold=True)
 def _bring_in_front(position, entries, begin, end, six):
     """Put up to 4 members in front, or up to 6, the last on top, and move every other expert down by the number of
