@@ -67,11 +67,10 @@ class _Limited(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._unpacked.read(len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
+        count: int = self._unpacked.readinto(buffer)  # pyarrow's read would leak what it was to fill, where it fails
+        self._at += count
         self._source.check_unpacked(self._at)
-        return len(data)
+        return count
 
 
 @dataclass

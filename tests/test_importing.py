@@ -3,8 +3,10 @@
 import gzip
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import remoe_sim.traces
 from imported import refused, rows_of
@@ -35,6 +37,22 @@ def test_a_file_of_no_format_lists_them_and_guesses(tmp_path):
     refused(tmp_path / "t.npz", "nearest is npz, whose files have experts.npy")
     (tmp_path / "t.pt").write_bytes(b"PK\x03\x04 cut off")
     refused(tmp_path / "t.pt", "damaged or truncated archive")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the size of the process as Linux tells it")
+def test_a_broken_file_leaves_nothing_in_memory(tmp_path):
+    path = tmp_path / "t.csv.zst"
+    path.write_bytes(pa.compress(b"request,position\n" * 99, "zstd", asbytes=True)[:5] + bytes(99))
+
+    def pages():
+        return int(Path("/proc/self/statm").read_text().split()[0])
+
+    refused(path, "truncated|damaged")
+    before = pages()
+    for _ in range(400):
+        with pytest.raises(TraceError):
+            import_trace(path)
+    assert (pages() - before) * os.sysconf("SC_PAGE_SIZE") < 16 * 2**20  # 400 times what a read is given are 50 MiB
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
