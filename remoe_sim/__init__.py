@@ -46,6 +46,7 @@ _HOMES = {
     "plan": "planning",
     "doctor": "checkup",
     "report": "reporting",
+    "verify": "verifying",
 }
 _PACKAGES = ("capture", "figures", "finetune")
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from remoe_sim.trace_reader import read_trace as read_trace
     from remoe_sim.trace_writer import write_trace as write_trace
     from remoe_sim.verdicts import verdict as verdict
+    from remoe_sim.verifying import verify as verify
 
 
 def __getattr__(name: str) -> Any:

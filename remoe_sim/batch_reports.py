@@ -14,6 +14,7 @@ from remoe_sim.engine import describe, replay
 from remoe_sim.results import ReplayResult, rate
 from remoe_sim.scheduling import Schedule, batch
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 from remoe_sim.streams import Tokens, layer_blocks, select_tokens
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import Decisions, Trace
@@ -105,7 +106,7 @@ class BatchReport(Shown):
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim batches --json` prints."""
         batches = [result.to_dict() for result in self.batches]
-        return {"schema": SCHEMA, "trace": self.trace, "schedule": self.schedule, "batches": batches}
+        return {**stamp(SCHEMA), "trace": self.trace, "schedule": self.schedule, "batches": batches}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per batch size and policy, with the counts of decode lookups."""

@@ -21,6 +21,7 @@ from remoe_sim.measurements import LeftOut, Run, read_runs
 from remoe_sim.model_cards import model as find_model
 from remoe_sim.model_sizes import SizedModel
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +77,7 @@ class Calibration(Shown):
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim calibrate --json` prints."""
         return {
-            "schema": SCHEMA,
+            **stamp(SCHEMA),
             "device": self.device.name,
             "fitted_from": self.device.fitted_from,
             "fitted": [vars(one) for one in self.fitted],

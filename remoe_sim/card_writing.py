@@ -20,7 +20,7 @@ def card_text(content: Mapping[str, Any]) -> str:
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:
     """Write a file that appears whole or not at all. Raises OSError if the place is not writable."""
-    from remoe_sim.trace_writer import replacing
+    from remoe_sim.file_writing import replacing
 
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")

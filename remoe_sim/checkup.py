@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +96,7 @@ class Checkup(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim doctor --json` prints."""
-        return {"schema": SCHEMA, **asdict(self), "problems": self.problems}
+        return {**stamp(SCHEMA), **asdict(self), "problems": self.problems}
 
 
 def doctor() -> Checkup:

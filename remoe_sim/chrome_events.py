@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 
+from remoe_sim.file_writing import replacing
 from remoe_sim.timelines import Log
-from remoe_sim.trace_writer import replacing
 
 _KINDS = ("dense", "experts", "waiting", "experts on the CPU", "read", "copy")
 _TRACKS = ("device", "device", "device", "CPU", "storage lane", "PCIe lane")
@@ -34,8 +34,5 @@ def write_events(path: str | os.PathLike[str], log: Log, title: str) -> None:
         for name, number in tracks.items()
     ]
     text = json.dumps({"displayTimeUnit": "ms", "traceEvents": [*named, *events]})
-    try:
-        with replacing(path) as beside:
-            beside.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"timeline '{path}' cannot be written: {error.strerror}; give another path") from None
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")

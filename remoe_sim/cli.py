@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import pkgutil
 import re
+import signal
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -75,11 +78,16 @@ def main() -> None:
 
 
 def run() -> None:
-    """Entry point: errors are one sentence on stderr, exit code 2 for bad usage or input, 130 when interrupted."""
+    """Entry point: errors are one sentence on stderr, exit code 2 for bad usage or input, 130 when interrupted, 143
+    when it is asked to end."""
     gc.set_threshold(200_000)  # importing the compiler makes many objects and frees none
+    for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(ending) is signal.SIG_DFL:
+            signal.signal(ending, _end)
     try:
         with shown():
             status = main.main(prog_name="remoe-sim", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(status)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
@@ -92,11 +100,30 @@ def run() -> None:
         sys.stderr.close()
         sys.exit(1)
     except (ValueError, OSError) as error:
-        _stop(str(error), 2)
+        _stop(_in_words(error), 2)
+
+
+def _end(number: int, frame: Any) -> None:
+    """A signal asks the process to end; what is half written is removed on the way out."""
+    signal.signal(number, signal.SIG_IGN)
+    print("remoe-sim: terminated", file=sys.stderr)
+    raise SystemExit(128 + number)
+
+
+def _in_words(error: Exception) -> str:
+    """An error of the system names the file that it is about, if it knows it, and the reason."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    about = f"'{error.filename}'" if error.filename else "the answer cannot be written"
+    return f"{about}: {error.strerror.lower()}"
 
 
 def _stop(sentence: str, code: int) -> None:
     from remoe_sim.errors import one_line
 
     print(f"remoe-sim: {one_line(sentence)}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is what went wrong, and Python would say so again, at length
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

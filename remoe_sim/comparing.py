@@ -14,6 +14,7 @@ from remoe_sim.caches import Caches
 from remoe_sim.comparison import Comparison, Difference, Subject, adjusted
 from remoe_sim.engine import describe
 from remoe_sim.errors import TraceError
+from remoe_sim.model_sizes import SizedModel
 from remoe_sim.policy import Policy
 from remoe_sim.request_pairs import Pairs, pairs_of
 from remoe_sim.request_sums import Reals, Requests, StepSums, adjacent_sums, step_sums
@@ -79,7 +80,12 @@ def compare(
         limits = [Limit(count) for count in dict.fromkeys((max(1, most // 4), max(1, most // 2)))]
     pairs = pairs_of(sides[0].requests, sides[1].requests, pairing)
     tables = [_table(side, settings, policies, limits, run) for side in sides]
-    return _comparison(sides, pairs, tables, alpha, many, chance)
+    asked: dict[str, Any] = {"scope": scope, "admission": admission, "reset": settings.reset, "device_run": None}
+    if run is not None:
+        sized = sides[0].model
+        names = {"device": run.device.name, "model": sized.name, "quant": sized.quant, "overlap": run.overlap}
+        asked["device_run"] = names
+    return _comparison(sides, pairs, tables, alpha, many, chance, asked)
 
 
 @dataclass(frozen=True)
@@ -95,14 +101,15 @@ class _Side:
     def of(cls, given: Trace | str | os.PathLike[str], expert_bytes: Any, run: DeviceRun | None, sized: bool) -> _Side:
         trace = given if isinstance(given, Trace) else read_trace(given)
         trace = known_sizes(trace, expert_bytes, "a byte budget" if sized and run is None else "")
-        model = None
+        model: SizedModel | None = None
+        notes: tuple[str, ...] = ()
         if run is not None:
             trace, model = run.sized(trace)
-        notes: tuple[str, ...] = ()
+            notes = (*run.device.unverified, *model.unverified, *model.unknown)
         try:
             select_tokens(trace, reset="request")
         except TraceError:
-            trace, notes = batch(trace, 1), (ONE_BY_ONE,)
+            trace, notes = batch(trace, 1), (*notes, ONE_BY_ONE)
         requests = Requests.of(trace)
         if not requests.ids.size:
             raise trace.error("it has no decode token, and decode tokens are what is compared; record some")
@@ -156,8 +163,9 @@ def _replays(
 
 
 def _comparison(
-    sides: list[_Side], pairs: Pairs, tables: list[Table], alpha: float, resamples: int, seed: int
-) -> Comparison:
+    sides: list[_Side], pairs: Pairs, tables: list[Table], alpha: float, resamples: int, seed: int,
+    settings: dict[str, Any],
+) -> Comparison:  # fmt: skip
     same_layers = sides[0].trace.layer_numbers == sides[1].trace.layer_numbers
     names = [name for name in tables[0] if name in tables[1] and (name[0] != "layer" or same_layers)]
     a, b = (
@@ -165,10 +173,13 @@ def _comparison(
         for table, places in zip(tables, (pairs.a, pairs.b), strict=True)
     )
     found = differences(a, b, pairs.paired, resamples, seed)
-    values = a.values, b.values
-    first = _difference(names[0], 0, values, found, alpha)
-    others = [_difference(name, at, values, found, alpha) for at, name in enumerate(names[1:], 1)]
+    values, of = (a.values, b.values), (a.x.sum(axis=1), b.x.sum(axis=1))
+    first = _difference(names[0], 0, values, of, found, alpha)
+    others = [_difference(name, at, values, of, found, alpha) for at, name in enumerate(names[1:], 1)]
     notes = list(dict.fromkeys(note for side in sides for note in side.notes))
+    experts = [tuple(sorted(set(side.trace.model.experts))) for side in sides]
+    if experts[0] != experts[1]:
+        notes.append("the traces have different numbers of experts, so a limit is another share of each")
     if not same_layers:
         notes.append("the traces have different MoE layers, so layers are not compared one by one")
     return Comparison(
@@ -182,18 +193,20 @@ def _comparison(
         verdict=first,
         others=adjusted(others, found, alpha),
         notes=tuple(notes),
+        settings=settings,
     )
 
 
 def _difference(
-    name: tuple[Any, ...], at: int, values: tuple[Reals, Reals], found: Differences, alpha: float
-) -> Difference:
-    kind, of, limit = name
+    name: tuple[Any, ...], at: int, values: tuple[Reals, Reals], of: tuple[Reals, Reals], found: Differences,
+    alpha: float,
+) -> Difference:  # fmt: skip
+    kind, about, limit = name
     layer = kind == "layer"
     return Difference(
         metric="reuse_rate" if layer else kind,
-        layer=int(of) if layer else None,
-        policy=None if layer else of,
+        layer=int(about) if layer else None,
+        policy=None if layer else about,
         capacity=None if limit is None else {limit[0]: limit[1]},
         a=None if np.isnan(values[0][at]) else float(values[0][at]),
         b=None if np.isnan(values[1][at]) else float(values[1][at]),
@@ -202,4 +215,6 @@ def _difference(
         confidence=1 - alpha,
         p_value=found.p_value(at),
         at=at,
+        a_of=float(of[0][at]),
+        b_of=float(of[1][at]),
     )

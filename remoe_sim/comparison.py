@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.bootstrapping import Differences
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +30,8 @@ class Subject:
 @dataclass(frozen=True)
 class Difference:
     """One number of both sides. reuse_rate and hit_rate are fractions, misses_per_token and bytes_read_per_token are of
-    decode tokens, tpot_ms is their mean time. interval: of the difference b − a, at `confidence`; p_value: unadjusted;
+    decode tokens, tpot_ms is their mean time. a_of, b_of: what a and b are divided by, summed over requests: wanted
+    experts, lookups, or decode tokens. interval: of the difference b − a, at `confidence`; p_value: unadjusted;
     p_adjusted: by Holm, None for the verdict's; None where something is over nothing or of one request."""
 
     metric: str
@@ -42,6 +45,8 @@ class Difference:
     confidence: float
     p_value: float | None
     at: int
+    a_of: float
+    b_of: float
     p_adjusted: float | None = None
 
     @property
@@ -63,7 +68,7 @@ class Difference:
         return float((z * self.standard_error / self.difference) ** 2)
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("metric", "layer", "policy", "capacity", "a", "b", "difference", "standard_error")
+        names = ("metric", "layer", "policy", "capacity", "a", "a_of", "b", "b_of", "difference", "standard_error")
         return {name: getattr(self, name) for name in names} | {
             "interval": None if self.interval is None else list(self.interval),
             "confidence": self.confidence,
@@ -75,7 +80,8 @@ class Difference:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Shown):
-    """What `compare` found. verdict: pooled adjacent reuse; others: everything else, layers last."""
+    """What `compare` found. settings: scope, admission and reset of both sides, and what times are of; verdict: pooled
+    adjacent reuse; others: everything else, layers last."""
 
     a: Subject
     b: Subject
@@ -87,6 +93,7 @@ class Comparison(Shown):
     verdict: Difference
     others: tuple[Difference, ...]
     notes: tuple[str, ...]
+    settings: Mapping[str, Any]
 
     @property
     def difference_shown(self) -> bool | None:
@@ -117,7 +124,7 @@ class Comparison(Shown):
         one = self.verdict
         if one.a is None or one.b is None or one.difference is None:
             return "Cannot tell: a trace has no decode token that follows another, so there is no reuse to compare."
-        rates = f"{100 * one.b:.2f} % in B and {100 * one.a:.2f} % in A"
+        rates = f"{100 * one.b:.2f} % of {one.b_of:,.0f} in B and {100 * one.a:.2f} % of {one.a_of:,.0f} in A"
         if one.interval is None:
             return f"Cannot tell: reuse is {rates}, but an interval takes at least 2 requests on each side."
         span = f"{100 * one.interval[0]:+.2f} to {100 * one.interval[1]:+.2f}"
@@ -136,11 +143,12 @@ class Comparison(Shown):
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim compare --json` prints."""
         return {
-            "schema": SCHEMA,
+            **stamp(SCHEMA),
             "a": {**self.a.trace, "requests_compared": self.a.requests},
             "b": {**self.b.trace, "requests_compared": self.b.requests},
             "paired": self.paired,
             "pairing": self.pairing,
+            **self.settings,
             "confidence": self.confidence,
             "resamples": self.resamples,
             "seed": self.seed,

@@ -21,8 +21,9 @@ import numba
 from numba import types
 from numba.core import config as _config
 from numba.core import event
-from numba.core.caching import FunctionCache
 from numba.core.runtime.nrt import rtsys
+
+from remoe_sim import kernel_cache
 
 _LOCK = threading.Lock()
 _HERE = Path(__file__).parent
@@ -39,7 +40,7 @@ def _sources() -> list[Path]:
     """Every file that may hold a kernel, in a fixed order."""
     import remoe_sim.policies
 
-    files = [Path(__file__), *sorted((_HERE / "kernels").glob("*.py"))]
+    files = [Path(__file__), Path(str(kernel_cache.__file__)), *sorted((_HERE / "kernels").glob("*.py"))]
     for folder in remoe_sim.policies.__path__:
         files += sorted(Path(folder).glob("*.py"))
     return files
@@ -97,8 +98,8 @@ class _Announcement(event.Listener):
 event.register("numba:compile", _Announcement())
 
 
-class _Kept(FunctionCache):
-    """Numba's cache of machine code, which loads all that compiling needs (SciPy, if it is there) only to compile."""
+class _Kept(kernel_cache.KernelCache):
+    """The cache of machine code, which loads all that compiling needs (SciPy, if it is there) only to compile."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         rtsys.initialize(target_context)

@@ -65,7 +65,8 @@ def curve(
     lookups, None over nothing) and the same of decode lookups alone. Scope `layer`: capacity counts experts per layer,
     1 to E, or those in `cache` (numbers, or text such as "4:64:4"); the rows "all" give every layer that many. Scope
     `global`: capacity counts bytes if sizes are known (else experts): those in `budget` (or `cache`), by default 100
-    equal steps; budget="all" gives 0 and every limit at which the hits change. `attrs["capacity_unit"]` names the unit.
+    equal steps; budget="all" gives 0 and every limit at which the hits change. `attrs["capacity_unit"]` names the unit,
+    `attrs["optimal"]` the policies than which none misses less.
 
     One pass serves all capacities for stack policies (lru, lfu, belady); in scope `global` with unequal sizes for lru.
     Raises ValueError and TraceError like `replay`.
@@ -84,11 +85,17 @@ def curve(
     caches = Caches(trace, settings, tokens, Preload.of(trace, preload), training=Preload.of(trace, train))
     if settings.per_layer:
         with layers_stage("replaying", trace, reads_of(caches, policies)):
-            return _frame(_layer_rows(caches, policies, capacities), "experts_per_layer")
+            return _frame(_layer_rows(caches, policies, capacities), "experts_per_layer", _optimal(caches, policies))
     in_bytes = capacities is None and trace.model.expert_bytes is not None
     with stage("replaying"):
         rows = _global_rows(caches, policies, in_bytes, budget if in_bytes else capacities)
-    return _frame(rows, "bytes" if in_bytes else "experts")
+    return _frame(rows, "bytes" if in_bytes else "experts", _optimal(caches, policies, in_bytes))
+
+
+def _optimal(caches: Caches, policies: Sequence[Policy], in_bytes: bool = False) -> list[str]:
+    """The policies than which none has fewer misses under these settings."""
+    equal = not in_bytes or len(set(caches.trace.model.expert_bytes or ())) == 1
+    return [policy.label for policy in policies if policy.optimal and equal and not caches.settings.warmup]
 
 
 def _several(given: Limits, what: str) -> list[int | str]:
@@ -101,7 +108,7 @@ def _several(given: Limits, what: str) -> list[int | str]:
     return limits
 
 
-def _frame(rows: list[dict[str, Any]], unit: str) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]], unit: str, optimal: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     sizes = [
@@ -117,24 +124,29 @@ def _frame(rows: list[dict[str, Any]], unit: str) -> pd.DataFrame:
         lookups, hits = columns[f"{prefix}lookups"], columns[f"{prefix}hits"]
         columns[f"{prefix}hit_rate"] = np.where(lookups > 0, hits / np.maximum(lookups, 1), np.nan)
     frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
-    frame.attrs["capacity_unit"] = unit
+    frame.attrs.update(capacity_unit=unit, optimal=optimal)
     return frame
 
 
 def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | None = None) -> Longs:
-    """int64[3, E + 1]: hits of each kind of lookup in one layer's cache at capacities 0 to E.
+    """int64[3, capacities]: hits of each kind of lookup in one layer's cache, at 0 to E experts or at those `wanted`.
 
-    What takes a pass per capacity is done for those in `wanted` alone, and the rest is zero.
+    More experts than there are change nothing for a stack policy; others may divide what they never fill.
     """
     if isinstance(policy, StackPolicy) and not _alone(policy, stream.n_entries, wanted):
-        return _hits_by_depth(policy.depths(stream, rules), stream)
-    hits = np.zeros((3, stream.n_entries + 1), np.int64)
-    most = stream.n_entries
-    for capacity in range(1, most + 1) if wanted is None else np.unique(np.minimum(wanted, most)).tolist():
+        return at_capacities(_hits_by_depth(policy.depths(stream, rules), stream), wanted)
+    several, place = np.unique(np.arange(stream.n_entries + 1) if wanted is None else wanted, return_inverse=True)
+    hits = np.zeros((3, several.size), np.int64)
+    for number, capacity in enumerate(several.tolist()):
         outcome = policy.replay(stream, capacity, rules)
         check_outcome(stream, outcome, capacity)
-        tallies.count_hits(stream.kinds, outcome.hit, hits[:, capacity])
-    return hits
+        tallies.count_hits(stream.kinds, outcome.hit, hits[:, number])
+    return hits[:, place]
+
+
+def at_capacities(hits: Longs, wanted: Longs | None) -> Longs:
+    """Of hits at 0 to E experts those at the capacities that are wanted, or all."""
+    return hits if wanted is None else hits[:, np.minimum(wanted, hits.shape[1] - 1)]
 
 
 def _hits_by_depth(depths: Depths, stream: Stream) -> Longs:
@@ -153,11 +165,11 @@ def _alone(policy: Policy, experts: int, wanted: Longs | None) -> bool:
 def layer_curves(
     caches: Caches, policies: Sequence[Policy], wanted: Longs | None = None
 ) -> Iterator[list[tuple[Longs, Longs]]]:
-    """Layer by layer, of each policy: lookups of each kind, int64[3]; hits at 0 to E experts, int64[3, E + 1], of which
-    `wanted` are needed."""
+    """Layer by layer, of each policy: lookups of each kind, int64[3]; and the hits of `layer_curve`."""
     layers = range(caches.trace.moe_layers)
     if in_parts(caches, policies):
-        yield from map_layers(lambda index: layer_hits(caches, policies, index), len(layers))
+        for found in map_layers(lambda index: layer_hits(caches, policies, index), len(layers)):
+            yield [(lookups, at_capacities(hits, wanted)) for lookups, hits in found]
         return
     together = in_lanes(caches, policies)
     abreast = max((policy.abreast for policy in policies if isinstance(policy, StackPolicy)), default=1)
@@ -177,29 +189,28 @@ def _batch_curves(
         streams = [view.get(policy.by_last) for view in views]
         alone = _alone(policy, max(stream.n_entries for stream in streams), wanted)
         curves = lane_curves(policy, caches, streams) if together and not alone else None
-        if curves is None:
-            rules = [caches.layer_rules(index) for index in layers]
-            if isinstance(policy, StackPolicy) and not alone:
-                curves = list(map(_hits_by_depth, policy.depths_of(streams, rules), streams))
-            else:
-                curves = [layer_curve(policy, *one, wanted) for one in zip(streams, rules, strict=True)]
+        rules = [caches.layer_rules(index) for index in layers]
+        if curves is None and isinstance(policy, StackPolicy) and not alone:
+            curves = list(map(_hits_by_depth, policy.depths_of(streams, rules), streams))
         for number, (index, stream) in enumerate(zip(layers, streams, strict=True)):
-            found[number].append((tokens.lookups(stream.kinds, caches.trace.model.top_k[index]), curves[number]))
+            lookups = tokens.lookups(stream.kinds, caches.trace.model.top_k[index])
+            if curves is None:
+                hits = layer_curve(policy, stream, rules[number], wanted)
+            else:
+                hits = at_capacities(curves[number], wanted)
+            found[number].append((lookups, hits))
     return found
 
 
 def _layer_rows(caches: Caches, policies: list[Policy], cache: Sequence[int] | None) -> list[dict[str, Any]]:
     trace = caches.trace
     largest = max(trace.model.experts)
-    wanted = None if cache is None else np.array(sorted(set(cache)), np.int64)
-    capacities = np.arange(1, largest + 1) if wanted is None else wanted
-
+    capacities = np.array(sorted(set(range(1, largest + 1) if cache is None else cache)), np.int64)
     total = [[np.zeros(3, np.int64), np.zeros((3, capacities.size), np.int64)] for _ in policies]
     rows: list[list[dict[str, Any]]] = [[] for _ in policies]
-    for index, done in enumerate(layer_curves(caches, policies, wanted)):
+    for index, done in enumerate(layer_curves(caches, policies, capacities)):
         experts = trace.model.experts[index]
-        for number, (lookups, hits) in enumerate(done):
-            at = hits[:, np.minimum(capacities, experts)]
+        for number, (lookups, at) in enumerate(done):
             total[number][0] += lookups
             total[number][1] += at
             own = capacities <= experts if cache is None else np.ones(capacities.size, np.bool_)

@@ -25,6 +25,7 @@ from remoe_sim.streams import Longs, Stream, select_tokens
 from remoe_sim.threads import map_layers
 from remoe_sim.timing import DeviceRun, StepCounts
 from remoe_sim.trace import Trace
+from remoe_sim.trace_format import known_hash
 from remoe_sim.trace_reader import read_trace
 
 LOOKUPS, HITS, COLD, BYTES = range(4)  # columns of a table of counts, one row per kind of lookup
@@ -96,7 +97,19 @@ def replay(
     if on is not None and counts is not None:
         timed = on.timed(trace, sized, caches.tokens, counts)
         results = tuple(replace(result, timed=one) for result, one in zip(results, timed, strict=True))
-    return ReplayReport(describe(trace), results)
+    beside = {"warmup": settings.warmup, "preload": in_short(preload), "train": in_short(train), "pin": _pinned(pin)}
+    return ReplayReport(describe(trace), results, beside)
+
+
+def in_short(given: Trace | str | os.PathLike[str] | None) -> str | None:
+    """Another trace as an answer names it: by its path, or its hash if it has none."""
+    if isinstance(given, Trace):
+        return given.path or known_hash(given)
+    return None if given is None else str(given)
+
+
+def _pinned(pin: str | Mapping[int, Sequence[int]] | None) -> str | dict[str, list[int]] | None:
+    return {str(layer): [*map(int, some)] for layer, some in pin.items()} if isinstance(pin, Mapping) else pin or None
 
 
 def reads_of(caches: Caches, policies: Sequence[Policy]) -> int:
@@ -115,6 +128,7 @@ def describe(trace: Trace) -> dict[str, object]:
         "top_k": top_k[0] if len(set(top_k)) == 1 else list(top_k),
         "tokens": trace.tokens,
         "requests": trace.requests,
+        "trace_hash": known_hash(trace),
         "schedule": trace.origin.get("schedule"),
         "reroute": trace.origin.get("reroute"),
     }

@@ -16,6 +16,7 @@ from remoe_sim.model_cards import model as find_model
 from remoe_sim.model_sizes import SizedModel
 from remoe_sim.sampling import distinct_experts, draw
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 from remoe_sim.timelines import Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.units import parse_bytes, parse_count, parse_number
 
@@ -86,7 +87,7 @@ class EstimateReport(Shown):
     def to_dict(self) -> dict[str, Any]:
         """What `remoe-sim estimate --json` prints: `results`, and where there is one its entries beside it."""
         results = [one.to_dict() for one in self.results]
-        return {"schema": SCHEMA, **(results[0] if len(results) == 1 else {}), "results": results}
+        return {**stamp(SCHEMA), **(results[0] if len(results) == 1 else {}), "results": results}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per estimate; parts become columns such as `dense_ms`."""

@@ -41,8 +41,8 @@ def export(
     layer: the model's own number of the one layer to write; all without it. Returns the format. Raises ValueError for
     an unknown format, TraceError for a layer that is not there and for a trace that the format cannot hold.
     """
+    from remoe_sim.file_writing import replacing
     from remoe_sim.trace_reader import read_trace
-    from remoe_sim.trace_writer import replacing
 
     chosen = _format(Path(path), format)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)

@@ -16,6 +16,7 @@ from remoe_sim.link_fitting import fit_link
 from remoe_sim.links import Link
 from remoe_sim.memory_speed import MemorySpeed, measure_memory, memory_bytes
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 from remoe_sim.storage_reads import BLOCK, QUICK_SECONDS, SECONDS, StorageSpeed, measure_storage
 from remoe_sim.units import parse_bytes
 
@@ -57,7 +58,7 @@ class Measurement(Shown):
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim measure --json` prints."""
         return {
-            "schema": SCHEMA,
+            **stamp(SCHEMA),
             "device": self.device.to_dict(),
             "memory": {**asdict(self.memory), "best": self.memory.best},
             "direct": self.storage.direct,

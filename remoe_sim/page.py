@@ -106,7 +106,7 @@ class Page:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file; it appears whole or not at all."""
-        from remoe_sim.trace_writer import replacing
+        from remoe_sim.file_writing import replacing
 
         with replacing(path) as beside:
             beside.write_text(self.html, encoding="utf-8")

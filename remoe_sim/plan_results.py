@@ -11,6 +11,7 @@ from remoe_sim.model_sizes import SizedModel
 from remoe_sim.plan_curves import Point
 from remoe_sim.plan_memory import Beside
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,7 @@ class PlanResult:
     model: SizedModel
     policy: str
     online: bool
+    optimal: bool
     price: float | None
     said: dict[str, Any]
     memory_bytes: int
@@ -66,6 +68,7 @@ class PlanResult:
             **self.said,
             "policy": self.policy,
             "online": self.online,
+            "optimal": self.optimal,
             "price": self.price,
             "memory_bytes": self.memory_bytes,
             **self.beside.to_dict(),
@@ -122,7 +125,7 @@ class PlanReport(Shown):
         """The object that `remoe-sim plan --json` prints."""
         best = self.cheapest
         return {
-            "schema": SCHEMA,
+            **stamp(SCHEMA),
             "trace": self.trace,
             "ordered_by": self.ordered_by,
             "cheapest": None if best is None else {"device": best.device.name, "quant": best.model.quant},

@@ -95,8 +95,9 @@ def _bound(report: PlanReport, result: PlanResult) -> str:
     bound = next((one for one in report if one.policy == "belady" and one is not result), None)
     if bound is None or bound.memory is None:
         return ""
+    belady = "belady, which misses least," if bound.optimal else "belady, which knows the future and is no bound here,"
     if result.target_ms is None:
-        return f"; belady, which misses least, takes {bound.memory.mean:,.2f} ms"
+        return f"; {belady} takes {bound.memory.mean:,.2f} ms"
     if bound.target is None:
-        return "; nor does belady, which misses least" if result.target is None else ""
-    return f"; belady, which misses least, needs {gib(bound.target.memory_bytes)}"
+        return f"; nor does {belady[:-1]}" if result.target is None else ""
+    return f"; {belady} needs {gib(bound.target.memory_bytes)}"

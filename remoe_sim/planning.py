@@ -94,6 +94,7 @@ def plan(
             misses = [Misses.of(caches, one) for one in policies]
         needed = misses[0].needed()
         room = Room.of(sized_trace, settings, needed)
+        equal = settings.per_layer or len(set(sized_trace.model.expert_bytes or ())) == 1
         for on, (_, price) in zip(on_devices, priced, strict=True):
             costs, steps = on.costs(sized_trace, sized), on.steps(sized_trace, tokens, needed)
             if not steps.decode.any():
@@ -109,15 +110,16 @@ def plan(
             }  # fmt: skip
             for one, missed in zip(policies, misses, strict=True):
                 curve = PlanCurve(on, costs, steps, missed, room, beside)
-                results.append(_result(on.device, sized, one, price, said, limit, beside, target, curve))
+                optimal = one.optimal and equal and not settings.warmup
+                results.append(_result(on.device, sized, one, optimal, price, said, limit, beside, target, curve))
     asked = "price" if prices else "list"
     ordered_by = asked if target is not None and len(runs) * len(priced) > 1 else None
     return PlanReport(describe(trace), tuple(results), ordered_by, tuple(dict.fromkeys(notes)))
 
 
 def _result(
-    device: Device, model: SizedModel, policy: Policy, price: float | None, said: dict[str, Any], limit: int | None,
-    beside: Beside, target: float | None, curve: PlanCurve,
+    device: Device, model: SizedModel, policy: Policy, optimal: bool, price: float | None, said: dict[str, Any],
+    limit: int | None, beside: Beside, target: float | None, curve: PlanCurve,
 ) -> PlanResult:  # fmt: skip
     there = int(device.memory_bytes) if limit is None else limit
     reaching = None if target is None else curve.reaching(target)
@@ -128,8 +130,8 @@ def _result(
 
     chosen = point(knee), point(reaching), point(within)
     return PlanResult(
-        device, model, policy.label, policy.online, price, said, there, beside, target, curve.point(0), *chosen,
-        curve.point(curve.last), curve.points, curve.complete,
+        device, model, policy.label, policy.online, optimal, price, said, there, beside, target, curve.point(0),
+        *chosen, curve.point(curve.last), curve.points, curve.complete,
     )  # fmt: skip
 
 

@@ -24,10 +24,12 @@ Source = Any  # the path of a trace or sweep, a Trace, or rows of a sweep
 
 @dataclass(frozen=True)
 class Plots:
-    """files: what was written; left_out: figures that were not possible, and why."""
+    """files: what was written; left_out: figures that were not possible, and why; notes: what nobody has checked of the
+    devices and models whose times are drawn."""
 
     files: tuple[Path, ...]
     left_out: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -86,7 +88,20 @@ def plot(
     if not written:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise ValueError(f"no figure is possible: {reasons}")
-    return Plots(tuple(written), left_out)
+    return Plots(tuple(written), left_out, _doubts(material))
+
+
+def _doubts(material: Any) -> tuple[str, ...]:
+    from remoe_sim.card_doubts import of_rows
+    from remoe_sim.timing import DeviceRun
+
+    found = dict.fromkeys(of_rows(material.sweep) if material.sweep is not None else ())
+    if (name := material.replay.get("device")) is not None:
+        run = DeviceRun.of(name, material.replay.get("model"), material.replay.get("quant"))
+        for trace in material.traces.values():
+            _, model = run.sized(trace)
+            found |= dict.fromkeys((*run.device.unverified, *model.unverified, *model.unknown))
+    return tuple(found)
 
 
 def _file_name(stem: str) -> str:
@@ -96,7 +111,7 @@ def _file_name(stem: str) -> str:
 
 def _write(picture: Any, path: Path, kind: str) -> Path:
     """The file, whole or not at all."""
-    from remoe_sim.trace_writer import replacing
+    from remoe_sim.file_writing import replacing
 
     with replacing(path) as beside:
         beside.write_bytes(picture.picture(kind))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from remoe_sim.kernels import prefetch as columns
 from remoe_sim.results import rate
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 from remoe_sim.streams import Longs
 from remoe_sim.tier_results import flat
 
@@ -187,7 +188,7 @@ class PrefetchReport(Shown):
             [{"layer": layer, **counts.to_dict()} for layer, counts in result.layers.items()] for result in self.results
         ]
         rows = [{**result.to_dict(), "layers": each} for result, each in zip(self.results, layers, strict=True)]
-        return {"schema": SCHEMA, "trace": self.trace, "results": rows}
+        return {**stamp(SCHEMA), "trace": self.trace, "results": rows}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per result; nested values become columns such as `decode_hits` and `capacity_bytes`."""

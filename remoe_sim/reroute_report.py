@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from remoe_sim.results import ReplayResult, rate
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ class RerouteReport(Shown):
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim reroute --json` prints."""
         return {
-            "schema": SCHEMA,
+            **stamp(SCHEMA),
             "trace": self.trace,
             **self.rule,
             "policy": self.before.policy,

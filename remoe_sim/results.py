@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,10 +153,12 @@ class ReplayResult(Shown):
 
 @dataclass(frozen=True, repr=False)
 class ReplayReport(Shown):
-    """The results of one call, in the order of the policies that were asked for."""
+    """The results of one call, in the order of the policies that were asked for; settings: what else was asked for,
+    warm-up, preload, training trace and pinned experts."""
 
     trace: dict[str, Any]
     results: tuple[ReplayResult, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, policy: str) -> ReplayResult:
         for result in self.results:
@@ -171,7 +174,12 @@ class ReplayReport(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim replay --json` prints."""
-        return {"schema": SCHEMA, "trace": self.trace, "results": [result.to_dict() for result in self.results]}
+        return {
+            **stamp(SCHEMA),
+            "trace": self.trace,
+            **self.settings,
+            "results": [one.to_dict() for one in self.results],
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """One row per policy; nested values become columns such as `decode_hit_rate` and `capacity_bytes`."""

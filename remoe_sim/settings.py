@@ -17,6 +17,8 @@ ALLOWED = {
     "reset": ("never", "request"),
     "phase": ("all", "decode", "prefill"),
 }
+OPTIMUM = "belady"
+NO_BOUND = "belady is no bound here: entries differ in size, or warm-up lookups are left out."
 DEFAULT_POLICIES = ("lru", "lfu", "belady")
 
 

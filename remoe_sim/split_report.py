@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remoe_sim.results import rate
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +122,7 @@ class SplitReport(Shown):
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim split --json` prints; `experts` are in the order of `layers`."""
         return {
-            "schema": SCHEMA,
+            **stamp(SCHEMA),
             "trace": self.trace,
             **self.settings,
             "capacity": self.capacity,

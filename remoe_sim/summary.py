@@ -11,6 +11,7 @@ import numpy as np
 
 from remoe_sim.metrics import SPANS, WINDOWS, LayerStatistics, WorkingSet, layer_statistics, rate
 from remoe_sim.progress import layers_stage
+from remoe_sim.stamps import stamp
 from remoe_sim.trace import DECODE, Model, Trace
 from remoe_sim.units import format_bytes
 
@@ -77,7 +78,7 @@ class Info:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `remoe-sim info --json`, as plain Python objects."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {**stamp(SCHEMA), **asdict(self)}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per MoE layer."""

@@ -14,6 +14,7 @@ import remoe_sim
 from remoe_sim.costs import place_of_misses
 from remoe_sim.kernels.tallies import DECODE
 from remoe_sim.model_sizes import SizedModel
+from remoe_sim.policy import StackPolicy
 from remoe_sim.preload import Preload, check_alike
 from remoe_sim.scheduling import batch
 from remoe_sim.settings import Limit, Settings, known_sizes
@@ -140,14 +141,17 @@ def _passes(axes: Axes, like: Pass, variants: list[tuple[Variant, Trace]], taugh
             in_bytes = not settings.per_layer and limit.budget is not None
             sizes = variant.sizes if in_bytes else None
             one = found.setdefault((in_bytes, sizes), replace(like, in_bytes=in_bytes, sizes=sizes, cells=[]))
-            at = (
-                tuple(min(limit.for_layer(trace, index), e) for index, e in enumerate(trace.model.experts))
-                if settings.per_layer
-                else (limit.in_all,)
-            )
+            at = _at(limit, trace, policy) if settings.per_layer else (limit.in_all,)
             names = _names(subject, like.batch, settings, policy.label, limit, variant)
             one.cells.append(Cell(_key(names, subject, variant, (policy.mark, taught)), names, limit, at, variant))
     yield from found.values()
+
+
+def _at(limit: Limit, trace: Trace, policy: ChosenPolicy) -> tuple[int, ...]:
+    """Of every layer's cache; more experts than there are make no difference to a stack policy, and one pass serves."""
+    each = [limit.for_layer(trace, index) for index in range(trace.moe_layers)]
+    stack = isinstance(policy.policy, StackPolicy)
+    return tuple(map(min, each, trace.model.experts)) if stack else tuple(each)
 
 
 def _variant(trace: Trace, run: DeviceRun | None, axes: Axes) -> tuple[Variant, Trace]:

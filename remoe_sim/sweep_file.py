@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from remoe_sim.file_writing import lock, remove_abandoned, replacing, told
 from remoe_sim.remote_files import open_parquet
-from remoe_sim.trace_writer import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,6 +130,8 @@ def read_rows(path: Path) -> Sequence[Row]:
         if marked and file.schema_arrow.equals(COLUMNS):
             rows: list[Row] = file.read().to_pylist()
             return rows
+    except FileNotFoundError:
+        raise ValueError(f"'{path}': there is no such file; name the file of a sweep") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError):
         pass
     except ValueError as error:
@@ -139,31 +141,23 @@ def read_rows(path: Path) -> Sequence[Row]:
 
 @contextmanager
 def alone(path: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Holds a sweep file for this process, and removes what a killed one left beside it; ValueError if another has it.
+    """Holds a sweep file for this process; ValueError if another has it.
 
-    The lock is the system's, so that it goes with the process, however that ends.
+    The lock is the system's, so that it goes with the process, however that ends; on a system without such locks two
+    sweeps to one file are the user's to avoid.
     """
     if path is None:
         yield
         return
     target = Path(path)
     beside = target.with_name(f".{target.name}.lock")
-    with open(beside, "w") as lock:
-        _lock(lock, target)
+    with told(target):
+        file = open(beside, "w")  # noqa: SIM115
+    with file:
+        if lock(file) is False or not beside.exists():  # without a name, it was another's, who has just finished
+            raise ValueError(f"another sweep is writing to '{target}'; wait for it, or name another file")
         try:
-            for left in target.parent.glob(f".{target.name}.*.part"):
-                left.unlink(missing_ok=True)
+            remove_abandoned(target)
             yield
         finally:
             beside.unlink(missing_ok=True)
-
-
-def _lock(file: Any, target: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # a system without it: two sweeps to one file are then the user's to avoid
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ValueError(f"another sweep is writing to '{target}'; wait for it, or name another file") from None

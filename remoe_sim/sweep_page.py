@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from remoe_sim.card_doubts import of_rows
 from remoe_sim.charts import Chart, Series, line_chart
 from remoe_sim.page import Charts, Facts, Page, Section, Table, Text, base_name
 from remoe_sim.units import plural
@@ -14,14 +15,38 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MOST_ROWS, MOST_GROUPS, MOST_SERIES = 2000, 12, 8
-SAME = ("trace", "batch", "scope", "device", "quant", "overlap", "capacity_unit")  # of the charts beside one another
+NAMED = (
+    "version",
+    "admission",
+    "reset",
+    "phase",
+    "warmup",
+    "device_model",
+    "misses_from",
+    "lanes",
+    "context",
+    "compute_ms",
+)  # in a heading, where they differ
 SETTINGS = ("version", "model", "admission", "reset", "phase", "warmup", "device_model", "misses_from", "lanes",
             "context", "compute_ms", "trace_hash")  # fmt: skip
+SAME = (
+    "trace",
+    "batch",
+    "scope",
+    "device",
+    "quant",
+    "overlap",
+    "capacity_unit",
+    *NAMED,
+)  # of charts beside one another
 COLUMNS = (
     ("trace", "trace", ""), ("batch", "batch", "d"), ("policy", "policy", ""), ("scope", "scope", ""),
-    ("device", "device", ""), ("quant", "quant", ""), ("overlap", "overlap", ""), ("capacity", "capacity", ",d"),
+    ("version", "version", ""), ("admission", "admission", ""), ("reset", "reset", ""), ("phase", "phase", ""),
+    ("warmup", "warm-up", "d"), ("device", "device", ""), ("quant", "quant", ""), ("overlap", "overlap", ""),
+    ("capacity", "capacity", ",d"),
     ("capacity_unit", "unit", ""), ("capacity_bytes", "MiB held", ",.1f"), ("capacity_share", "of all experts", "%"),
-    ("hit_rate", "hit rate", "%"), ("decode_hit_rate", "decode hit rate", "%"), ("misses", "misses", ",d"),
+    ("hit_rate", "hit rate", "%"), ("lookups", "of lookups", ",d"), ("decode_hit_rate", "decode hit rate", "%"),
+    ("decode_lookups", "of decode lookups", ",d"), ("misses", "misses", ",d"),
     ("bytes_read_per_token", "MiB per token", ",.2f"), ("tpot_ms_mean", "TPOT ms", ",.2f"),
     ("tpot_ms_p95", "TPOT p95 ms", ",.2f"), ("tokens_per_second", "tokens/s", ",.2f"),
     ("ttft_ms_mean", "TTFT ms", ",.1f"),
@@ -39,11 +64,12 @@ def sweep_page(frame: pd.DataFrame, path: str) -> Page:
     if len(set(short.values())) == len(short):  # else only folders tell them apart
         frame["trace"] = frame["trace"].map(short)
     groups = list(frame.groupby(list(SAME), sort=False, dropna=False))
-    sections = [Section("Settings", [Facts(_settings(frame))])]
+    varied = [name for name in NAMED if len(set(frame[name])) > 1]
+    sections = [Section("Settings", [Facts(_settings(frame)), *_warnings(frame, varied)])]
     figures = Section("Figures", [])
     parts: list[Any] = []
     for _, rows in groups[:MOST_GROUPS]:
-        parts += [Text(_heading(rows.iloc[0])), Charts(_charts(rows))]
+        parts += [Text(_heading(rows.iloc[0], varied)), Charts(_charts(rows))]
     if len(groups) > MOST_GROUPS:
         parts.append(Text(f"{len(groups) - MOST_GROUPS} more combinations are in the table only."))
     sections += [
@@ -72,10 +98,22 @@ def _settings(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _heading(row: Any) -> str:
+def _warnings(frame: pd.DataFrame, varied: list[str]) -> list[Any]:
+    """What the rows do not have in common, and what nobody has checked of the devices that their times are of."""
+    found: list[Any] = []
+    mixed = [name for name in (*varied, "scope", "capacity_unit") if len(set(frame[name])) > 1]
+    if mixed:
+        names = ", ".join(name.replace("_", " ") for name in mixed)
+        found.append(Text(f"Rows differ in {names}: those that do cannot be compared, and are drawn apart."))
+    doubts = of_rows(frame)
+    return [*found, *([Facts([("not checked, or not known", one, "") for one in doubts])] if doubts else [])]
+
+
+def _heading(row: Any, varied: list[str]) -> str:
     parts = [str(row["trace"]), f"scope {row['scope']}"]
     parts += [] if row["batch"] is None else [f"batch {row['batch']}"]
     parts += [] if row["device"] is None else [f"{row['device']}, {row['quant']}, overlap {row['overlap']}"]
+    parts += [f"{name.replace('_', ' ')} {row[name]}" for name in varied if row[name] is not None]
     return "; ".join(parts)
 
 
@@ -115,7 +153,7 @@ def _table(frame: pd.DataFrame) -> Table:
     columns = [
         (name, title, form) for name, title, form in COLUMNS
         if any(value is not None for value in frame[name])
-        and (form or name == "policy" or len(set(frame[name])) > 1)
+        and ((form and name != "warmup") or name == "policy" or len(set(frame[name])) > 1)
     ]  # fmt: skip
     rows = [
         [None if row[name] is None else _value(row[name], name) if name in IN_MIB else row[name]

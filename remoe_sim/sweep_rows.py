@@ -82,7 +82,7 @@ def _bytes_held(cell: Cell, experts: np.ndarray, sizes: np.ndarray) -> int | Non
     if cell.limit.budget is not None:
         return cell.limit.budget
     if len(cell.at) == experts.size and cell.names["scope"] == "layer":
-        return int((np.array(cell.at, np.int64) * sizes).sum())
+        return int((np.minimum(cell.at, experts) * sizes).sum())
     return min(cell.at[0], int(experts.sum())) * int(sizes[0]) if (sizes == sizes[0]).all() else None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remoe_sim.results import rate
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +124,7 @@ class TierReport(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim tiers --json` prints."""
-        return {"schema": SCHEMA, "trace": self.trace, "results": [result.to_dict() for result in self.results]}
+        return {**stamp(SCHEMA), "trace": self.trace, "results": [result.to_dict() for result in self.results]}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per result; nested values become columns such as `decode_host_hits` and `device_policy`."""

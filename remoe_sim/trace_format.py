@@ -102,6 +102,12 @@ def content_hash(trace: Trace) -> str:
     return "xxh3:" + xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
 
 
+def known_hash(trace: Trace) -> str | None:
+    """`content_hash`; None where a trace is larger than memory and would have to be read once more for it."""
+    held = getattr(trace.source, "resident", True) or isinstance(trace.source, Hashed)
+    return content_hash(trace) if held else None
+
+
 def checksum(text: bytes) -> bytes:
     """Checksum of the metadata."""
     return xxhash.xxh3_128_hexdigest(text).encode()

@@ -7,6 +7,11 @@ from remoe_sim.trace import Trace
 
 TENSORS = 3  # gate, up and down, taken as equally large
 
+NO_CARD = (
+    "the model has no card, so its sizes are those of the trace: output head, KV cache and arithmetic are not known "
+    "and not counted; name a card with --model to count them"
+)
+
 
 def model_of_trace(trace: Trace) -> SizedModel | None:
     """The sizes that a trace knows; None if it does not know those of its experts and of its dense layers."""
@@ -48,10 +53,7 @@ def model_of_trace(trace: Trace) -> SizedModel | None:
         routed_bytes=sum(size * known.experts[0] for size in known.expert_bytes),
         status="derived",
         source="sizes in the trace",
-        unknown=(
-            "the model has no card, so its sizes are those of the trace: output head, KV cache and arithmetic are not "
-            "known and not counted; name a card with --model to count them",
-        ),
+        unknown=(NO_CARD,),
         unverified=(),
         assumptions=(),
         notes=(),

@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ import pyarrow.parquet as pq
 
 from remoe_sim.arrow_lists import to_arrow
 from remoe_sim.blocks import block_rows, blocks_of
+from remoe_sim.file_writing import replacing
 from remoe_sim.progress import Stage, stage
-from remoe_sim.remote_files import RemotePath, place
 from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Trace
 from remoe_sim.trace_format import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHash, checksum
 
@@ -110,25 +108,6 @@ def _leaf(field: pa.Field) -> str:
 def _row_bytes(trace: Trace) -> int:
     """Bytes of a row with ids and weights of all layers, the most that is common."""
     return 16 + sum(6 * k for k in trace.model.top_k)
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes its place when all went well and is removed otherwise.
-
-    For a URL the file is written on this machine and sent at the end; ValueError where that is not possible.
-    """
-    target = place(path)
-    if isinstance(target, RemotePath):
-        with target.sending() as beside:
-            yield beside
-        return
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _metadata(trace: Trace, content: dict[str, str]) -> dict[str, Any]:

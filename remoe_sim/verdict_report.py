@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from remoe_sim.results import ReplayResult, rate
 from remoe_sim.showing import Shown
+from remoe_sim.stamps import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +117,7 @@ class Verdict(Shown):
         """The object that `remoe-sim verdict --json` prints."""
         best = self.best
         return {
-            "schema": SCHEMA,
+            **stamp(SCHEMA),
             "trace": self.trace,
             **self.settings,
             "capacity": self.capacity,

@@ -26,13 +26,12 @@ from remoe_sim.policy import Policy
 from remoe_sim.preload import Preload
 from remoe_sim.regimes import experts_needed, regime, token_cycle, working_sets
 from remoe_sim.results import ReplayResult
-from remoe_sim.settings import ALLOWED, Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.settings import ALLOWED, OPTIMUM, Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.streams import select_tokens
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
 from remoe_sim.verdict_report import Verdict
 
-OPTIMUM = "belady"
 USUAL = "lru"  # of policies that miss equally little, the one that engines have
 
 

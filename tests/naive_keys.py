@@ -25,7 +25,7 @@ def events(rows, *, phase="all", **how):
 class History(_History):
     def __init__(self, epoch, preload):
         super().__init__(epoch, preload)
-        self.passes = [event.forward_pass for event in epoch]
+        self.passes = [getattr(event, "forward_pass", None) for event in epoch]  # not of events made of others
 
 
 def keep_best(key, resident, event, limit, size, admission):

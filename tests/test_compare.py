@@ -88,7 +88,7 @@ def test_a_trace_against_itself():
     assert found.difference_shown is False
     assert found.verdict.interval == (0.0, 0.0)
     assert found.requests_needed is None
-    assert found.sentence.startswith("No difference shown: reuse is 39.23 % in B and 39.23 % in A")
+    assert found.sentence.startswith("No difference shown: reuse is 39.23 % of 56,448 in B and 39.23 % of 56,448 in A")
     assert not any(one.shown for one in found.others)
     assert {next(iter(one.capacity.values())) for one in found.metrics} == {8, 16}
 
@@ -162,7 +162,10 @@ def test_one_request_and_other_layers():
     other = trace_of([Row(r, i, 2 * r + i, DECODE, [[i]]) for r in (0, 1) for i in (0, 1)], Shape((3,), (1,), None))
     found = remoe_sim.compare(small([0, 0]), other)
     assert not found.layers
-    assert found.notes == ("the traces have different MoE layers, so layers are not compared one by one",)
+    assert found.notes == (
+        "the traces have different numbers of experts, so a limit is another share of each",
+        "the traces have different MoE layers, so layers are not compared one by one",
+    )
     assert {one.metric for one in found.metrics} == {"hit_rate", "misses_per_token"}
 
 

@@ -15,6 +15,7 @@ from strategies import Shape, cases, choices, examples, trace_of
 
 import remoe_sim
 from remoe_sim import cli, lane_curves
+from remoe_sim.trace_format import content_hash
 
 STACK = ("lru", "lfu", "belady")
 HOW = ("admission", "order", "reset", "phase", "warmup")
@@ -57,7 +58,11 @@ def side_by_side(wanted):
 @examples(70)
 @given(curves("layer", layers=3, large=False, most=10), st.booleans())
 def test_layers_equal_the_oracle_at_every_capacity(drawn, together):
-    case, arguments = drawn
+    assert_curve_of_layers(*drawn, together)
+
+
+def assert_curve_of_layers(case, arguments, together):
+    """Every policy, layer and capacity equals the oracle; together: layers are replayed side by side."""
     with side_by_side(together):
         frame = curve(case, POLICIES, arguments)
     largest = max(case.shape.experts)
@@ -102,10 +107,26 @@ def test_chosen_capacities_equal_replay(drawn, capacities):
         assert row.hit_rate == result.hit_rate or (pd.isna(row.hit_rate) and result.hit_rate is None)
 
 
+def test_a_policy_that_divides_its_room_is_told_of_more_room_than_there_are_experts():
+    """SLRU's segments hold a quarter each: five experts never fill a cache of five, but one of twenty."""
+    ids = np.random.default_rng(1).integers(0, 5, 200)
+    rows = [Row(0, at, at, DECODE, [[one]]) for at, one in enumerate(ids.tolist())]
+    trace = trace_of(rows, Shape((5,), (1,), None))
+    hits = [remoe_sim.replay(trace, cache, policy="slru")["slru"].hits for cache in (5, 8, 20)]
+    assert hits[0] < hits[2] == 195
+    frame = remoe_sim.curve(trace, "slru", cache=(5, 8, 20))
+    assert frame[frame["layer"] == "all"]["hits"].tolist() == hits
+    assert remoe_sim.sweep(trace, "slru", cache=(5, 8, 20))["hits"].tolist() == hits
+
+
 @examples(40)
 @given(curves("global", large=False))
 def test_one_cache_equals_the_oracle_at_every_number_of_experts(drawn):
-    case, arguments = drawn
+    assert_curve_of_one_cache(*drawn)
+
+
+def assert_curve_of_one_cache(case, arguments):
+    """Every policy and capacity equals the oracle."""
     limits = range(min(sum(case.shape.experts), 20) + 2)
     frame = curve(case, POLICIES, arguments, cache=limits)
     assert frame.attrs["capacity_unit"] == "experts"
@@ -155,7 +176,7 @@ def test_columns_and_types():
     trace = small_trace()
     for scope, unit, rows in (("layer", "experts_per_layer", 4 + 6 + 6), ("global", "bytes", 100)):
         frame = remoe_sim.curve(trace, scope=scope)
-        assert frame.attrs == {"capacity_unit": unit}
+        assert frame.attrs == {"capacity_unit": unit, "optimal": ["belady"] if scope == "layer" else []}
         kinds = {
             "capacity": "int64", "lookups": "int64", "hits": "int64", "hit_rate": "float64",
             "decode_lookups": "int64", "decode_hits": "int64", "decode_hit_rate": "float64",
@@ -166,7 +187,10 @@ def test_columns_and_types():
         assert set(frame["layer"]) == ({1, 3, "all"} if scope == "layer" else {"all"})
         assert (frame["hit_rate"] == frame["hits"] / frame["lookups"]).all()
         assert (frame["decode_hit_rate"] == frame["decode_hits"] / frame["decode_lookups"]).all()
-    assert remoe_sim.curve(small_trace(None), scope="global").attrs == {"capacity_unit": "experts"}
+    assert remoe_sim.curve(small_trace(None), scope="global").attrs == {
+        "capacity_unit": "experts",
+        "optimal": ["belady"],
+    }
     assert remoe_sim.curve(trace, "lru", scope="global")["capacity"].tolist() == [160 * i // 100 for i in range(1, 101)]
     few = remoe_sim.curve(small_trace(None), "lru", scope="global")
     assert few["capacity"].tolist() == list(range(1, 11))
@@ -228,13 +252,13 @@ def test_json(run):
     answer = json.loads(run("--scope", "global", "--budget", "0,40B", "--phase", "prefill", "--json").out)
     rows = answer.pop("rows")
     assert answer == {
-        "schema": "remoe-sim.curve.v1",
+        "schema": "remoe-sim.curve.v1", "version": remoe_sim.__version__,
         "trace": {
             "path": "trace.parquet", "model": "random", "moe_layers": 2, "experts": [4, 6], "top_k": [2, 1],
-            "tokens": 9, "requests": 1, "schedule": None, "reroute": None,
+            "tokens": 9, "requests": 1, "trace_hash": content_hash(small_trace()), "schedule": None, "reroute": None,
         },
         "scope": "global", "admission": "mandatory", "order": "set", "reset": "never", "phase": "prefill",
-        "capacity_unit": "bytes",
+        "warmup": 0, "preload": None, "train": None, "capacity_unit": "bytes", "optimal": [],
     }  # fmt: skip
     assert [(row["policy"], row["capacity"]) for row in rows] == [(policy, at) for policy in STACK for at in (0, 40)]
     assert rows[0] == {
@@ -246,10 +270,11 @@ def test_json(run):
 def test_tables(run):
     table = run("--policy", "lru,belady").out.splitlines()
     assert table[0].split() == ["experts", "per", "layer", "lru", "belady"]
-    assert [line.split()[0] for line in table[1:]] == list("123456")
+    assert [line.split()[0] for line in table[1:-1]] == list("123456")
+    assert table[-1] == "hits / lookups, of 27 lookups"
     out, err = run("--scope", "global", "--policy", "lru")
-    assert len(out.splitlines()) == 17
-    assert "16 of 100 capacities shown, of 27 lookups" in err
+    assert len(out.splitlines()) == 18
+    assert "16 of 100 capacities shown; -o curve.csv writes all" in err
     # a policy's column goes on where another's hits change
     table = run("--scope", "global", "--expert-bytes", "10", "--policy", "lru,lfu", "--budget", "all").out.splitlines()
-    assert all(len(line.split("%")) == 3 for line in table[1:])
+    assert all(len(line.split("%")) == 3 for line in table[1:-1])

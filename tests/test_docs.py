@@ -257,6 +257,8 @@ def provide(name):
     path = Path(name)
     if name == "probs.parquet":
         remoe_sim.write_trace(one_layer([[0.5, 0.25, 0.125, 0.125]] * 2, [[0, 1], [1, 0]]), path)
+    elif name == "sweep.parquet":
+        remoe_sim.sweep(DEMO, "lru", cache=8, output=path)
     elif name.endswith(".parquet"):
         shutil.copy(DEMO, path)
     elif name.endswith(".npz"):

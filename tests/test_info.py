@@ -17,7 +17,7 @@ import remoe_sim
 from remoe_sim import cli
 
 KEYS = [
-    *("schema", "path", "model", "tokens", "requests", "steps", "phases", "moe_layers", "experts", "top_k"),
+    *("schema", "version", "path", "model", "tokens", "requests", "steps", "phases", "moe_layers", "experts", "top_k"),
     *("expert_bytes", "total_expert_bytes", "token_cycle_bytes", "decisions", "null_decisions", "dropped_slots"),
     *("slots", "decode_slots", "reuse_rate", "reuse_rate_by_request", "reuse_requests", "reuse", "routing_entropy"),
     *("routing_entropy_normalised", "load_balance_cv", "distinct_experts", "popularity_top10_slots"),
@@ -76,6 +76,7 @@ def test_values_of_a_small_trace():
     layers = result.pop("layers")
     assert result == {
         "schema": "remoe-sim.info.v1",
+        "version": remoe_sim.__version__,
         "path": "",
         "model": "two <layers>",
         "tokens": 6,

@@ -14,6 +14,7 @@ from strategies import CHOICES, Case, Shape, cases, choices, examples, trace_of
 import remoe_sim
 from remoe_sim import registry
 from remoe_sim.policy import SlotPolicy, StackPolicy
+from remoe_sim.trace_format import content_hash
 
 
 def limits(case):
@@ -69,10 +70,11 @@ def test_what_a_report_says():
     trace = trace_of(rows, Shape((4,), (2,), (10,)))
     report = remoe_sim.replay(trace, budget="20B", policy="lru,belady")
     assert report.to_dict() == {
-        "schema": "remoe-sim.replay.v1",
+        "schema": "remoe-sim.replay.v1", "version": remoe_sim.__version__,
+        "warmup": 0, "preload": None, "train": None, "pin": None,
         "trace": {
             "path": None, "model": "random", "moe_layers": 1, "experts": 4, "top_k": 2, "tokens": 3, "requests": 1,
-            "schedule": None, "reroute": None,
+            "trace_hash": content_hash(trace), "schedule": None, "reroute": None,
         },
         "results": [
             {

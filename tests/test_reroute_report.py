@@ -21,7 +21,8 @@ def test_what_is_named_in_the_answer():
     del answer["trace"], answer["lost_mass"]
     counts = {"tokens": 2, "lookups": 2}
     assert answer == {
-        "schema": "remoe-sim.reroute.v1", "method": "cache-aware", "bias": 1, "threshold": None, "max_rank": None,
+        "schema": "remoe-sim.reroute.v1", "version": remoe_sim.__version__,
+        "method": "cache-aware", "bias": 1, "threshold": None, "max_rank": None,
         "keep": 0, "experts_per_layer": 1, "policy": "lru", "scope": "layer", "admission": "mandatory",
         "open_loop": True, "upper_bound": True, "warning": report.warning, "decisions": 2, "slots": 2,
         "changed_slots": 1, "changed_share": 0.5,

@@ -90,6 +90,11 @@ def counts(rows, trace, cache):
 @examples(300)
 @given(routed(), RULES, st.integers(0, 5), st.integers(0, 2))
 def test_every_decision_equals_the_twin(case, rule, cache, keep):
+    assert_reroute(case, rule, cache, keep)
+
+
+def assert_reroute(case, rule, cache, keep):
+    """Every decision and every count equals the twin's."""
     rows, probs, trace = case
     method, name, amount = rule
     keep = max(keep, 1) if method == "drop" else keep

@@ -121,8 +121,8 @@ def test_json_and_frame():
     answer = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert answer["schema"] == "remoe-sim.split.v1"
     assert list(answer) == [
-        "schema", "trace", "admission", "order", "reset", "phase", "warmup", "capacity", "minimise", "results",
-        "layers",
+        "schema", "version", "trace", "admission", "order", "reset", "phase", "warmup", "capacity", "minimise",
+        "results", "layers",
     ]  # fmt: skip
     lru = answer["results"][0]
     assert list(lru) == [

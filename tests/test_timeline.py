@@ -59,6 +59,11 @@ def total(case, **changes):
 @given(cases(), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_equals_its_slow_twin(case, on_cpu):
+    assert_timeline(case, on_cpu)
+
+
+def assert_timeline(case, on_cpu):
+    """Every time and every cause equals the twin's."""
     case["on_cpu"] = on_cpu
     times, parts, late = run(case)
     for step, (seconds, causes, waited) in enumerate(naive_timeline.timeline(**case)):

@@ -192,8 +192,8 @@ def test_json():
     found = remoe_sim.verdict(one_layer([0, 1, 2] * 20), cache=2, policy="lru,fifo")
     answer = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert list(answer) == [
-        "schema", "trace", "scope", "admission", "order", "reset", "phase", "warmup", "capacity", "verdict", "proven",
-        "paragraph", "rule", "thresholds", "lookups", "cold_misses", "capacity_misses", "avoidable_misses",
+        "schema", "version", "trace", "scope", "admission", "order", "reset", "phase", "warmup", "capacity", "verdict",
+        "proven", "paragraph", "rule", "thresholds", "lookups", "cold_misses", "capacity_misses", "avoidable_misses",
         "avoidable_share", "remaining_misses", "best_online", "ties", "regret", "belady", "least_misses", "gap",
         "regime", "token_cycle", "working_set", "experts_needed", "online", "left_out",
     ]  # fmt: skip

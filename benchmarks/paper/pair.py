@@ -26,10 +26,10 @@ from expert_use import compare_evenness
 import remoe_sim
 from remoe_sim import Trace
 from remoe_sim.comparison import Comparison, Difference
+from remoe_sim.file_writing import replacing
 from remoe_sim.request_pairs import PAIRINGS
 from remoe_sim.request_sums import Requests
 from remoe_sim.trace import DECODE
-from remoe_sim.trace_writer import replacing
 from remoe_sim.units import parse_range
 
 POLICIES = "lru,belady"

@@ -36,7 +36,7 @@ PAGES = {  # heading of the navigation, and its pages in order; other documents 
         "what-if",
         "synth",
     ],
-    "Understand": ["semantics", "cost-model", "models", "devices", "claims"],
+    "Understand": ["semantics", "cost-model", "models", "devices", "claims", "robustness"],
     "Look up": ["commands", "python", "list-policies", "list-formats", "list-models", "list-devices"],
     "Develop": ["extending", "sample", "changelog"],
 }

@@ -48,7 +48,7 @@ def command(as_json: bool, output: str | None, fit: str | None, **arguments: Any
     chosen = {} if fit is None else {"fit": fit}
     answer = remoe_sim.calibrate(**arguments, top_k=top_k, lanes=lanes, **chosen)
     if output is not None:
-        _write(answer, output)
+        answer.device.to_toml(output)
     if as_json:
         print_json(answer.to_dict())
     else:
@@ -61,13 +61,6 @@ def _count(given: str | None, what: str) -> int | None:
     from remoe_sim.units import parse_count
 
     return None if given is None else parse_count(given, what.replace("_", "-"))
-
-
-def _write(answer: Calibration, output: str) -> None:
-    try:
-        answer.device.to_toml(output)
-    except OSError as error:
-        raise ValueError(f"card '{output}' cannot be written: {error.strerror}; give another path") from None
 
 
 def show(answer: Calibration) -> None:

@@ -84,6 +84,10 @@ def show(found: Comparison, layers: bool) -> None:
         f"\nThe rest, intervals and p adjusted for {number} comparisons (*: zero is outside):\n", soft_wrap=True
     )
     console.print(_table(found.metrics))
+    rates = {(one.a_of, one.b_of) for one in found.metrics if one.metric == "hit_rate"}
+    for a_of, b_of in sorted(rates):
+        console.print(f"hit rates: of {a_of:,.0f} decode lookups in A, {b_of:,.0f} in B", soft_wrap=True)
+    console.print(", ".join(f"{name} {found.settings[name]}" for name in ("scope", "admission", "reset")))
     _show_layers(console, found, layers)
 
 

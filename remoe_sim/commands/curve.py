@@ -37,17 +37,20 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
     """
     import remoe_sim
     from remoe_sim.engine import describe
+    from remoe_sim.stamps import stamp
 
     if output is not None and Path(output).suffix not in (".csv", ".parquet", ".json"):
         raise ValueError(f"'{output}' has no known suffix; write a curve to a .csv, .parquet or .json file")
     trace = scheduled(arguments)
     frame = remoe_sim.curve(trace, **arguments)
-    names = ("scope", "admission", "order", "reset", "phase")
+    names = ("scope", "admission", "order", "reset", "phase", "preload", "train")
     answer = {
-        "schema": "remoe-sim.curve.v1",
+        **stamp("remoe-sim.curve.v1"),
         "trace": describe(trace),
         **{name: arguments[name] for name in names},
+        "warmup": int(arguments["warmup"]),
         "capacity_unit": frame.attrs["capacity_unit"],
+        "optimal": frame.attrs["optimal"],
     }
     if output is not None:
         write(frame, answer, output)
@@ -70,7 +73,7 @@ def write(frame: pd.DataFrame, answer: dict[str, Any], path: str) -> None:
     """The rows as a file, whole or not at all."""
     import json
 
-    from remoe_sim.trace_writer import replacing
+    from remoe_sim.file_writing import replacing
 
     with replacing(path) as beside:
         if path.endswith(".csv"):
@@ -86,6 +89,7 @@ def show(frame: pd.DataFrame) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from remoe_sim.settings import NO_BOUND, OPTIMUM
     from remoe_sim.units import format_bytes
 
     rows = frame[frame["layer"] == "all"]
@@ -99,6 +103,10 @@ def show(frame: pd.DataFrame) -> None:
     for capacity in some:
         shown = format_bytes(capacity) if unit == "bytes" else str(capacity)
         table.add_row(shown, *(f"{100 * hits / lookups:.2f} %" if lookups else "none" for hits in wide.loc[capacity]))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"hits / lookups, of {lookups:,} lookups", soft_wrap=True)
+    if OPTIMUM in wide and OPTIMUM not in frame.attrs["optimal"]:
+        console.print(NO_BOUND, soft_wrap=True)
     if len(some) < len(wide):
-        note(f"{len(some)} of {len(wide)} capacities shown, of {lookups} lookups; -o curve.csv writes all")
+        note(f"{len(some)} of {len(wide)} capacities shown; -o curve.csv writes all")

@@ -78,13 +78,7 @@ def write(trace: Any, output: str) -> None:
     """Write a trace; one sentence if the place is not writable."""
     from remoe_sim.trace_writer import write_trace
 
-    try:
-        write_trace(trace, output)
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-        raise click.ClickException(
-            f"{output} cannot be written ({why}); give a path in a folder where you may write"
-        ) from None
+    write_trace(trace, output)
 
 
 def describe(trace: Any) -> str:

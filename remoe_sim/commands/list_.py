@@ -71,7 +71,9 @@ def command(kind: str, as_json: bool) -> None:
         raise click.UsageError(str(unknown("kind", kind, KINDS)))
     rows = KINDS[kind]()
     if as_json:
-        print_json({"schema": "remoe-sim.list.v1", "kind": kind, "items": rows})
+        from remoe_sim.stamps import stamp
+
+        print_json({**stamp("remoe-sim.list.v1"), "kind": kind, "items": rows})
         return
     SHOW.get(kind, show)(rows)
 

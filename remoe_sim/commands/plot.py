@@ -45,5 +45,7 @@ def command(files: tuple[str, ...], **arguments: Any) -> None:
     reasons: dict[str, list[str]] = {}
     for name, reason in plots.left_out.items():
         reasons.setdefault(reason, []).append(name)
+    for sentence in plots.notes:
+        note(sentence)
     for reason, names in reasons.items():
         note(f"not drawn: {', '.join(names)}: {reason}")

@@ -164,6 +164,8 @@ def _table(*headings: str, left: int = 2) -> Table:
 
 def _hits_table(report: PrefetchReport, phase: str) -> Table:
     table = _table(phase, "policy", "hit rate", "without", "resident", "by prefetch", "misses")
+    lookups = " and ".join(f"{count:,}" for count in sorted({getattr(result, phase).lookups for result in report}))
+    table.caption, table.caption_justify = f"of {lookups} lookups", "left"
     for result in report:
         one, bare = getattr(result, phase), getattr(result.without, phase)
         table.add_row(

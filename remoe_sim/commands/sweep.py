@@ -133,8 +133,9 @@ def _files(traces: tuple[str, ...]) -> list[str]:
 
 def _print(frame: pd.DataFrame) -> None:
     from remoe_sim.commands.curve import records
+    from remoe_sim.stamps import stamp
 
-    print_json({"schema": SCHEMA, "notes": frame.attrs.get("notes", []), "rows": records(frame)})
+    print_json({**stamp(SCHEMA), "notes": frame.attrs.get("notes", []), "rows": records(frame)})
 
 
 def _show_plan(frame: pd.DataFrame) -> None:
@@ -190,7 +191,8 @@ def _side_by_side(rows: pd.DataFrame) -> Table:
         cells = [rows[(rows["capacity"] == limit) & (rows["policy"] == policy)] for policy in policies]
         shown = [_cell(one, bool(timed)) if len(one) else "" for one in cells]
         table.add_row(format_bytes(limit) if unit == "bytes" else str(limit), *shown)
-    table.caption = "decode hit rate, TPOT" if timed else "decode hit rate"
+    lookups = " and ".join(f"{count:,}" for count in sorted(set(rows["decode_lookups"])))
+    table.caption = f"decode hit rate, of {lookups} lookups" + (", TPOT (modelled)" if timed else "")
     table.caption_justify = "left"
     return table
 

@@ -126,6 +126,8 @@ def _policies(found: Verdict) -> Table:
             "unknown" if result.bytes_read is None else "none" if per_token is None else f"{per_token / factor:,.1f}",
         )
 
+    table.caption = f"hit rate: of {found.belady.lookups:,} lookups, decode: of {found.belady.decode.lookups:,}"
+    table.caption_justify = "left"
     for result in found.online:
         add(result.policy, result, str(result.misses - found.belady.misses))
     for admission, bound in found.bounds.items():

@@ -31,8 +31,15 @@ def regret_rows(frame: pd.DataFrame) -> pd.DataFrame:
     if others.empty:
         raise NotPossibleError(f"needs a policy beside {OPTIMUM}, and lookups, at the same capacities")
     others["regret"] = (others["belady_hits"] - others["hits"]) / others["lookups"]
-    others.attrs.update(frame.attrs)
+    others.attrs.update(frame.attrs, bound=is_bound(frame))
     return others
+
+
+def is_bound(frame: pd.DataFrame) -> bool:
+    """Whether no policy misses less than Belady in any of the rows, as far as they say."""
+    if "optimal" in frame:
+        return bool(frame[frame["policy"] == OPTIMUM]["optimal"].astype(bool).all())
+    return OPTIMUM in frame.attrs.get("optimal", [OPTIMUM])
 
 
 @figure(_pages)
@@ -43,7 +50,10 @@ def regret(frame: pd.DataFrame, dark: bool = False) -> Sheet:
     """
     rows = regret_rows(frame)
     panels = split_rows(rows, PANELS)
-    with panelled("Regret: misses above the offline optimum", dark, panels) as (page, grid):
+    title = "Regret: misses above the offline optimum"
+    if not rows.attrs["bound"]:
+        title = f"Misses above {OPTIMUM}, which is no bound here"
+    with panelled(title, dark, panels) as (page, grid):
         styles = page.look.policies(rows["policy"])
         for axes, (_, own) in zip(grid, panels, strict=True):
             place, label = capacity_axis(own)

@@ -18,6 +18,7 @@ from remoe_sim.finetune.recipe import Recipe, Stage, read_recipe
 from remoe_sim.finetune.texts import digest, flat, read_texts, split
 from remoe_sim.finetune.training import Point, Trainer
 from remoe_sim.finetune.writing import state_folder, write
+from remoe_sim.stamps import stamp
 
 SCHEMA = "remoe-sim.finetune.v1"
 PACKAGES = ("torch", "transformers", "safetensors")
@@ -54,7 +55,7 @@ class Tuned:
 
     def to_dict(self) -> dict[str, Any]:
         """What `finetune/report.json` in the checkpoint holds."""
-        return {"schema": SCHEMA, **asdict(self), "loss_change": self.loss_change, "reuse_change": self.reuse_change}
+        return {**stamp(SCHEMA), **asdict(self), "loss_change": self.loss_change, "reuse_change": self.reuse_change}
 
 
 def run(

@@ -1,0 +1,365 @@
+"""Faults × commands: what happens to the file that a command writes, what is said, and whether a rerun finishes.
+
+    python benchmarks/faults.py [--commands import,sweep,…] [--faults killed,…] [--output FILE.json] [--table]
+
+Each command is run undisturbed, then once for every fault, in a process of its own (a fork, as most of the time of a
+process goes into loading): killed (SIGKILL), asked to end (SIGTERM) and interrupted (SIGINT) at the moment at which its
+first file is written and not yet in its place; with a full disk, a read-only one (small file systems in memory, which
+takes root; otherwise left out, with the reason) and without the folder; with input that is not there, is cut in half or
+vanishes while it is read; two at a time; and with its answer sent to a full device. A file counts as whole if it equals
+that of the undisturbed run. `--table` prints the table of docs/robustness.md from a JSON that is there. Exit code 1 if
+anything is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+import remoe_sim
+from remoe_sim import cli
+
+WHOLE, ABSENT = "whole", "absent"
+
+
+@dataclass(frozen=True)
+class Command:
+    """arguments: of remoe-sim, run in a folder that holds in/ and out/; output: what it writes, below out/."""
+
+    arguments: tuple[str, ...]
+    output: str
+
+
+COMMANDS = {
+    "import": Command(("import", "in/capture.npz", "-o", "out/t.parquet", "--experts", "32"), "t.parquet"),
+    "synth": Command(("synth", "-o", "out/t.parquet", "--tokens", "3000", "--layers", "2"), "t.parquet"),
+    "export": Command(("export", "in/t.parquet", "-o", "out/t.csv"), "t.csv"),
+    "curve": Command(("curve", "in/t.parquet", "--policy", "lru", "-o", "out/c.parquet"), "c.parquet"),
+    "replay": Command(
+        (
+            "replay",
+            "in/t.parquet",
+            "--cache",
+            "8",
+            "--policy",
+            "lru",
+            "--device",
+            "rtx-4090",
+            "--timeline",
+            "out/t.json",
+        ),
+        "t.json",
+    ),
+    "sweep": Command(
+        ("sweep", "in/t.parquet", "--policy", "lru", "--cache", "4:8", "-o", "out/s.parquet"), "s.parquet"
+    ),
+    "plot": Command(("plot", "in/s.parquet", "-o", "out/figures"), "figures"),
+    "report": Command(("report", "in/s.parquet", "-o", "out/r.html"), "r.html"),
+    "calibrate": Command(
+        ("calibrate", "in/runs.csv", "--device", "rtx-4090", "--fit", "expert_s", "-o", "out/card.toml"), "card.toml"
+    ),
+    "measure": Command(
+        ("measure", "--quick", "--scratch", "in", "--scratch-bytes", "32MiB", "-o", "out/card.toml"), "card.toml"
+    ),
+}
+SIGNALS = {"killed": 9, "asked to end": 15, "interrupted": 2}
+FAULTS = (*SIGNALS, "full disk", "read-only disk", "no folder", "no input", "half an input", "input vanishes",
+          "two at a time", "answer to a full device")  # fmt: skip
+NO_INPUT = ("synth", "measure")
+
+
+def inputs(folder: Path) -> None:
+    """What the commands read."""
+    folder.mkdir()
+    trace = remoe_sim.synth(tokens=1500, layers=6, experts=32, top_k=4, expert_bytes="1MiB")
+    trace = replace(trace, model=replace(trace.model, layers=6, dense_bytes=(2**20,) * 6))  # so that it needs no card
+    ids = np.stack([decisions.experts for _, decisions in trace.layers()], axis=1)
+    np.savez(folder / "capture.npz", experts=ids, offsets=[0, len(ids)])
+    remoe_sim.write_trace(trace, folder / "t.parquet")
+    with contextlib.chdir(folder):  # rows name their traces
+        remoe_sim.sweep("t.parquet", "lru,belady", cache="4:16:4", output="s.parquet")
+    rows = [
+        "model,quant,tpot_ms,MiB_read_per_token",
+        *(f"qwen3-30b-a3b,q4_k_m,{10 + n},{100 * n}" for n in range(1, 6)),
+    ]
+    (folder / "runs.csv").write_text("\n".join(rows) + "\n")
+
+
+@dataclass
+class Running:
+    """A command in a process of its own; folder: where it runs."""
+
+    process: int
+    folder: Path
+    files: tuple[IO[str], IO[str]]
+
+    @classmethod
+    def start(cls, command: Command, folder: Path, signal: int = 0, victim: str = "", full: bool = False) -> Running:
+        """signal: that it gets at the last moment; victim: an input that vanishes; full: where its answer goes."""
+        files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
+        process = os.fork()  # of one that has loaded everything, which takes longer than most commands
+        if process == 0:
+            with contextlib.suppress(BaseException):
+                os.chdir(folder)
+                os.dup2(os.open("/dev/full", os.O_WRONLY) if full else files[0].fileno(), 1)
+                os.dup2(files[1].fileno(), 2)
+                os._exit(inside(command, signal, victim))
+            os._exit(99)
+        return cls(process, folder, files)
+
+    def end(self) -> tuple[int, str, bool]:
+        """The exit code, what was said on stderr, and whether there was an answer on stdout."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        for file in self.files:
+            file.seek(0)
+        answered, said = (file.read() for file in self.files)
+        return code, said, bool(answered)
+
+
+def inside(command: Command, signal: int, victim: str) -> int:
+    """What the new process does; its exit code."""
+    replace, opened = os.replace, []
+
+    def at_the_last_moment(source: Any, target: Any, **rest: Any) -> None:  # before a finished file takes its place
+        if signal and os.path.abspath(target).startswith(os.path.abspath("out") + os.sep):
+            os.replace = replace
+            os.kill(os.getpid(), signal)
+        replace(source, target, **rest)
+
+    class Opened(pq.ParquetFile):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            Path(victim).unlink(missing_ok=True)
+
+    def heard(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and str(arguments[0]).endswith(victim):
+            opened.append(arguments)
+            if len(opened) == 2:
+                Path(victim).unlink(missing_ok=True)
+
+    os.replace = at_the_last_moment
+    if victim:
+        pq.ParquetFile = Opened
+        sys.addaudithook(heard)
+    sys.argv = ["remoe-sim", *command.arguments]
+    try:
+        cli.run()
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def run(command: Command, folder: Path, **how: Any) -> tuple[int, str, bool]:
+    return Running.start(command, folder, **how).end()
+
+
+def state(folder: Path, name: str, wanted: Any) -> str:
+    """What has become of the output."""
+    found = content(folder / "out" / name)
+    if not found:
+        return ABSENT
+    if found == wanted or (name == "card.toml" and remoe_sim.device(folder / "out" / name)):  # what is measured varies
+        return WHOLE
+    if name == "figures" and all(wanted.get(one) == data for one, data in found.items()):
+        return "some figures, each whole"
+    if name == "s.parquet":
+        import pandas as pd
+
+        rows = pd.read_parquet(folder / "out" / name)
+        return "readable, without the rows that were not done" if rows["key"].is_unique else "damaged"
+    return "damaged"
+
+
+def content(path: Path) -> Any:
+    """The bytes of a file, or of the finished files of a folder."""
+    if path.is_dir():
+        return {one.name: one.read_bytes() for one in sorted(path.iterdir()) if not one.name.startswith(".")}
+    return path.read_bytes() if path.exists() else b""
+
+
+def left(folder: Path) -> list[str]:
+    """Hidden files that a command left."""
+    return sorted(one.name for one in (folder / "out").rglob(".*"))
+
+
+@contextlib.contextmanager
+def disk(folder: Path, *options: str) -> Iterator[None]:
+    """A small file system in memory as out/."""
+    mount = ["mount", "-t", "tmpfs", "-o", ",".join(("size=64k", *options)), "tmpfs", str(folder / "out")]
+    subprocess.run(mount, check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder / "out")], check=True)
+
+
+def may_mount() -> bool:
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "out").mkdir()
+        try:
+            with disk(Path(name)):
+                return True
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            return False
+
+
+def one(command: Command, fault: str, folder: Path, wanted: Any) -> dict[str, Any]:
+    """What a fault does, and a rerun after it."""
+    before, source = None, next((folder / part for part in command.arguments if part.startswith("in/")), None)
+    answer: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        out = folder / "out"
+        if fault in SIGNALS:
+            code, said, _ = run(command, folder, signal=SIGNALS[fault])
+        elif fault == "full disk":
+            stack.enter_context(disk(folder))
+            with contextlib.suppress(OSError), open(out / "others", "wb") as filler:
+                while True:
+                    filler.write(bytes(4096))
+                    filler.flush()
+            code, said, _ = run(command, folder)
+        elif fault == "read-only disk":
+            stack.enter_context(disk(folder, "ro"))
+            code, said, _ = run(command, folder)
+        elif fault == "no folder":
+            out.rmdir()
+            code, said, _ = run(command, folder)
+        elif fault == "input vanishes":
+            assert source is not None
+            before = source.read_bytes()
+            code, said, _ = run(command, folder, victim=str(source.relative_to(folder)))
+        elif fault in ("no input", "half an input"):
+            assert source is not None
+            before = source.read_bytes()
+            source.unlink() if fault == "no input" else source.write_bytes(before[: len(before) // 2])
+            code, said, _ = run(command, folder)
+        elif fault == "two at a time":
+            other = Running.start(command, folder)
+            code, said, _ = run(command, folder)
+            answer["other"] = other.end()[0]
+        else:
+            code, said, _ = run(command, folder, full=True)
+        answer |= {"exit": code, "says": sentences(said), "file": state(folder, command.output, wanted)}
+        answer["left"] = left(folder) if out.exists() else []
+    if before is not None and source is not None:
+        source.write_bytes(before)
+    out.mkdir(exist_ok=True)
+    again, _, _ = run(command, folder)
+    answer["rerun"] = state(folder, command.output, wanted) if again == 0 else f"exit {again}"
+    answer["left_after_rerun"] = left(folder)
+    return answer | {"fine": fine(fault, answer)}
+
+
+def sentences(said: str) -> list[str]:
+    """The last thing that was said, or all of a traceback."""
+    lines = [line for line in said.splitlines() if line]
+    return lines if any(line.startswith("Traceback") for line in lines) else lines[-1:]
+
+
+CODES = {
+    "killed": (-9,), "asked to end": (143,), "interrupted": (130,), "two at a time": (0, 2), "input vanishes": (0, 2),
+}  # fmt: skip
+
+
+def fine(fault: str, answer: dict[str, Any]) -> bool:
+    """Whether it is as it should be."""
+    code = answer["exit"] in CODES.get(fault, (2,))
+    whole = answer["file"] != "damaged" and (answer["exit"] != 0 or answer["file"] == WHOLE)
+    told = not any("Traceback" in line for line in answer["says"]) and bool(answer["says"] or fault == "killed")
+    kept = fault == "killed" or not answer["left"]
+    one_done = 0 in (answer["exit"], answer.get("other", 0))
+    again = answer["rerun"] == WHOLE and not answer["left_after_rerun"]
+    return code and whole and (told or answer["exit"] == 0) and kept and one_done | (fault != "two at a time") and again
+
+
+def possible(name: str, fault: str, answers: bool) -> str:
+    """Why a fault cannot be made, or nothing; answers: whether the command prints anything on stdout."""
+    if fault == "answer to a full device" and not answers:
+        return "its answer is the file"
+    if fault.endswith(("input", "vanishes")) and name in NO_INPUT:
+        return "it reads no file"
+    if fault == "no folder" and name == "plot":
+        return "it makes its folder"
+    if fault == "half an input" and name == "calibrate":
+        return "half of a table is a table"
+    return "" if not fault.endswith("disk") or may_mount() else "no file system can be mounted here"
+
+
+def measure(commands: list[str], faults: list[str]) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for name in commands:
+        command, wanted, answers = COMMANDS[name], None, True
+        for fault in faults:
+            if reason := possible(name, fault, answers):
+                rows.append({"command": name, "fault": fault, "left_out": reason})
+                continue
+            with tempfile.TemporaryDirectory(prefix="remoe-sim-faults-") as scratch:
+                folder = Path(scratch)
+                inputs(folder / "in")
+                (folder / "out").mkdir()
+                if wanted is None:
+                    code, said, answers = run(command, folder)
+                    if code:
+                        raise RuntimeError(f"{name} failed undisturbed: {said}")
+                    wanted = content(folder / "out" / command.output)
+                    shutil.rmtree(folder / "out")
+                    (folder / "out").mkdir()
+                rows.append({"command": name, "fault": fault, **one(command, fault, folder, wanted)})
+            print(rows[-1], file=sys.stderr)
+    return {"version": remoe_sim.__version__, "rows": rows}
+
+
+def table(answer: dict[str, Any]) -> str:
+    """A Markdown table: commands down, faults across; the exit code and what became of the file."""
+    rows = {(row["command"], row["fault"]): row for row in answer["rows"]}
+    commands, faults = (list(dict.fromkeys(names)) for names in zip(*rows, strict=True))
+    lines = ["| | " + " | ".join(faults) + " |", "|---|" + "---|" * len(faults)]
+    for name in commands:
+        lines.append(f"| `{name}` | " + " | ".join(cell(rows[name, fault]) for fault in faults) + " |")
+    return "\n".join(lines)
+
+
+def cell(row: dict[str, Any]) -> str:
+    if "left_out" in row:
+        return "–"
+    codes = [row["exit"], *([row["other"]] if "other" in row else [])]
+    return f"{' and '.join(map(str, sorted(codes)))}, {row['file']}" + ("" if row["fine"] else " (!)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commands", default=",".join(COMMANDS), metavar="NAME,…")
+    parser.add_argument("--faults", default=",".join(FAULTS), metavar="FAULT,…")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON there; with --table, read it")
+    parser.add_argument("--table", action="store_true", help="print the table of a JSON that is there")
+    asked = parser.parse_args()
+    if asked.table:
+        print(table(json.loads(asked.output.read_text())))
+        return 0
+    answer = measure(asked.commands.split(","), asked.faults.split(","))
+    text = json.dumps(answer, indent=1)
+    if asked.output:
+        asked.output.write_text(text + "\n")
+    print(text)
+    return int(not all(row.get("fine", True) for row in answer["rows"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
