@@ -30,6 +30,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 
 import remoe_sim
+from remoe_sim.sweep_worker import fingerprint
 from remoe_sim.threads import one_thread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -146,7 +147,7 @@ def main() -> int:
         print(name, file=sys.stderr)
         begun = time.monotonic()
         found = to_dict(run(KINDS[name], asked.seed, asked.configurations), asked.seed, time.monotonic() - begun)
-        versions = {"remoe_sim": remoe_sim.__version__, "python": platform.python_version()}
+        versions = {"package": fingerprint(), "python": platform.python_version()}
         answer["kinds"][name] = found | versions
         if asked.output:
             asked.output.write_text(json.dumps(answer, indent=1) + "\n")

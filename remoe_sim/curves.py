@@ -192,13 +192,12 @@ def _batch_curves(
         rules = [caches.layer_rules(index) for index in layers]
         if curves is None and isinstance(policy, StackPolicy) and not alone:
             curves = list(map(_hits_by_depth, policy.depths_of(streams, rules), streams))
+        if curves is None:
+            curves = [layer_curve(policy, *one, wanted) for one in zip(streams, rules, strict=True)]
+        else:
+            curves = [at_capacities(hits, wanted) for hits in curves]
         for number, (index, stream) in enumerate(zip(layers, streams, strict=True)):
-            lookups = tokens.lookups(stream.kinds, caches.trace.model.top_k[index])
-            if curves is None:
-                hits = layer_curve(policy, stream, rules[number], wanted)
-            else:
-                hits = at_capacities(curves[number], wanted)
-            found[number].append((lookups, hits))
+            found[number].append((tokens.lookups(stream.kinds, caches.trace.model.top_k[index]), curves[number]))
     return found
 
 

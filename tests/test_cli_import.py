@@ -72,7 +72,7 @@ def test_an_output_that_cannot_be_written(tmp_path, remoe_sim, place):
     before = sorted(tmp_path.rglob("*"))
     code, text, err = remoe_sim("import", path, "-o", tmp_path / place)
     assert (code, text) == (2, "")
-    assert f"{tmp_path / place} cannot be written" in sentence(err)
+    assert f"'{tmp_path / place}' cannot be written" in sentence(err)
     assert sorted(tmp_path.rglob("*")) == before
 
 
