@@ -27,6 +27,7 @@ _POSITIVE = (
     "contention_bytes_per_s", "state_bytes_per_s",
 )  # fmt: skip
 _TEXTS = ("note", "fitted_from")
+MOST = 1e18  # of any number: what a kernel counts in
 SHOWN = {"assumed": "assumed, not measured", "unverified": "not verified"}
 
 
@@ -164,6 +165,8 @@ def _numbers(table: Any, required: tuple[str, ...], optional: tuple[str, ...], w
     for key, fact in found.items():
         if isinstance(fact.value, bool) or not isinstance(fact.value, (int, float)):
             raise ValueError(f"{where}: '{key}' is {fact.value!r}; give a number")
+        if fact.value > MOST:
+            raise ValueError(f"{where}: '{key}' is {fact.value!r}; give a number up to {MOST:g}")
     return found
 
 

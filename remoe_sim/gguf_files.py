@@ -60,7 +60,8 @@ def size_gguf(path: Path, top_k: int | None = None) -> SizedModel:
         sized += [(tensor, entry.nbytes // len(tensors)) for tensor in tensors]
     moe_layers = tuple(sorted({one.layer for one, _ in sized if one.part == ROUTED and one.layer is not None}))
     embedding = next((tensor for tensor, _ in sized if tensor.part == EMBEDDING), None)
-    if not moe_layers or embedding is None:
+    intermediate = next((one.rows for one, _ in sized if one.part == ROUTED and one.role == "ffn_up"), None)
+    if intermediate is None or embedding is None:
         missing = "experts" if embedding else "embedding"
         raise ValueError(f"{where} has no {missing} in its table; give a file that is whole")
     from remoe_sim.model_cards import check_top_k
@@ -82,7 +83,7 @@ def size_gguf(path: Path, top_k: int | None = None) -> SizedModel:
         moe_layers=moe_layers,
         experts=experts,
         hidden_size=embedding.columns,
-        expert_intermediate=next(one.rows for one, _ in sized if one.part == ROUTED and one.role == "ffn_up"),
+        expert_intermediate=intermediate,
         vocabulary=embedding.rows,
         tied_embeddings=not any(tensor.role == "output" for tensor, _ in sized),
         published_parameters=None,
@@ -134,7 +135,7 @@ def _read(path: Path, where: str) -> Header:
 
 def _tensors(entry: Entry, layers: int) -> list[Tensor]:
     """What a tensor of the table is; one that holds gate and up together is two; none where its layer is left out."""
-    columns, rows, *more = (*entry.shape, 1, 1)
+    columns, rows, *more = (*entry.shape, 1, 1, 1)
     match = _BLOCK.fullmatch(entry.name)
     if match is None:
         if entry.name == "token_embd.weight":

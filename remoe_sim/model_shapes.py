@@ -197,7 +197,7 @@ def check_shape(shape: Shape, where: str) -> None:
         raise ValueError(f"{where}: layer {max(shape.moe_layers)} has experts, but there are {shape.layers} layers")
     for one in set(shape.attention):
         _check_sizes(one, where)
-    if shape.expert_type is not None and shape.expert_type not in TYPES:
+    if shape.expert_type is not None and str(shape.expert_type) not in TYPES:
         raise ValueError(f"{where}: {unknown('expert_type', str(shape.expert_type), TYPES)}")
 
 

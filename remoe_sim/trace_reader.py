@@ -85,6 +85,12 @@ class _FileLayers:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(error) from None
 
+    def _is_folder(self) -> bool:
+        try:
+            return self.path.is_dir()
+        except OSError:  # of a name that is too long, for one
+            return False
+
     def _unreadable(self, error: Exception) -> TraceError:
         if isinstance(error, TraceError):
             return error
@@ -92,7 +98,7 @@ class _FileLayers:
             return self.error(str(error))
         if isinstance(error, FileNotFoundError):
             return self.error("there is no such file; give the path of a trace, or sample:NAME for a bundled one")
-        if isinstance(error, IsADirectoryError) or self.path.is_dir():
+        if isinstance(error, IsADirectoryError) or self._is_folder():
             return self.error("this is a directory; give the path of a trace file")
         if isinstance(error, PermissionError):
             return self.error("the file may not be read; change its permissions")
@@ -162,7 +168,12 @@ class _FileLayers:
             words = [PHASES.index(word) if word in PHASES else 255 for word in coded.dictionary.to_pylist()]
             there = to_numpy(coded.is_valid()) if coded.null_count else slice(None)
             indices = coded.indices.drop_null() if coded.null_count else coded.indices
-            codes[at : at + len(chunk)][there] = np.array(words, np.uint8)[to_numpy(indices)]
+            places = to_numpy(indices)
+            if places.size and not 0 <= int(places.min()) <= int(places.max()) < len(words):
+                raise self.error(
+                    "column 'phase' points to words that are not there; the file is damaged, write it again"
+                )
+            codes[at : at + len(chunk)][there] = np.array(words, np.uint8)[places]
             at += len(chunk)
         wrong = np.flatnonzero(codes == 255)
         if wrong.size:
