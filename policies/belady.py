@@ -42,7 +42,7 @@ class Belady(StackPolicy):
         lookups = stream.entries.size
         return _next_uses(stream, 0, lookups, lookups + np.arange(stream.n_entries), first)
 
-    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         from remoe_sim.kernels.places import place_replay
 
         return self.by_keys(place_replay, stream, limit, rules)

@@ -72,9 +72,9 @@ class Lru(StackPolicy):
                 yield self.depths(pair[0], rules[at])
             at += len(pair)
 
-    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         if stream.per_layer and stream.n_entries < self.lone_from:
-            return super().replay(stream, limit, rules)
+            return super().at_limit(stream, limit, rules)
         from remoe_sim.kernels.recency import recency_replay
 
         hit, resting, running = empty_outcome(stream)

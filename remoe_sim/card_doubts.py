@@ -32,6 +32,8 @@ def _model(name: Any, quant: Any) -> tuple[str, ...]:
     from remoe_sim.model_cards import model
     from remoe_sim.trace_models import NO_CARD
 
+    if not isinstance(name, str):
+        return (NO_CARD,)
     try:
         found = model(name, quant)
     except ValueError:

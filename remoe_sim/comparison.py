@@ -45,8 +45,8 @@ class Difference:
     confidence: float
     p_value: float | None
     at: int
-    a_of: float
-    b_of: float
+    a_of: float | None = None
+    b_of: float | None = None
     p_adjusted: float | None = None
 
     @property

@@ -111,9 +111,8 @@ class StackPolicy(Policy):
 
     def _keys(self, stream: Stream, rules: Rules) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         keys = checked_keys(self.label or self.name, self.keys(stream), stream.entries.size)
-        if rules.preload.size:
-            return keys, self.preload_keys(stream, rules.preload, keys.dtype)
-        return keys, np.zeros((1, stream.n_entries), keys.dtype)
+        none = np.zeros((1, stream.n_entries), keys.dtype)
+        return keys, self.preload_keys(stream, rules.preload, keys.dtype) if rules.preload.size else none
 
     def resume(self, n_entries: int, rules: Rules) -> Resumed | None:
         """What gives the depths of accesses that come in parts; None if the policy must see all of them at once."""
@@ -153,7 +152,10 @@ class StackPolicy(Policy):
         return needed
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        """One cache at one limit; policies with a quicker way have their own."""
+        return self.at_limit(stream, limit, rules)
+
+    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        """What `replay` gives, for policies that have a quicker way to it."""
         if stream.per_layer:
             return self._replay_stack(stream, limit, rules)
         from remoe_sim.kernels.limits import ordered_replay
@@ -181,8 +183,7 @@ class StackPolicy(Policy):
             stream.offsets, depths.before, after, stream.epochs, capacity, depths.absent,
             rules.preload.size, rules.mandatory, hit, resting, running,
         )  # fmt: skip
-        weight = stream.weights[0]
-        return Outcome(hit, evictions, resting * weight, running * weight)
+        return Outcome(hit, evictions, resting * stream.weights[0], running * stream.weights[0])
 
 
 class SlotPolicy(Policy):
@@ -212,9 +213,8 @@ class SlotPolicy(Policy):
         """The entry is resident from now on."""
 
     def surplus(self, protected: npt.NDArray[np.uint8]) -> int:
-        """Choose, forget and return a resident entry e with protected[e] == 0 that leaves because of the hit before,
-        though nobody needs its room, or -1. For the few policies that define it, asked after each hit until it is -1.
-        """
+        """Choose, forget and return a resident entry e with protected[e] == 0 that leaves because of the hit before, or
+        -1. For the few policies that define it, asked after each hit until it is -1."""
         return -1
 
     def _verbs(self, stream: Stream) -> tuple[Any, ...]:

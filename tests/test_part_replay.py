@@ -79,7 +79,10 @@ def test_replays():
             return
         given = {"cache": cache, "policy": POLICIES, "preload": case.preload, **settings}
         cut = replace(trace, source=Cut(trace.source, rows))
-        assert remoe_sim.replay(cut, **given).to_dict() == remoe_sim.replay(trace, **given).to_dict()
+        answers = [remoe_sim.replay(one, **given).to_dict() for one in (cut, trace)]
+        assert answers[0]["trace"].pop("trace_hash") is None  # of what is never held whole
+        assert answers[1]["trace"].pop("trace_hash")
+        assert answers[0] == answers[1]
         seen.add(settings["reset"])
 
     check()

@@ -67,7 +67,7 @@ def test_the_quick_way_at_one_limit_equals_the_heap(name, admission):
     policy, preload = find_policy(name), np.array([70, 3, 80], np.int32)
     for limit in (0, 7, 100, 300, 10_000):
         for rules in (Rules(admission == "mandatory"), Rules(admission == "mandatory", preload)):
-            quick, heap = policy.replay(stream, limit, rules), StackPolicy.replay(policy, stream, limit, rules)
+            quick, heap = policy.replay(stream, limit, rules), StackPolicy.at_limit(policy, stream, limit, rules)
             assert quick.evictions == heap.evictions
             for found, wanted in ((quick.hit, heap.hit), (quick.resting, heap.resting), (quick.running, heap.running)):
                 assert (found == wanted).all()
