@@ -135,7 +135,7 @@ def _read(path: Path, where: str) -> Header:
 
 def _tensors(entry: Entry, layers: int) -> list[Tensor]:
     """What a tensor of the table is; one that holds gate and up together is two; none where its layer is left out."""
-    columns, rows, *more = (*entry.shape, 1, 1, 1)
+    columns, rows, many = (*entry.shape, 1, 1, 1)[:3]
     match = _BLOCK.fullmatch(entry.name)
     if match is None:
         if entry.name == "token_embd.weight":
@@ -148,10 +148,10 @@ def _tensors(entry: Entry, layers: int) -> list[Tensor]:
         if ending == "bias":
             return [Tensor(VECTOR, 1, columns, layer, EXPERT_BIAS, rows)]
         names = ["gate", "up"] if routed[1] == "gate_up" else [routed[1]]
-        return [Tensor(f"ffn_{one}", rows // len(names), columns, layer, ROUTED, more[0]) for one in names]
+        return [Tensor(f"ffn_{one}", rows // len(names), columns, layer, ROUTED, many) for one in names]
     part = SHARED if name.endswith("_shexp") else DENSE
     role = ROUTER if name == "ffn_gate_inp" else name if rows > 1 and entry.kind != "f32" else VECTOR
-    return [Tensor(role, rows, columns, layer, part, more[0])]
+    return [Tensor(role, rows, columns, layer, part, many)]
 
 
 def _context(header: Header, layer: int) -> Context:
