@@ -162,7 +162,7 @@ class _Rows:
             return
         try:
             values = array("f", [float("nan") if weight is None else weight for weight in weights])
-        except TypeError:
+        except (TypeError, OverflowError):
             raise _WrongError("weights", weights, "a list of numbers and null") from None
         if len(values) != len(ids):
             raise _WrongError("weights", weights, f"a list of {len(ids)} numbers, one for each expert")
