@@ -44,10 +44,10 @@ def attempt(target, data, folder):
         if not sentence.strip():
             raise BrokenError(f"no sentence at {_place(error)}", "".join(_told(error))) from None
     took, more = time.process_time() - start, _peak_bytes() - most
+    if more > MOST_BYTES:  # first, since so much memory takes its time as well
+        raise BrokenError("memory", f"{more / 2**20:.0f} MiB more than before; {sentence}")
     if took > MOST_SECONDS:
         raise BrokenError("slow", f"{took:.1f} s; {sentence}")
-    if more > MOST_BYTES:
-        raise BrokenError("memory", f"{more / 2**20:.0f} MiB more than before; {sentence}")
     return sentence
 
 
