@@ -112,7 +112,7 @@ class Recorder:
 
     def _begin(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._opened = dict(zip(self._parameters, args, strict=False)) | kwargs
-        self._opened["length"] = _length(self._opened.get("past_key_values"))
+        self._opened["length"] = _length(_cache(self._opened))
         self._outputs = [[] for _ in self._routers]
 
     def _end(self, model: Any, args: Any, output: Any) -> None:
@@ -128,7 +128,7 @@ class Recorder:
         rows, columns = int(whole.shape[0]), int(whole.shape[1])
         mask = given.get("attention_mask")
         conversation = self._conversation(given, mask, rows)
-        for cache in (given.get("past_key_values"), getattr(output, "past_key_values", None)):
+        for cache in (_cache(given), _cache_of(output)):
             self._remember(cache, conversation)
         first = conversation.columns == 0
         conversation.columns += columns
@@ -193,7 +193,7 @@ class Recorder:
                 "attention_mask is not a table of rows and tokens, so padding cannot be told; pass a mask with two "
                 "dimensions, and no static cache to generate()"
             )
-        known = self._known(given.get("past_key_values"))
+        known = self._known(_cache(given))
         if length == 0 or known is None:
             past = np.zeros(rows, np.int64)
             if length:  # the recording began in the middle
@@ -223,6 +223,18 @@ class Recorder:
             key = id(cache)
             if self._caches.get(key, (None, None))[1] is not conversation:
                 self._caches[key] = weakref.ref(cache), conversation
+
+
+def _cache(given: Mapping[str, Any]) -> Any:
+    """What a pass is given of earlier ones; Transformers calls it `cache` from 5.24 on."""
+    cache = given.get("cache")
+    return given.get("past_key_values") if cache is None else cache
+
+
+def _cache_of(output: Any) -> Any:
+    """What a pass hands on."""
+    named = dict(output) if isinstance(output, Mapping) else vars(output) if hasattr(output, "__dict__") else {}
+    return _cache(named)
 
 
 def _length(cache: Any) -> int:
