@@ -233,8 +233,7 @@ def _cache(given: Mapping[str, Any]) -> Any:
 
 def _cache_of(output: Any) -> Any:
     """What a pass hands on."""
-    named = dict(output) if isinstance(output, Mapping) else vars(output) if hasattr(output, "__dict__") else {}
-    return _cache(named)
+    return _cache(output if isinstance(output, Mapping) else getattr(output, "__dict__", {}))
 
 
 def _length(cache: Any) -> int:
