@@ -232,8 +232,8 @@ def _cache(given: Mapping[str, Any]) -> Any:
 
 
 def _cache_of(output: Any) -> Any:
-    """What a pass hands on."""
-    return _cache(output if isinstance(output, Mapping) else getattr(output, "__dict__", {}))
+    """What a pass hands on; looked up in its fields, for the old name asked of the output itself warns."""
+    return _cache(getattr(output, "__dict__", output if isinstance(output, Mapping) else {}))
 
 
 def _length(cache: Any) -> int:
