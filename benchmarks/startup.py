@@ -101,7 +101,7 @@ def measure(traces: Path, runs: int) -> dict[str, object]:
         "targets": TARGETS,
         "met": {
             "--help": medians["--help"]["cpu_s"] <= 1.5 * medians["import click"]["cpu_s"],
-            "replay of the bundled trace": medians["replay of a small trace"]["cpu_s"]
+            "replay of the bundled trace": medians["replay of the bundled trace"]["cpu_s"]
             <= medians["import numba, pyarrow.parquet"]["cpu_s"] + 0.6,
             "cold replay": medians["cold replay"]["cpu_s"] <= 8 and len(said) == 1,
         },

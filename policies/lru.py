@@ -19,29 +19,36 @@ class Recency:
         from remoe_sim.kernels.stacks import WIDE
 
         dtype: Any = np.uint8 if n_entries < 2**8 else np.uint16 if n_entries < 2**16 else np.int32
-        self._padded = np.full(-(-n_entries // WIDE) * WIDE, n_entries, dtype)
-        self._position = self._padded[:n_entries]
-        self._preload = preload
+        self.position = np.full(-(-n_entries // WIDE) * WIDE, n_entries, dtype)
+        self.preload = preload
+        self._n_entries = n_entries
 
     def depths(self, part: Part) -> Depths:
         """One vectorised pass."""
         from remoe_sim.kernels.stacks import recency_depths
 
         stream = part.stream
-        before = np.empty(stream.entries.size, self._position.dtype)
-        epochs = stream.epochs
-        if not part.fresh:
-            stack = np.argsort(self._position, kind="stable")[: self.known()].astype(np.int32)
-            self._run(recency_depths, stream, epochs[:2], stack, before)
-            epochs = epochs[1:]
-        self._run(recency_depths, stream, epochs, self._preload, before)
-        return Depths(before, None, stream.n_entries)
+        before = np.empty(stream.entries.size, self.position.dtype)
+        recency_depths(
+            stream.offsets, stream.epochs, not part.fresh, self._n_entries, self.preload,
+            stream.entries, self.position, before,
+        )  # fmt: skip
+        return Depths(before, None, self._n_entries)
 
-    def _run(self, kernel: Any, stream: Stream, epochs: Longs, preload: Any, before: npt.NDArray[Any]) -> None:
-        kernel(stream.offsets, stream.entries, epochs, preload, self._position.size, self._padded, before)
+    def depths_with(self, part: Part, other: Recency, others: Part) -> Iterator[Depths]:
+        """`depths` of this cache and of another whose part is `_alike`."""
+        from remoe_sim.kernels.stacks import recency_depths_of_two
+
+        one, n = part.stream, self._n_entries
+        before = np.empty((2, one.entries.size), np.uint8)
+        recency_depths_of_two(
+            one.offsets, one.epochs, not part.fresh, n,
+            one.entries, self.position, before[0], others.stream.entries, other.position, before[1],
+        )  # fmt: skip
+        return (Depths(found, None, n) for found in before)
 
     def known(self) -> int:
-        return int(np.count_nonzero(self._position < self._position.size))
+        return int(np.count_nonzero(self.position < self._n_entries))
 
 
 class Lru(StackPolicy):
@@ -58,19 +65,23 @@ class Lru(StackPolicy):
         return Recency(n_entries, rules.preload)
 
     def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
-        return self.resume(stream.n_entries, rules).depths(Part(slice(None), stream, fresh=True))
+        return next(self.depths_of([stream], [rules]))
 
     def depths_of(self, streams: Sequence[Stream], rules: Sequence[Rules]) -> Iterator[Depths]:
+        runs = [self.resume(stream.n_entries, rule) for stream, rule in zip(streams, rules, strict=True)]
+        return self.depths_of_parts(runs, [Part(slice(None), stream, fresh=True) for stream in streams])
+
+    def depths_of_parts(self, runs: Sequence[Recency], parts: Sequence[Part]) -> Iterator[Depths]:
         """Two caches together where their groups are alike and positions are bytes."""
         at = 0
-        while at < len(streams):
-            pair = streams[at : at + 2]
-            if len(pair) == 2 and _alike(*pair) and not any(rule.preload.size for rule in rules[at : at + 2]):
-                yield from _of_two(*pair)
+        while at < len(runs):
+            beside = at + 1
+            if beside < len(runs) and _alike(runs[at], runs[beside], parts[at], parts[beside]):
+                yield from runs[at].depths_with(parts[at], runs[beside], parts[beside])
+                at += 2
             else:
-                pair = pair[:1]
-                yield self.depths(pair[0], rules[at])
-            at += len(pair)
+                yield runs[at].depths(parts[at])
+                at += 1
 
     def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         if stream.per_layer and stream.n_entries < self.lone_from:
@@ -92,18 +103,13 @@ class Lru(StackPolicy):
         return needed
 
 
-def _alike(one: Stream, other: Stream) -> bool:
-    same = one.n_entries == other.n_entries < 2**8 and one.entries.dtype == other.entries.dtype
-    return same and np.array_equal(one.offsets, other.offsets) and np.array_equal(one.epochs, other.epochs)
-
-
-def _of_two(one: Stream, other: Stream) -> Iterator[Depths]:
-    from remoe_sim.kernels.stacks import WIDE, recency_depths_of_two
-
-    n = one.n_entries
-    positions = np.empty((2, -(-n // WIDE) * WIDE), np.uint8)
-    before = np.empty((2, one.entries.size), np.uint8)
-    recency_depths_of_two(
-        one.offsets, one.epochs, n, one.entries, positions[0], before[0], other.entries, positions[1], before[1]
+def _alike(run: Recency, other_run: Recency, part: Part, other_part: Part) -> bool:
+    one, other = part.stream, other_part.stream
+    return (
+        one.n_entries == other.n_entries < 2**8
+        and one.entries.dtype == other.entries.dtype
+        and part.fresh == other_part.fresh
+        and not run.preload.size + other_run.preload.size
+        and np.array_equal(one.offsets, other.offsets)
+        and np.array_equal(one.epochs, other.epochs)
     )
-    return (Depths(found, None, n) for found in before)

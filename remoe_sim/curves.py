@@ -15,7 +15,7 @@ from remoe_sim.kernels.lanes import LANES
 from remoe_sim.kernels.recency_bytes import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.lane_curves import batches, in_lanes, lane_curves
-from remoe_sim.part_replay import in_parts, layer_hits
+from remoe_sim.part_replay import hits_of_layers, in_parts
 from remoe_sim.policy import Depths, Policy, Rules, StackPolicy
 from remoe_sim.preload import Preload
 from remoe_sim.progress import layers_stage, stage
@@ -166,16 +166,18 @@ def layer_curves(
     caches: Caches, policies: Sequence[Policy], wanted: Longs | None = None
 ) -> Iterator[list[tuple[Longs, Longs]]]:
     """Layer by layer, of each policy: lookups of each kind, int64[3]; and the hits of `layer_curve`."""
-    layers = range(caches.trace.moe_layers)
-    if in_parts(caches, policies):
-        for found in map_layers(lambda index: layer_hits(caches, policies, index), len(layers)):
-            yield [(lookups, at_capacities(hits, wanted)) for lookups, hits in found]
-        return
-    together = in_lanes(caches, policies)
     abreast = max((policy.abreast for policy in policies if isinstance(policy, StackPolicy)), default=1)
-    parts = batches(len(layers), LANES if together else abreast)
-    sizes = [len(part) for part in parts]
-    for done in map_layers(lambda number: _batch_curves(caches, policies, parts[number], together, wanted), sizes):
+    split = in_parts(caches, policies)
+    together = not split and in_lanes(caches, policies)
+    batch = batches(caches.trace.moe_layers, LANES if together else abreast)
+
+    def one_batch(number: int) -> list[list[tuple[Longs, Longs]]]:
+        if not split:
+            return _batch_curves(caches, policies, batch[number], together, wanted)
+        found = hits_of_layers(caches, policies, batch[number])
+        return [[(lookups, at_capacities(hits, wanted)) for lookups, hits in layer] for layer in found]
+
+    for done in map_layers(one_batch, [len(layers) for layers in batch]):
         yield from done
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from remoe_sim.caches import Caches
-from remoe_sim.device_cards import Device
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.metrics import adjacent_reuse
-from remoe_sim.model_sizes import SizedModel
 from remoe_sim.part_replay import in_parts, replay_parts
 from remoe_sim.pinning import NONE, Entries, Pins, room_beside, with_pinned, without
 from remoe_sim.policy import Outcome, Policy, Rules
@@ -23,11 +22,16 @@ from remoe_sim.results import PhaseCounts, ReplayReport, ReplayResult
 from remoe_sim.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.streams import Longs, Stream, select_tokens
 from remoe_sim.threads import map_layers
-from remoe_sim.timing import DeviceRun, StepCounts
 from remoe_sim.trace import Trace
 from remoe_sim.trace_format import known_hash
 from remoe_sim.trace_reader import read_trace
 
+if TYPE_CHECKING:
+    from remoe_sim.device_cards import Device
+    from remoe_sim.model_sizes import SizedModel
+    from remoe_sim.timing import StepCounts
+
+NO_TIMES = (None, None, None, "layer", None, None, None, None)  # replay's arguments from `device` on
 LOOKUPS, HITS, COLD, BYTES = range(4)  # columns of a table of counts, one row per kind of lookup
 
 
@@ -76,7 +80,11 @@ def replay(
     policies = find_policies(policy)
     check_policies(policies, settings, train is not None)
     limit = Limit.of(cache, budget, memory)
-    on = DeviceRun.asked(device, model, quant, overlap, lanes, context, compute_ms, misses_from)
+    on, counts = None, None
+    if (asked := (device, model, quant, overlap, lanes, context, compute_ms, misses_from)) != NO_TIMES:
+        from remoe_sim.timing import DeviceRun, StepCounts  # which take a while to import
+
+        on = DeviceRun.asked(*asked)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     trace = known_sizes(trace, expert_bytes, "" if limit.budget is None or on is not None else "a byte budget")
     if on is not None:
@@ -88,7 +96,8 @@ def replay(
         trace, settings, select_tokens(trace, phase, reset, settings.warmup), Preload.of(trace, preload),
         Pins.of(trace, pin), Preload.of(trace, train),
     )  # fmt: skip
-    counts = None if on is None else StepCounts(trace, caches.tokens, len(policies))
+    if on is not None:
+        counts = StepCounts(trace, caches.tokens, len(policies))
     reads = reads_of(caches, policies)
     with layers_stage("replaying", trace, reads) if settings.per_layer else stage("replaying"):
         tallied = (_replay_layers if settings.per_layer else _replay_global)(caches, limit, policies, counts)

@@ -12,6 +12,7 @@ from remoe_sim.kernels import lanes
 from remoe_sim.kernels.ranks import ranks_before
 from remoe_sim.policy import Policy, Ranks, StackPolicy
 from remoe_sim.streams import Longs, Stream, Tokens
+from remoe_sim.threads import most_threads
 
 LEAST, MOST_EXPERTS = 4, 512  # layers for which it pays, and experts of each
 MOST_LOOKUPS = 2**22  # of a layer: what is held for LANES layers is 512 MiB then
@@ -33,8 +34,10 @@ def in_lanes(caches: Caches, policies: Sequence[Policy]) -> bool:
 
 
 def batches(layers: int, most: int) -> list[list[int]]:
-    """Layers that are replayed together: as many in each, none with more than `most`."""
-    parts = -(-layers // most)
+    """Layers that are replayed together: as many in each, none with more than `most`, and a task for every thread to
+    the end."""
+    parts, threads = -(-layers // most), most_threads()
+    parts = min(layers, -(-parts // threads) * threads)
     return [[*range(part * layers // parts, (part + 1) * layers // parts)] for part in range(parts)]
 
 

@@ -132,21 +132,28 @@ class PartReplay:
         return stream
 
 
-def layer_hits(caches: Caches, policies: Sequence[Policy], index: int) -> list[tuple[Longs, Longs]]:
-    """Per policy: int64[3], lookups of each kind, and int64[3, E + 1], hits at capacities 0 to E."""
-    n = caches.trace.model.experts[index]
-    runs = [PartReplay(policy, n, caches.layer_rules(index)) for policy in _stacks(policies)]
-    counts = [np.zeros((3, n + 1), np.int64) for _ in runs]
-    for part in parts_for(caches, policies, index):
-        if part.stream.steps.size:
-            for run, table in zip(runs, counts, strict=True):
-                tallies.depth_histogram(run.depths(part).before, part.stream.kinds, table)
-    answers = []
-    for table in counts:
-        hits = np.zeros_like(table)
-        np.cumsum(table[:, :-1], axis=1, out=hits[:, 1:])
-        answers.append((table.sum(axis=1), hits))
-    return answers
+def hits_of_layers(
+    caches: Caches, policies: Sequence[Policy], layers: Sequence[int]
+) -> list[list[tuple[Longs, Longs]]]:
+    """Of each of these layers, per policy: int64[3], lookups of each kind, and int64[3, E + 1], hits at capacities 0 to
+    E."""
+    stacks, sizes = _stacks(policies), [caches.trace.model.experts[index] for index in layers]
+    rules = [caches.layer_rules(index) for index in layers]
+    runs = [[policy.resume(*one) for one in zip(sizes, rules, strict=True)] for policy in stacks]
+    counts = [[np.zeros((3, n + 1), np.int64) for _ in stacks] for n in sizes]
+    for parts in zip(*(parts_for(caches, policies, index) for index in layers), strict=True):
+        some = [at for at, part in enumerate(parts) if part.stream.steps.size]
+        for number, policy in enumerate(stacks):
+            depths = policy.depths_of_parts([runs[number][at] for at in some], [parts[at] for at in some])
+            for at, found in zip(some, depths, strict=True):
+                tallies.depth_histogram(found.before, parts[at].stream.kinds, counts[at][number])
+    return [[_hits_below(table) for table in tables] for tables in counts]
+
+
+def _hits_below(counts: Longs) -> tuple[Longs, Longs]:
+    hits = np.zeros_like(counts)
+    np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
+    return counts.sum(axis=1), hits
 
 
 def _stacks(policies: Sequence[Policy]) -> list[StackPolicy]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.answers import checked_keys, checked_victim
-from remoe_sim.resuming import Resumed
+from remoe_sim.resuming import Part, Resumed
 from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop
 from remoe_sim.streams import Longs as Longs
 from remoe_sim.streams import Stream as Stream
@@ -91,7 +91,9 @@ class StackPolicy(Policy):
 
     ranked: ClassVar[bool] = False  # whether `ranks` says the same
     lone_from: ClassVar[int | None] = None  # entries from which a pass at one limit is quicker than one for all
-    abreast: ClassVar[int] = 1  # caches for which `depths_of` is quicker than one after the other
+    abreast: ClassVar[int] = (
+        1  # caches for which `depths_of` and `depths_of_parts` are quicker than one after the other
+    )
 
     def keys(self, stream: Stream) -> npt.NDArray[Any]:
         """int64 or float64[N]: the key of the entry after each lookup. Ties keep the lower entry."""
@@ -137,6 +139,10 @@ class StackPolicy(Policy):
         """`depths` of several caches in turn; policies that find some of them together have their own."""
         return (self.depths(*one) for one in zip(streams, rules, strict=True))
 
+    def depths_of_parts(self, runs: Sequence[Any], parts: Sequence[Part]) -> Iterator[Depths]:
+        """Depths of the next part of several caches in turn; runs: what `resume` gave for each."""
+        return (run.depths(part) for run, part in zip(runs, parts, strict=True))
+
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs | None:
         """int64[N]: the smallest limit at which each lookup hits; None if only a pass per limit can tell.
 
@@ -177,10 +183,12 @@ class StackPolicy(Policy):
 
         capacity = min(limit, stream.n_entries)
         depths = self.depths(stream, rules, capacity)
-        after = np.zeros(0, np.int64) if depths.after is None else depths.after
+        alike = np.promote_types(depths.before.dtype, np.uint16)  # one kernel for most policies
+        before = depths.before.astype(alike, copy=False)
+        after = np.zeros(0, before.dtype) if depths.after is None else depths.after
         hit, resting, running = empty_outcome(stream)
         evictions = stack_replay(
-            stream.offsets, depths.before, after, stream.epochs, capacity, depths.absent,
+            stream.offsets, before, after, stream.epochs, capacity, depths.absent,
             rules.preload.size, rules.mandatory, hit, resting, running,
         )  # fmt: skip
         return Outcome(hit, evictions, resting * stream.weights[0], running * stream.weights[0])

@@ -57,7 +57,7 @@ def open_parquet(path: Path | RemotePath, ahead: int = 0, **options: Any) -> Any
     import pyarrow.parquet as pq
 
     source = path.open(ahead) if isinstance(path, RemotePath) else path
-    file = pq.ParquetFile(source, **options)
+    file = pq.ParquetFile(source, pre_buffer=isinstance(path, RemotePath), **options)  # of no use on a disk
     if options.get("metadata") is None:
         size = source.stat().st_size if isinstance(source, Path) else source.seek(0, io.SEEK_END)
         check_parquet(file.metadata, size)

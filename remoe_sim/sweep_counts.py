@@ -11,7 +11,7 @@ from remoe_sim.caches import Caches
 from remoe_sim.curves import layer_curve
 from remoe_sim.engine import replay_stream
 from remoe_sim.kernels import tallies
-from remoe_sim.part_replay import in_parts, layer_hits
+from remoe_sim.part_replay import hits_of_layers, in_parts
 from remoe_sim.policy import Policy, StackPolicy
 from remoe_sim.streams import Longs, Stream
 from remoe_sim.threads import map_layers, most_threads
@@ -67,7 +67,7 @@ def _per_layer(
 def _from_curve(caches: Caches, policy: StackPolicy, index: int, wanted: Longs) -> Longs:
     """One layer at all limits from the hits at every capacity; first uses are missed at any."""
     if in_parts(caches, [policy]):
-        lookups, hits = layer_hits(caches, [policy], index)[0]
+        lookups, hits = hits_of_layers(caches, [policy], [index])[0][0]
         first = lookups - hits[:, -1]
     else:
         stream = caches.layer_views(index).get(policy.by_last)

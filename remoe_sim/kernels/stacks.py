@@ -18,19 +18,20 @@ WIDE = 32  # positions that are moved by one instruction, where they are bytes
 
 
 @kernel
-def recency_depths(offsets, entries, epochs, preload, n_entries, position, before):
-    """Depths under LRU. position[a multiple of WIDE, at least n_entries] is scratch of the smallest unsigned type that
-    holds n_entries.
+def recency_depths(offsets, epochs, goes_on, n_entries, preload, entries, position, before):
+    """Depths under LRU. position[a multiple of WIDE, at least n_entries], of the smallest unsigned type that holds
+    n_entries, is what the call before left if the first epoch `goes_on` with it, else scratch.
 
     `position[e]` is the number of experts touched more recently. The members of a group are found where they were
     before it, and then go in front as if a few came at a time.
     """
     position, entries, before = borrowed(position), borrowed(entries), borrowed(before)
     for epoch in range(epochs.size - 1):
-        for entry in range(position.size):
-            position[entry] = n_entries
-        for rank in range(preload.size):
-            position[preload[rank]] = rank
+        if epoch > 0 or not goes_on:
+            for entry in range(position.size):
+                position[entry] = n_entries
+            for rank in range(preload.size):
+                position[preload[rank]] = rank
         for group in range(epochs[epoch], epochs[epoch + 1]):
             begin, end = offsets[group], offsets[group + 1]
             for i in range(begin, end):
@@ -44,7 +45,9 @@ def recency_depths(offsets, entries, epochs, preload, n_entries, position, befor
 
 
 @kernel
-def recency_depths_of_two(offsets, epochs, n_entries, entries, position, before, entries_2, position_2, before_2):
+def recency_depths_of_two(
+    offsets, epochs, goes_on, n_entries, entries, position, before, entries_2, position_2, before_2
+):
     """`recency_depths` of two caches whose groups have the same offsets, without preload.
 
     In one cache every group waits for the one before it; the processor fills that time with the other's, which makes
@@ -53,8 +56,9 @@ def recency_depths_of_two(offsets, epochs, n_entries, entries, position, before,
     position, entries, before = borrowed(position), borrowed(entries), borrowed(before)
     position_2, entries_2, before_2 = borrowed(position_2), borrowed(entries_2), borrowed(before_2)
     for epoch in range(epochs.size - 1):
-        for entry in range(position.size):
-            position[entry] = position_2[entry] = n_entries
+        if epoch > 0 or not goes_on:
+            for entry in range(position.size):
+                position[entry] = position_2[entry] = n_entries
         for group in range(epochs[epoch], epochs[epoch + 1]):
             begin, end = offsets[group], offsets[group + 1]
             for i in range(begin, end):  # both before either moves: half as quick again as one after the other
@@ -138,8 +142,10 @@ def ordered_depths(offsets, entries, keys, epochs, preload, preload_keys, mandat
     members, member_keys = np.empty(n, np.int32), np.empty(n, keys.dtype)
     pool, pool_keys = np.empty(n, np.int32), np.empty(n, keys.dtype)
     for epoch in range(epochs.size - 1):
-        depth[:] = n
-        stack_keys[:] = hole
+        for entry in range(n):
+            depth[entry] = n
+        for place in range(n + 1):
+            stack_keys[place] = hole
         for rank in range(min(preload.size, most)):
             entry = preload[rank]
             stack[rank], stack_keys[rank] = entry, preload_keys[epoch % preload_keys.shape[0], entry]
