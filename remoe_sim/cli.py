@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
@@ -81,6 +82,7 @@ def run() -> None:
     """Entry point: errors are one sentence on stderr, exit code 2 for bad usage or input, 130 when interrupted, 143
     when it is asked to end."""
     gc.set_threshold(200_000)  # importing the compiler makes many objects and frees none
+    atexit.register(gc.freeze)  # nor are they looked through once more at the end, which takes 0.1 s
     for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(ending) is signal.SIG_DFL:
             signal.signal(ending, _end)
