@@ -10,8 +10,6 @@ import numpy.typing as npt
 from remoe_sim.policy import Longs, Outcome, Ranks, Rules, StackPolicy, Stream
 from remoe_sim.resuming import NEVER, OrderedParts, Part
 
-SHORT = 2**18  # lookups of few experts, for which a kernel of its own takes longer to compile than it ever saves
-
 
 class Belady(StackPolicy):
     name = "belady"
@@ -45,8 +43,6 @@ class Belady(StackPolicy):
         return _next_uses(stream, 0, lookups, lookups + np.arange(stream.n_entries), first)
 
     def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        if stream.per_layer and stream.n_entries < self.lone_from and stream.entries.size <= SHORT:
-            return super().at_limit(stream, limit, rules)
         from remoe_sim.kernels.places import place_replay
 
         return self.by_keys(place_replay, stream, limit, rules)

@@ -9,58 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.answers import checked_keys, checked_victim
+from remoe_sim.outcomes import Depths as Depths
+from remoe_sim.outcomes import Outcome as Outcome
+from remoe_sim.outcomes import Rules as Rules
+from remoe_sim.outcomes import empty_outcome as empty_outcome
 from remoe_sim.resuming import Part, Resumed
 from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop
 from remoe_sim.streams import Longs as Longs
 from remoe_sim.streams import Stream as Stream
 
 Ranks = npt.NDArray[np.uint32]
-Flags = npt.NDArray[np.bool_]
-NO_PRELOAD = np.zeros(0, np.int32)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How a cache admits: `mandatory` or bypass; preload: int32, the entries it starts with, most used first;
-    popularity: int64[n_entries], uses of each entry in a training trace, or None."""
-
-    mandatory: bool = True
-    preload: npt.NDArray[np.int32] = field(default_factory=lambda: NO_PRELOAD)
-    popularity: Longs | None = None
-
-
-@dataclass(frozen=True)
-class Depths:
-    """Stack depth of every lookup before its group, and of every member after it (None: the group is in front, the
-    last on top); `absent` stands for "not there"."""
-
-    before: npt.NDArray[Any]
-    after: npt.NDArray[Any] | None
-    absent: int
-
-    def after_group(self, stream: Stream) -> npt.NDArray[Any]:
-        """`after`, also where it follows from the order within the group."""
-        if self.after is not None:
-            return self.after
-        return np.repeat(stream.offsets[1:], np.diff(stream.offsets)) - 1 - np.arange(self.before.size)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One cache at one limit: hit bool[N]; how many entries were evicted; bytes at rest after each group and while it
-    runs, int64[groups] (counts of entries when sizes are unknown)."""
-
-    hit: Flags
-    evictions: int
-    resting: Longs
-    running: Longs
 
 
 class Policy:
@@ -300,9 +264,3 @@ class CompiledSlotPolicy(SlotPolicy):
         state[0, : stream.n_entries] = stream.sizes
         state[0, stream.n_entries] = self.parameter
         return state
-
-
-def empty_outcome(stream: Stream) -> tuple[Flags, Longs, Longs]:
-    """What a kernel writes: hit, resting and running of an `Outcome`."""
-    groups = stream.steps.size
-    return np.empty(stream.entries.size, np.bool_), np.empty(groups, np.int64), np.empty(groups, np.int64)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.kernels import predicting
-from remoe_sim.policy import Flags
+from remoe_sim.outcomes import Flags
 from remoe_sim.preload import Preload
 from remoe_sim.streams import Longs, Stream, Tokens
 from remoe_sim.threads import map_layers

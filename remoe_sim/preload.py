@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import NO_PRELOAD
+from remoe_sim.outcomes import NO_PRELOAD
 from remoe_sim.trace import Trace
 from remoe_sim.trace_reader import read_trace
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.kernels.tiers import NO_VICTIM, tier_replay
-from remoe_sim.policy import Flags, Policy, SlotPolicy
+from remoe_sim.outcomes import Flags
+from remoe_sim.policy import Policy, SlotPolicy
 from remoe_sim.settings import Limit, Settings
 from remoe_sim.streams import Longs, Stream
 from remoe_sim.threads import map_layers

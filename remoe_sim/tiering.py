@@ -36,7 +36,8 @@ from remoe_sim.engine import describe
 from remoe_sim.errors import unknown
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.model_sizes import SizedModel
-from remoe_sim.policy import Flags, Policy
+from remoe_sim.outcomes import Flags
+from remoe_sim.policy import Policy
 from remoe_sim.settings import ALLOWED, Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.streams import Longs, Stream, StreamViews, Tokens, select_tokens
 from remoe_sim.tier_passes import Course, Items, Memory, Passed, pass_tier

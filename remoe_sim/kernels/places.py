@@ -16,20 +16,29 @@ from remoe_sim.kernels.lists import at
 ONE = np.uint64(1)
 
 
-@kernel
 def place_replay(
     offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running
 ):
     """Arguments, what is written and what is returned as in `limits.ordered_replay`; keys and preload_keys are below
     N + n_entries, and no two entries have the same at a time."""
-    entries, keys, hit = borrowed(entries), borrowed(keys), borrowed(hit)
     n = sizes.size
     starts = _levels(keys.size + n)
-    bits = np.zeros(starts[-1], np.uint64)
-    owner = np.empty(keys.size + n, np.int32)
-    place = np.empty(n, np.int64)
-    resident = np.zeros(n, np.bool_)
-    member = np.full(n, -1, np.int64)
+    return _replay(
+        offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running,
+        starts, np.zeros(starts[-1], np.uint64), np.empty(keys.size + n, np.int32), np.empty(n, np.int64),
+        np.zeros(n, np.bool_), np.full(n, -1, np.int64),
+    )  # fmt: skip
+
+
+@kernel
+def _replay(
+    offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running,
+    starts, bits, owner, place, resident, member,
+):  # fmt: skip
+    """The arrays behind `running` are scratch; made outside, for each would take 0.1 s to compile."""
+    entries, keys, hit = borrowed(entries), borrowed(keys), borrowed(hit)
+    bits, starts = borrowed(bits), borrowed(starts)
+    n = sizes.size
     evictions = 0
     for epoch in range(epochs.size - 1):
         for entry in range(n):
@@ -91,20 +100,15 @@ def place_replay(
     return evictions
 
 
-@kernel
 def _levels(size):
     """Where each level of words begins, the lowest first, and where the last, a single word, ends."""
-    starts = np.zeros(12, np.int64)
-    level = 0
-    words = size
-    while level == 0 or words > 1:
-        words = (words + 63) >> 6
-        starts[level + 1] = starts[level] + words
-        level += 1
-    return starts[: level + 1]
+    words = [-(-size // 64)]
+    while words[-1] > 1:
+        words.append(-(-words[-1] // 64))
+    return np.cumsum([0, *words])
 
 
-@kernel(unfold=True)
+@kernel(inline=True)
 def _add(bits, starts, number):
     for level in range(starts.size - 1):
         word = at(starts[level] + (number >> 6))
@@ -115,13 +119,13 @@ def _add(bits, starts, number):
         number >>= 6
 
 
-@kernel(unfold=True)
+@kernel(inline=True)
 def _add_group(bits, starts, keys, begin, end):
     for i in range(begin, end):
         _add(bits, starts, keys[at(i)])
 
 
-@kernel(unfold=True)
+@kernel(inline=True)
 def _remove(bits, starts, number):
     for level in range(starts.size - 1):
         word = at(starts[level] + (number >> 6))
@@ -131,7 +135,7 @@ def _remove(bits, starts, number):
         number >>= 6
 
 
-@kernel(unfold=True)
+@kernel(inline=True)
 def _largest(bits, starts):
     """The largest number in the set, which is not empty."""
     number = np.int64(0)
@@ -140,7 +144,7 @@ def _largest(bits, starts):
     return number
 
 
-@kernel(unfold=True)
+@kernel(inline=True)
 def _highest(word):
     """The number of the highest bit that is set."""
     number = np.int64(0)

@@ -1,0 +1,57 @@
+"""What a policy is told of a cache, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.streams import Longs, Stream
+
+Flags = npt.NDArray[np.bool_]
+NO_PRELOAD = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a cache admits: `mandatory` or bypass; preload: int32, the entries it starts with, most used first;
+    popularity: int64[n_entries], uses of each entry in a training trace, or None."""
+
+    mandatory: bool = True
+    preload: npt.NDArray[np.int32] = field(default_factory=lambda: NO_PRELOAD)
+    popularity: Longs | None = None
+
+
+@dataclass(frozen=True)
+class Depths:
+    """Stack depth of every lookup before its group, and of every member after it (None: the group is in front, the
+    last on top); `absent` stands for "not there"."""
+
+    before: npt.NDArray[Any]
+    after: npt.NDArray[Any] | None
+    absent: int
+
+    def after_group(self, stream: Stream) -> npt.NDArray[Any]:
+        """`after`, also where it follows from the order within the group."""
+        if self.after is not None:
+            return self.after
+        return np.repeat(stream.offsets[1:], np.diff(stream.offsets)) - 1 - np.arange(self.before.size)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One cache at one limit: hit bool[N]; how many entries were evicted; bytes at rest after each group and while it
+    runs, int64[groups] (counts of entries when sizes are unknown)."""
+
+    hit: Flags
+    evictions: int
+    resting: Longs
+    running: Longs
+
+
+def empty_outcome(stream: Stream) -> tuple[Flags, Longs, Longs]:
+    """What a kernel writes: hit, resting and running of an `Outcome`."""
+    groups = stream.steps.size
+    return np.empty(stream.entries.size, np.bool_), np.empty(groups, np.int64), np.empty(groups, np.int64)
