@@ -7,7 +7,8 @@ grouping, next uses, replay, counting. `replay` rows are `remoe_sim.replay`, whi
 misses and the most that is held; no ratio is asked of them. Theirs is `process_trace` of a file in its binary format
 (oracleGeneral, as `export` writes it, a file per layer, in the page cache, next uses already in it); opening it and
 making caches is not counted, and hash tables start small, which is quickest here. All take turns in one process on one
-processor; numbers are medians over the rounds. `cpu` is processor time of the process, `wall` the clock's, which other
+processor, and neither is measured by a single call: theirs are the runs below, ours CALLS calls in a row; numbers are
+means of those, medians over the rounds. `cpu` is processor time of the process, `wall` the clock's, which other
 load on the machine lengthens; `met` is of the former.
 
 Their whole curve is a run per layer and capacity. Unless --full is given it is the mean over LAYERS layers and
@@ -45,6 +46,7 @@ import remoe_sim
 from remoe_sim import Decisions, InMemory, Model, Trace
 
 LAYERS, CAPACITIES = 2, 8  # of their curve, unless --full
+CALLS = 4  # of ours in a round
 CURVES = {"lru": (300, 500), "lfu": (250, 400), "belady": (100, 200)}  # policy: least ratio, goal
 SINGLE = {"lru": 2.0, "belady": 1.5, "fifo": 1.5, "arc": 1.5, "s3fifo": 1.5, "sieve": 1.5, "lfu-forget": 1.5}
 THEIRS = {**TWINS, "lfu": "LFU"}
@@ -158,14 +160,19 @@ def median(pairs: list[tuple[float, float]]) -> tuple[float, float]:
     return statistics.median(cpu), statistics.median(wall)
 
 
+def mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    cpu, wall = zip(*pairs, strict=True)
+    return statistics.mean(cpu), statistics.mean(wall)
+
+
 def race(
     case: Case, policy: str, capacities: list[int], call: Callable[[], Any], scale: int, runs: int
 ) -> dict[str, Any]:
-    """Rounds of ours and theirs in turn; theirs counts `scale` times the mean of a layer and capacity."""
+    """Rounds of ours, CALLS times, and theirs in turn; theirs counts `scale` times the mean of a layer and capacity."""
     call()  # compiles
     ours, others, misses = [], [], {}
     for _ in range(runs):
-        ours.append(timed(call)[:2])
+        ours.append(mean([timed(call)[:2] for _ in range(CALLS)]))
         cpu, wall, misses = theirs(case, policy, capacities)
         others.append((cpu * scale, wall * scale))
     (cpu, wall), (their_cpu, their_wall) = median(ours), median(others)
