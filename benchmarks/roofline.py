@@ -60,12 +60,13 @@ def calls() -> tuple[int, dict[str, tuple[Callable[[], object], float, float | N
     budget = int(whole.sizes.sum()) // 4
     lru, lfu, belady, fifo = (find_policy(name) for name in ("lru", "lfu", "belady", "fifo"))
     ids = np.concatenate([stream.entries for stream in streams])
+    tables = np.zeros((LAYERS, 3, EXPERTS + 1), np.int64)
     other, target = np.roll(ids, TOP_K), np.empty_like(ids)
     sought = lanes.SOUGHT * -(-TOP_K // lanes.SOUGHT) / TOP_K  # comparisons per depth, spread over the members
     sinking = EXPERTS * (sought + 2 * 1 + 3 / TOP_K)
     return ids.size, {
         "reference": (lambda: copy_and_compare(ids, other, target), 6, 1),
-        "lru, all capacities": (lambda: list(lru.depths_of(streams, [rules] * LAYERS)), 3, EXPERTS * (4 + 1 / TOP_K)),
+        "lru, all capacities": (lambda: lru.count(streams, [rules] * LAYERS, tables), 3, EXPERTS * (4 + 1 / TOP_K)),
         "lfu, all capacities": (lambda: lane_curves.lane_curves(lfu, caches, streams), 22, sinking),
         "belady, all capacities": (lambda: lane_curves.lane_curves(belady, caches, streams), 22, sinking),
         "belady, one capacity": (lambda: [belady.replay(one, 16, rules) for one in streams], 80, None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,17 +35,15 @@ class Recency:
         )  # fmt: skip
         return Depths(before, None, self._n_entries)
 
-    def depths_with(self, part: Part, other: Recency, others: Part) -> Iterator[Depths]:
-        """`depths` of this cache and of another whose part is `_alike`."""
-        from remoe_sim.kernels.stacks import recency_depths_of_two
+    def count_with(self, other: Recency, parts: Sequence[Part], tables: Sequence[Longs]) -> None:
+        """As `StackPolicy.count_parts`, of this cache and another whose parts are `_alike`."""
+        from remoe_sim.kernels.stacks import recency_counts_of_two
 
-        one, n = part.stream, self._n_entries
-        before = np.empty((2, one.entries.size), np.uint8)
-        recency_depths_of_two(
-            one.offsets, one.epochs, not part.fresh, n,
-            one.entries, self.position, before[0], others.stream.entries, other.position, before[1],
+        one, two = parts[0].stream, parts[1].stream
+        recency_counts_of_two(
+            one.offsets, one.epochs, not parts[0].fresh, self._n_entries,
+            one.entries, one.kinds, self.position, tables[0], two.entries, two.kinds, other.position, tables[1],
         )  # fmt: skip
-        return (Depths(found, None, n) for found in before)
 
     def known(self) -> int:
         return int(np.count_nonzero(self.position < self._n_entries))
@@ -65,22 +63,22 @@ class Lru(StackPolicy):
         return Recency(n_entries, rules.preload)
 
     def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
-        return next(self.depths_of([stream], [rules]))
+        return self.resume(stream.n_entries, rules).depths(Part(slice(None), stream, fresh=True))
 
-    def depths_of(self, streams: Sequence[Stream], rules: Sequence[Rules]) -> Iterator[Depths]:
+    def count(self, streams: Sequence[Stream], rules: Sequence[Rules], tables: Sequence[Longs]) -> None:
         runs = [self.resume(stream.n_entries, rule) for stream, rule in zip(streams, rules, strict=True)]
-        return self.depths_of_parts(runs, [Part(slice(None), stream, fresh=True) for stream in streams])
+        self.count_parts(runs, [Part(slice(None), stream, fresh=True) for stream in streams], tables)
 
-    def depths_of_parts(self, runs: Sequence[Recency], parts: Sequence[Part]) -> Iterator[Depths]:
+    def count_parts(self, runs: Sequence[Recency], parts: Sequence[Part], tables: Sequence[Longs]) -> None:
         """Two caches together where their groups are alike and positions are bytes."""
         at = 0
         while at < len(runs):
-            beside = at + 1
-            if beside < len(runs) and _alike(runs[at], runs[beside], parts[at], parts[beside]):
-                yield from runs[at].depths_with(parts[at], runs[beside], parts[beside])
+            two = slice(at, at + 2)
+            if at + 1 < len(runs) and _alike(runs[at], runs[at + 1], *parts[two]):
+                runs[at].count_with(runs[at + 1], parts[two], tables[two])
                 at += 2
             else:
-                yield runs[at].depths(parts[at])
+                super().count_parts(runs[at : at + 1], parts[at : at + 1], tables[at : at + 1])
                 at += 1
 
     def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:

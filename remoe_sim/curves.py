@@ -15,8 +15,9 @@ from remoe_sim.kernels.lanes import LANES
 from remoe_sim.kernels.recency_bytes import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.lane_curves import batches, in_lanes, lane_curves
+from remoe_sim.outcomes import hits_below
 from remoe_sim.part_replay import hits_of_layers, in_parts
-from remoe_sim.policy import Depths, Policy, Rules, StackPolicy
+from remoe_sim.policy import Policy, Rules, StackPolicy
 from remoe_sim.preload import Preload
 from remoe_sim.progress import layers_stage, stage
 from remoe_sim.settings import DEFAULT_POLICIES, Settings, check_policies, find_policies, known_sizes
@@ -134,7 +135,7 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
     More experts than there are change nothing for a stack policy; others may divide what they never fill.
     """
     if isinstance(policy, StackPolicy) and not _alone(policy, stream.n_entries, wanted):
-        return at_capacities(_hits_by_depth(policy.depths(stream, rules), stream), wanted)
+        return at_capacities(_hits_of(policy, [stream], [rules])[0], wanted)
     several, place = np.unique(np.arange(stream.n_entries + 1) if wanted is None else wanted, return_inverse=True)
     hits = np.zeros((3, several.size), np.int64)
     for number, capacity in enumerate(several.tolist()):
@@ -149,11 +150,10 @@ def at_capacities(hits: Longs, wanted: Longs | None) -> Longs:
     return hits if wanted is None else hits[:, np.minimum(wanted, hits.shape[1] - 1)]
 
 
-def _hits_by_depth(depths: Depths, stream: Stream) -> Longs:
-    counts, hits = np.zeros((3, depths.absent + 1), np.int64), np.zeros((3, stream.n_entries + 1), np.int64)
-    tallies.depth_histogram(depths.before, stream.kinds, counts)
-    np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
-    return hits
+def _hits_of(policy: StackPolicy, streams: Sequence[Stream], rules: Sequence[Rules]) -> list[Longs]:
+    tables = [np.zeros((3, stream.n_entries + 1), np.int64) for stream in streams]
+    policy.count(streams, rules, tables)
+    return [hits_below(table) for table in tables]
 
 
 def _alone(policy: Policy, experts: int, wanted: Longs | None) -> bool:
@@ -193,7 +193,7 @@ def _batch_curves(
         curves = lane_curves(policy, caches, streams) if together and not alone else None
         rules = [caches.layer_rules(index) for index in layers]
         if curves is None and isinstance(policy, StackPolicy) and not alone:
-            curves = list(map(_hits_by_depth, policy.depths_of(streams, rules), streams))
+            curves = _hits_of(policy, streams, rules)
         if curves is None:
             curves = [layer_curve(policy, *one, wanted) for one in zip(streams, rules, strict=True)]
         else:

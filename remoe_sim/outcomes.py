@@ -55,3 +55,11 @@ def empty_outcome(stream: Stream) -> tuple[Flags, Longs, Longs]:
     """What a kernel writes: hit, resting and running of an `Outcome`."""
     groups = stream.steps.size
     return np.empty(stream.entries.size, np.bool_), np.empty(groups, np.int64), np.empty(groups, np.int64)
+
+
+def hits_below(counts: Longs) -> Longs:
+    """int64[3, E + 1]: hits of each kind at capacities 0 to E. counts: lookups at each depth, the last of what was not
+    there."""
+    hits = np.zeros_like(counts)
+    np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
+    return hits

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from remoe_sim.caches import Caches
 from remoe_sim.kernels import grouping, tallies
 from remoe_sim.kernels.stacks import stack_replay
+from remoe_sim.outcomes import hits_below
 from remoe_sim.policy import Depths, Outcome, Policy, Rules, StackPolicy
 from remoe_sim.resuming import NEVER, Part, Resumed
 from remoe_sim.streams import Longs, Stream, Tokens, layer_stream
@@ -144,16 +145,9 @@ def hits_of_layers(
     for parts in zip(*(parts_for(caches, policies, index) for index in layers), strict=True):
         some = [at for at, part in enumerate(parts) if part.stream.steps.size]
         for number, policy in enumerate(stacks):
-            depths = policy.depths_of_parts([runs[number][at] for at in some], [parts[at] for at in some])
-            for at, found in zip(some, depths, strict=True):
-                tallies.depth_histogram(found.before, parts[at].stream.kinds, counts[at][number])
-    return [[_hits_below(table) for table in tables] for tables in counts]
-
-
-def _hits_below(counts: Longs) -> tuple[Longs, Longs]:
-    hits = np.zeros_like(counts)
-    np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
-    return counts.sum(axis=1), hits
+            tables = [counts[at][number] for at in some]
+            policy.count_parts([runs[number][at] for at in some], [parts[at] for at in some], tables)
+    return [[(table.sum(axis=1), hits_below(table)) for table in tables] for tables in counts]
 
 
 def _stacks(policies: Sequence[Policy]) -> list[StackPolicy]:

@@ -7,7 +7,7 @@ insertions and asked for victims, one pass per limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.answers import checked_keys, checked_victim
+from remoe_sim.kernels.tallies import depth_histogram
 from remoe_sim.outcomes import Depths as Depths
 from remoe_sim.outcomes import Outcome as Outcome
 from remoe_sim.outcomes import Rules as Rules
@@ -99,13 +100,16 @@ class StackPolicy(Policy):
         )  # fmt: skip
         return Depths(before, after, n)
 
-    def depths_of(self, streams: Sequence[Stream], rules: Sequence[Rules]) -> Iterator[Depths]:
-        """`depths` of several caches in turn; policies that find some of them together have their own."""
-        return (self.depths(*one) for one in zip(streams, rules, strict=True))
+    def count(self, streams: Sequence[Stream], rules: Sequence[Rules], tables: Sequence[Longs]) -> None:
+        """Add to tables int64[3, n_entries + 1] of several caches their lookups of each kind at each depth, those of
+        entries that were not there last."""
+        for stream, rule, table in zip(streams, rules, tables, strict=True):
+            depth_histogram(self.depths(stream, rule).before, stream.kinds, table)
 
-    def depths_of_parts(self, runs: Sequence[Any], parts: Sequence[Part]) -> Iterator[Depths]:
-        """Depths of the next part of several caches in turn; runs: what `resume` gave for each."""
-        return (run.depths(part) for run, part in zip(runs, parts, strict=True))
+    def count_parts(self, runs: Sequence[Any], parts: Sequence[Part], tables: Sequence[Longs]) -> None:
+        """As `count`, of the next part of several caches; runs: what `resume` gave for each."""
+        for run, part, table in zip(runs, parts, tables, strict=True):
+            depth_histogram(run.depths(part).before, part.stream.kinds, table)
 
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs | None:
         """int64[N]: the smallest limit at which each lookup hits; None if only a pass per limit can tell.

@@ -78,7 +78,7 @@ def test_the_quick_way_at_one_limit_equals_the_heap(name, admission):
     st.lists(st.tuples(st.sampled_from((3, 40, 254, 300)), st.integers(0, 3), st.booleans()), max_size=5),
     st.lists(st.integers(1, 9), min_size=1, max_size=6),
 )
-def test_depths_of_several_caches_are_those_of_each(caches, groups):
+def test_several_caches_are_counted_as_each_of_them(caches, groups):
     """Alike or not (entries, groups, preload), an odd number of them, none at all."""
     policy, streams, rules = find_policy("lru"), [], []
     for n_entries, seed, preloaded in caches:
@@ -87,13 +87,15 @@ def test_depths_of_several_caches_are_those_of_each(caches, groups):
         offsets = np.cumsum([0, *map(len, members)])
         entries, steps = np.concatenate(members).astype(np.uint16), np.arange(len(groups), dtype=np.int32)
         epochs = np.unique([0, len(groups) // 2, len(groups)])
-        kinds, sizes = np.ones(entries.size, np.uint8), np.ones(n_entries, np.int64)
+        kinds, sizes = random.integers(0, 3, entries.size).astype(np.uint8), np.ones(n_entries, np.int64)
         streams.append(Stream(offsets, entries, kinds, steps, epochs, sizes, True, True))
         rules.append(Rules(preload=np.array([1, 0], np.int32)) if preloaded else Rules())
-    together = list(policy.depths_of(streams, rules))
-    assert len(together) == len(streams)
-    for found, stream, rule in zip(together, streams, rules, strict=True):
-        np.testing.assert_array_equal(found.before, policy.depths(stream, rule).before)
+    tables = [np.ones((3, stream.n_entries + 1), np.int64) for stream in streams]  # counts are added
+    policy.count(streams, rules, tables)
+    for found, stream, rule in zip(tables, streams, rules, strict=True):
+        wanted = np.ones_like(found)
+        np.add.at(wanted, (stream.kinds, policy.depths(stream, rule).before), 1)
+        np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("order", CHOICES["order"])
