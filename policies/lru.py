@@ -108,6 +108,6 @@ def _alike(run: Recency, other_run: Recency, part: Part, other_part: Part) -> bo
         and one.entries.dtype == other.entries.dtype
         and part.fresh == other_part.fresh
         and not run.preload.size + other_run.preload.size
-        and np.array_equal(one.offsets, other.offsets)
+        and (one.offsets is other.offsets or np.array_equal(one.offsets, other.offsets))
         and np.array_equal(one.epochs, other.epochs)
     )

@@ -18,7 +18,7 @@ from remoe_sim.kernels.stacks import stack_replay
 from remoe_sim.outcomes import hits_below
 from remoe_sim.policy import Depths, Outcome, Policy, Rules, StackPolicy
 from remoe_sim.resuming import NEVER, Part, Resumed
-from remoe_sim.streams import Longs, Stream, Tokens, layer_stream
+from remoe_sim.streams import Longs, Stream, layer_stream
 from remoe_sim.threads import map_layers
 from remoe_sim.trace_parts import PartSource, parts_of
 
@@ -39,12 +39,9 @@ def in_parts(caches: Caches, policies: Sequence[Policy]) -> bool:
 def parts_of_layer(caches: Caches, index: int) -> Iterator[Part]:
     """The accesses of a layer, part by part."""
     tokens, emptied, base = caches.tokens, True, 0
-    some = _rows_of(tokens, slice(0, 0))
     for here, decisions in parts_of(caches.trace, index):
         begins = tokens.fresh[here]
-        if not (np.array_equal(tokens.kinds[here], some.kinds) and np.array_equal(begins, some.fresh)):
-            some = _rows_of(tokens, here)  # else it is as the part before, and what was made of that serves again
-        stream = layer_stream(caches.trace, index, decisions, some, caches.settings.order)
+        stream = layer_stream(caches.trace, index, decisions, tokens.part(here), caches.settings.order)
         if not stream.steps.size:
             emptied |= bool(begins.any())
             yield Part(here, stream, False, base)
@@ -53,12 +50,6 @@ def parts_of_layer(caches: Caches, index: int) -> Iterator[Part]:
         yield Part(here, replace(stream, epochs=np.unique(np.append(0, stream.epochs))), emptied, base)
         emptied = bool(begins[stream.steps[-1] + 1 :].any())
         base += stream.entries.size
-
-
-def _rows_of(tokens: Tokens, here: slice) -> Tokens:
-    """Some of the tokens, each of which is a step of its own."""
-    bounds = tokens.starts[here.start : here.stop + 1] - here.start
-    return Tokens(None, tokens.kinds[here], bounds, tokens.fresh[here])
 
 
 def later_uses(parts: Iterable[Part], n_entries: int) -> list[Longs]:

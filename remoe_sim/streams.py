@@ -30,6 +30,7 @@ class Tokens:
     starts: Longs
     fresh: npt.NDArray[np.bool_]
     _full: dict[int, Blocks] = field(default_factory=dict, repr=False, compare=False)
+    _part: list[Tokens] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def n_steps(self) -> int:
@@ -53,6 +54,17 @@ class Tokens:
     @property
     def one_per_step(self) -> bool:
         return self.n_steps == self.kinds.size
+
+    def part(self, here: slice) -> Tokens:
+        """Some of the tokens, where each is a step of its own; those given before if they are alike, for what was made
+        of them serves again."""
+        kinds, fresh = self.kinds[here], self.fresh[here]
+        for some in self._part:
+            if np.array_equal(kinds, some.kinds) and np.array_equal(fresh, some.fresh):
+                return some
+        some = Tokens(None, kinds, self.starts[here.start : here.stop + 1] - here.start, fresh)
+        self._part[:] = [some]
+        return some
 
     def full_blocks(self, experts: npt.NDArray[np.uint16]) -> Blocks:
         """What a layer accesses where every slot of experts[tokens, k] was computed; but for the entries it is the
