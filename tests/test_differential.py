@@ -56,6 +56,7 @@ def test_every_policy_is_among_them():
 def test_a_wrong_policy_is_found_and_the_case_made_small(differential, monkeypatch):
     """LRU that forgets to be LRU: what differs first is a trace of two tokens or so."""
     known = registry.find_policy
+    monkeypatch.setattr(differential, "MOST_DIFFERENCES", 1)
     monkeypatch.setattr(registry, "find_policy", lambda text: relabelled(known("mru" if text == "lru" else text), text))
     found = differential.run(KINDS["pinned"], 3, 200, 60)
     assert found.differences
