@@ -17,6 +17,8 @@ import remoe_sim
 from remoe_sim import plan_curves
 from remoe_sim.cli import main
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 DEVICE = "jetson-orin-nx-16gb"
 GIB = 2**30
 

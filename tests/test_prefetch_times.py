@@ -12,6 +12,8 @@ from test_plan import planned
 
 import remoe_sim
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 DEVICES = ("oneplus-15r", "rtx-3090")
 
 

@@ -17,6 +17,8 @@ from remoe_sim import import_trace, read_trace, synth, write_trace
 from remoe_sim.progress import done, listening, stage
 from remoe_sim.threads import map_layers
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 COMMAND = [sys.executable, "-c", "from remoe_sim.cli import run; run()"]
 
 

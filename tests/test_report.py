@@ -22,6 +22,8 @@ from remoe_sim.charts import nice_ticks
 from remoe_sim.prefixes import routing_prefixes
 from remoe_sim.trace_page import default_cache
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 MOST_BYTES = 3_000_000
 compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="takes minutes where kernels are interpreted")
 

@@ -14,6 +14,8 @@ from test_timing import with_dense
 import remoe_sim
 from remoe_sim import threads
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 LAYERS = 20  # more than are replayed side by side, so that threads have something to share
 
 

@@ -18,6 +18,8 @@ from test_verdict import one_layer
 import remoe_sim
 from remoe_sim.figures._look import sheet
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 PACKAGE = Path(remoe_sim.__file__).parent
 FILES = [
     path

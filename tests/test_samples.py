@@ -9,6 +9,8 @@ import pytest
 import remoe_sim
 from remoe_sim.trace import DECODE, PREFILL
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 FOLDER = Path(__file__).resolve().parents[1] / "traces" / "samples"
 CARD = (FOLDER / "README.md").read_text()
 ROW = re.compile(r"^\| `([\w-]+)\.parquet` \| (\d+) \| ([\d,]+) \| ([\d.]+) % \| (\d+) \|$", re.MULTILINE)

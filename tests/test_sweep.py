@@ -71,6 +71,7 @@ def test_rows_are_replays(case, settings, batch):
     assert_rows_are_replays(frame, trace, **settings)
 
 
+@pytest.mark.once
 @given(cases(sized=True, preload=False), st.sampled_from(("layer", "global")), st.sampled_from((None, 2)))
 @examples(30)
 def test_times_are_those_of_replays(case, scope, batch):
@@ -93,6 +94,7 @@ def test_what_a_training_trace_does_not_know_is_missed_at_any_capacity():
     assert_rows_are_replays(frame, used, **given)
 
 
+@pytest.mark.once
 def test_many_limits_of_the_sample_in_blocks(monkeypatch):
     import remoe_sim.sweep_counts as counts
 
@@ -106,6 +108,7 @@ def test_many_limits_of_the_sample_in_blocks(monkeypatch):
     )
 
 
+@pytest.mark.once
 def test_quantisations_change_sizes_and_what_a_budget_holds():
     shape = Shape((128,) * 48, (8,) * 48, None)
     rows = [Row(0, i, i, DECODE, [[(8 * i + j) % 128 for j in range(8)] for _ in range(48)]) for i in range(4)]
@@ -127,6 +130,7 @@ def test_quantisations_change_sizes_and_what_a_budget_holds():
         assert (row["hits"], row["bytes_read"]) == (one.hits, one.bytes_read)
 
 
+@pytest.mark.once
 def test_auto_is_every_capacity_and_twenty_shares():
     frame = remoe_sim.sweep(SAMPLE, "lru", scope="layer,global")
     assert frame[frame["scope"] == "layer"]["capacity"].tolist() == list(range(1, 33))
@@ -181,6 +185,7 @@ def run(*arguments):
     return CliRunner().invoke(cli.main, ["sweep", *arguments], catch_exceptions=False)
 
 
+@pytest.mark.once
 def test_command_from_a_file_and_flags(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     remoe_sim.write_trace(remoe_sim.read_trace(SAMPLE), "a.parquet")
@@ -199,6 +204,7 @@ def test_command_from_a_file_and_flags(tmp_path, monkeypatch):
         run("--config", "s.toml")
 
 
+@pytest.mark.once
 def test_command_leaves_out_its_own_file_and_shows_tables(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     remoe_sim.write_trace(remoe_sim.read_trace(SAMPLE), "a.parquet")

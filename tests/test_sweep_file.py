@@ -13,6 +13,8 @@ from test_user_policy import FEWEST_HITS
 import remoe_sim
 from remoe_sim.sweep_file import COLUMNS, NAMES, alone
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = DEMO
 

@@ -82,6 +82,7 @@ def test_shapes_at_the_edges(shape):
     assert pooled(trace) == pytest.approx(wanted, abs=0.01)
 
 
+@pytest.mark.once
 def test_a_trace_of_prompts_alone():
     trace = remoe_sim.synth(tokens=40, layers=1, request_tokens=20, prompt_tokens=20)
     assert np.unique(trace.step).size == 2

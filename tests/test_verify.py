@@ -16,6 +16,8 @@ import remoe_sim
 from remoe_sim import cli
 from remoe_sim.sweep_file import COLUMNS
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 SHAPE = Shape((5, 5), (2, 1), (10, 20))
 ROWS = [Row(at // 4, at % 4, at, DECODE, [[at % 5, (at + 2) % 5], [at % 3]]) for at in range(12)]
 
