@@ -5,16 +5,17 @@
 Each command is run undisturbed, then once for every fault, in a process of its own (a fork, as most of the time of a
 process goes into loading): killed (SIGKILL), asked to end (SIGTERM) and interrupted (SIGINT) at the moment at which its
 first file is written and not yet in its place; with a full disk, a read-only one (small file systems in memory, which
-takes root; otherwise left out, with the reason) and without the folder; with input that is not there, is cut in half or
-vanishes while it is read; two at a time; and with its answer sent to a full device. A file counts as whole if it equals
-that of the undisturbed run. `--table` prints the table of docs/robustness.md from a JSON that is there. Exit code 1 if
-anything is not as it should be.
+takes root; otherwise left out, with the reason) and without the folder; with input that is not there, is cut in half,
+vanishes while it is read or may not be read; two at a time; and with its answer sent to a full device. A file counts as
+whole if it equals that of the undisturbed run. `--table` prints the table of docs/robustness.md from a JSON that is
+there. Exit code 1 if anything is not as it should be.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -23,12 +24,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow.parquet as pq
+from fault_commands import COMMANDS, NO_INPUT, Command, inputs
 
 import remoe_sim
 from remoe_sim import cli
@@ -36,67 +37,11 @@ from remoe_sim import cli
 WHOLE, ABSENT = "whole", "absent"
 
 
-@dataclass(frozen=True)
-class Command:
-    """arguments: of remoe-sim, run in a folder that holds in/ and out/; output: what it writes, below out/."""
-
-    arguments: tuple[str, ...]
-    output: str
-
-
-COMMANDS = {
-    "import": Command(("import", "in/capture.npz", "-o", "out/t.parquet", "--experts", "32"), "t.parquet"),
-    "synth": Command(("synth", "-o", "out/t.parquet", "--tokens", "3000", "--layers", "2"), "t.parquet"),
-    "export": Command(("export", "in/t.parquet", "-o", "out/t.csv"), "t.csv"),
-    "curve": Command(("curve", "in/t.parquet", "--policy", "lru", "-o", "out/c.parquet"), "c.parquet"),
-    "replay": Command(
-        (
-            "replay",
-            "in/t.parquet",
-            "--cache",
-            "8",
-            "--policy",
-            "lru",
-            "--device",
-            "rtx-4090",
-            "--timeline",
-            "out/t.json",
-        ),
-        "t.json",
-    ),
-    "sweep": Command(
-        ("sweep", "in/t.parquet", "--policy", "lru", "--cache", "4:8", "-o", "out/s.parquet"), "s.parquet"
-    ),
-    "plot": Command(("plot", "in/s.parquet", "-o", "out/figures"), "figures"),
-    "report": Command(("report", "in/s.parquet", "-o", "out/r.html"), "r.html"),
-    "calibrate": Command(
-        ("calibrate", "in/runs.csv", "--device", "rtx-4090", "--fit", "expert_s", "-o", "out/card.toml"), "card.toml"
-    ),
-    "measure": Command(
-        ("measure", "--quick", "--scratch", "in", "--scratch-bytes", "32MiB", "-o", "out/card.toml"), "card.toml"
-    ),
-}
 SIGNALS = {"killed": 9, "asked to end": 15, "interrupted": 2}
 FAULTS = (*SIGNALS, "full disk", "read-only disk", "no folder", "no input", "half an input", "input vanishes",
-          "two at a time", "answer to a full device")  # fmt: skip
-NO_INPUT = ("synth", "measure")
-
-
-def inputs(folder: Path) -> None:
-    """What the commands read."""
-    folder.mkdir()
-    trace = remoe_sim.synth(tokens=1500, layers=6, experts=32, top_k=4, expert_bytes="1MiB")
-    trace = replace(trace, model=replace(trace.model, layers=6, dense_bytes=(2**20,) * 6))  # so that it needs no card
-    ids = np.stack([decisions.experts for _, decisions in trace.layers()], axis=1)
-    np.savez(folder / "capture.npz", experts=ids, offsets=[0, len(ids)])
-    remoe_sim.write_trace(trace, folder / "t.parquet")
-    with contextlib.chdir(folder):  # rows name their traces
-        remoe_sim.sweep("t.parquet", "lru,belady", cache="4:16:4", output="s.parquet")
-    rows = [
-        "model,quant,tpot_ms,MiB_read_per_token",
-        *(f"qwen3-30b-a3b,q4_k_m,{10 + n},{100 * n}" for n in range(1, 6)),
-    ]
-    (folder / "runs.csv").write_text("\n".join(rows) + "\n")
+          "unreadable input", "two at a time", "answer to a full device")  # fmt: skip
+CAPABILITIES = 0x20080522  # version 3 of the system's structures for them
+READ_ALL = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
 @dataclass
@@ -108,8 +53,11 @@ class Running:
     files: tuple[IO[str], IO[str]]
 
     @classmethod
-    def start(cls, command: Command, folder: Path, signal: int = 0, victim: str = "", full: bool = False) -> Running:
-        """signal: that it gets at the last moment; victim: an input that vanishes; full: where its answer goes."""
+    def start(
+        cls, command: Command, folder: Path, signal: int = 0, victim: str = "", full: bool = False, mortal: bool = False
+    ) -> Running:
+        """signal: that it gets at the last moment; victim: an input that vanishes; full: where its answer goes; mortal:
+        without root's right to read every file."""
         files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
         process = os.fork()  # of one that has loaded everything, which takes longer than most commands
         if process == 0:
@@ -117,6 +65,8 @@ class Running:
                 os.chdir(folder)
                 os.dup2(os.open("/dev/full", os.O_WRONLY) if full else files[0].fileno(), 1)
                 os.dup2(files[1].fileno(), 2)
+                if mortal and os.geteuid() == 0:
+                    give_up_reading_all()
                 os._exit(inside(command, signal, victim))
             os._exit(99)
         return cls(process, folder, files)
@@ -128,6 +78,17 @@ class Running:
             file.seek(0)
         answered, said = (file.read() for file in self.files)
         return code, said, bool(answered)
+
+
+def give_up_reading_all() -> None:
+    """From now on this process of root may read what its permissions allow, as other users' processes may."""
+    system, header = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 2)(CAPABILITIES, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the same of capabilities from 32 on
+    system.capget(header, sets)
+    for number in range(3):
+        sets[number] &= ~READ_ALL
+    if system.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capabilities cannot be given up")
 
 
 def inside(command: Command, signal: int, victim: str) -> int:
@@ -190,13 +151,14 @@ def state(folder: Path, name: str, wanted: Any) -> str:
 def content(path: Path) -> Any:
     """The bytes of a file, or of the finished files of a folder."""
     if path.is_dir():
-        return {one.name: one.read_bytes() for one in sorted(path.iterdir()) if not one.name.startswith(".")}
+        files = [one for one in sorted(path.rglob("[!.]*")) if one.is_file()]
+        return {str(one.relative_to(path)): one.read_bytes() for one in files}
     return path.read_bytes() if path.exists() else b""
 
 
 def left(folder: Path) -> list[str]:
-    """Hidden files that a command left."""
-    return sorted(one.name for one in (folder / "out").rglob(".*"))
+    """Hidden files that a command left, but for the state from which finetune goes on."""
+    return sorted(one.name for one in (folder / "out").rglob(".*") if one.name != ".tuned.part")
 
 
 @contextlib.contextmanager
@@ -222,7 +184,8 @@ def may_mount() -> bool:
 
 def one(command: Command, fault: str, folder: Path, wanted: Any) -> dict[str, Any]:
     """What a fault does, and a rerun after it."""
-    before, source = None, next((folder / part for part in command.arguments if part.startswith("in/")), None)
+    before, given = None, command.source()
+    source = None if given is None else folder / given
     answer: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         out = folder / "out"
@@ -250,6 +213,11 @@ def one(command: Command, fault: str, folder: Path, wanted: Any) -> dict[str, An
             before = source.read_bytes()
             source.unlink() if fault == "no input" else source.write_bytes(before[: len(before) // 2])
             code, said, _ = run(command, folder)
+        elif fault == "unreadable input":
+            assert source is not None
+            source.chmod(0)
+            code, said, _ = run(command, folder, mortal=True)
+            source.chmod(0o644)
         elif fault == "two at a time":
             other = Running.start(command, folder)
             code, said, _ = run(command, folder)
@@ -261,6 +229,8 @@ def one(command: Command, fault: str, folder: Path, wanted: Any) -> dict[str, An
     if before is not None and source is not None:
         source.write_bytes(before)
     out.mkdir(exist_ok=True)
+    if command.refuses and answer["file"] == WHOLE:
+        shutil.rmtree(out / command.output)
     again, _, _ = run(command, folder)
     answer["rerun"] = state(folder, command.output, wanted) if again == 0 else f"exit {again}"
     answer["left_after_rerun"] = left(folder)
@@ -297,8 +267,10 @@ def possible(name: str, fault: str, answers: bool) -> str:
         return "it reads no file"
     if fault == "no folder" and name == "plot":
         return "it makes its folder"
-    if fault == "half an input" and name == "calibrate":
-        return "half of a table is a table"
+    if fault == "half an input" and name in ("calibrate", "capture", "finetune"):
+        return "half of a table is a table, and half of a text a text"
+    if fault == "unreadable input" and os.geteuid() == 0 and sys.platform != "linux":
+        return "root may read every file here"
     return "" if not fault.endswith("disk") or may_mount() else "no file system can be mounted here"
 
 
@@ -312,7 +284,7 @@ def measure(commands: list[str], faults: list[str]) -> dict[str, Any]:
                 continue
             with tempfile.TemporaryDirectory(prefix="remoe-sim-faults-") as scratch:
                 folder = Path(scratch)
-                inputs(folder / "in")
+                inputs(folder / "in", command)
                 (folder / "out").mkdir()
                 if wanted is None:
                     code, said, answers = run(command, folder)

@@ -30,6 +30,7 @@ def changed(device, **values):
     return device.changed({name.replace("__", "."): Fact(value, "assumed", "test") for name, value in values.items()})
 
 
+@pytest.mark.heavy("numba")  # takes long
 def test_numbers_that_made_runs_are_found_again():
     start = remoe_sim.device("laptop")
     truth = changed(start, expert_s=4e-4, storage__bandwidth_bytes_per_s=2.2e9)

@@ -53,6 +53,7 @@ def test_every_policy_is_among_them():
     assert installed <= {name.split(":")[0] for name in EVERY}
 
 
+@pytest.mark.heavy("numba")  # takes long
 def test_a_wrong_policy_is_found_and_the_case_made_small(differential, monkeypatch):
     """LRU that forgets to be LRU: what differs first is a trace of two tokens or so."""
     known = registry.find_policy

@@ -26,7 +26,7 @@ def script(name, *arguments):
     return done.stdout
 
 
-@pytest.mark.once
+@pytest.mark.heavy("numba")  # takes long
 def test_a_sample():
     faults = "killed,asked to end,interrupted,full disk,read-only disk,no folder,half an input,two at a time"
     answer = json.loads(script("faults", "--commands", "sweep", "--faults", faults))
@@ -36,6 +36,14 @@ def test_a_sample():
     )
     assert [row["exit"] for row in answer["rows"]] == [143, 2, 2]
     assert answer["rows"][2]["says"] == ["remoe-sim: the answer cannot be written: no space left on device"]
+
+
+@pytest.mark.heavy
+def test_a_sample_of_a_model_that_is_tuned():
+    answer = json.loads(
+        script("faults", "--commands", "finetune", "--faults", "asked to end,full disk,unreadable input")
+    )
+    assert [row["exit"] for row in answer["rows"] if "exit" in row] in ([143, 2, 2], [143, 2])  # without a small disk
 
 
 @pytest.mark.heavy("numba")  # takes long

@@ -201,6 +201,7 @@ def test_sweeps_that_know_less():
         figures.tpot(pd.DataFrame({"x": [1]}))
 
 
+@pytest.mark.heavy("numba")  # takes long
 @pytest.mark.parametrize("dark", [False, True])
 def test_of_reports(dark):
     trace = remoe_sim.read_trace(DEMO)

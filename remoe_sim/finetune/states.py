@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any
+
+from remoe_sim.file_writing import replacing, told
 
 
 def keep(state: dict[str, Any], folder: Path) -> None:
     """Write the state beside the one there and put it into its place."""
     import torch
 
-    folder.mkdir(exist_ok=True)
-    beside = folder / f"state.{os.getpid()}.part"
-    torch.save(state, beside)
-    os.replace(beside, folder / "state.pt")
+    with told(folder):
+        folder.mkdir(exist_ok=True)
+    written = io.BytesIO()  # of a file that cannot be written torch does not say why
+    torch.save(state, written)
+    with replacing(folder / "state.pt") as beside:
+        beside.write_bytes(written.getbuffer())
 
 
 def kept(folder: Path, about: dict[str, str]) -> dict[str, Any] | None:
