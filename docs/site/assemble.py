@@ -6,12 +6,14 @@ formats, models and devices, its commands and its Python functions. Links betwee
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -167,8 +169,9 @@ def python() -> str:
 
 def answer(function: Callable[..., Any]) -> type:
     """The class of what a function returns; none of those whose names only type checkers see, such as DataFrames."""
+    alone = SimpleNamespace(__annotations__={"return": function.__annotations__["return"]})  # arguments may be such too
     try:
-        return typing.get_type_hints(function)["return"]
+        return typing.get_type_hints(alone, inspect.unwrap(function).__globals__)["return"]
     except NameError:
         return type(None)
 
