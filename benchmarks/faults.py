@@ -13,10 +13,8 @@ there. Exit code 1 if anything is not as it should be.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
-import json
 import os
 import shutil
 import subprocess
@@ -30,6 +28,7 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 from fault_commands import COMMANDS, NO_INPUT, Command, inputs
+from fault_runs import arguments, finish
 
 import remoe_sim
 from remoe_sim import cli
@@ -316,21 +315,10 @@ def cell(row: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, FAULTS)
     parser.add_argument("--commands", default=",".join(COMMANDS), metavar="NAME,…")
-    parser.add_argument("--faults", default=",".join(FAULTS), metavar="FAULT,…")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON there; with --table, read it")
-    parser.add_argument("--table", action="store_true", help="print the table of a JSON that is there")
     asked = parser.parse_args()
-    if asked.table:
-        print(table(json.loads(asked.output.read_text())))
-        return 0
-    answer = measure(asked.commands.split(","), asked.faults.split(","))
-    text = json.dumps(answer, indent=1)
-    if asked.output:
-        asked.output.write_text(text + "\n")
-    print(text)
-    return int(not all(row.get("fine", True) for row in answer["rows"]))
+    return finish(asked, lambda: measure(asked.commands.split(","), asked.faults.split(",")), table)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ of docs/robustness.md from a JSON that is there. Exit code 1 if anything is not 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -22,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fault_runs import arguments, finish
 from faults import disk, may_mount
 
 import remoe_sim
@@ -91,20 +90,12 @@ def table(answer: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", default=",".join(FAULTS), metavar="FAULT,…")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON there; with --table, read it")
-    parser.add_argument("--table", action="store_true", help="print the table of a JSON that is there")
-    asked = parser.parse_args()
-    if asked.table:
-        print(table(json.loads(asked.output.read_text())))
-        return 0
-    answer = {"version": remoe_sim.__version__, "rows": list(kernel_faults(asked.faults.split(",")))}
-    text = json.dumps(answer, indent=1)
-    if asked.output:
-        asked.output.write_text(text + "\n")
-    print(text)
-    return int(not all(row.get("fine", True) for row in answer["rows"]))
+    asked = arguments(__doc__, tuple(FAULTS)).parse_args()
+    return finish(
+        asked,
+        lambda: {"version": remoe_sim.__version__, "rows": list(kernel_faults(asked.faults.split(",")))},
+        table,
+    )
 
 
 if __name__ == "__main__":

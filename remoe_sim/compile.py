@@ -21,7 +21,6 @@ import numba
 from numba import types
 from numba.core import config as _config
 from numba.core import event
-from numba.core.runtime.nrt import rtsys
 
 from remoe_sim import kernel_cache
 
@@ -98,18 +97,6 @@ class _Announcement(event.Listener):
 event.register("numba:compile", _Announcement())
 
 
-class _Kept(kernel_cache.KernelCache):
-    """The cache of machine code, which loads all that compiling needs (SciPy, if it is there) only to compile."""
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        rtsys.initialize(target_context)
-        with self._guard_against_spurious_io_errors():
-            found = self._load_overload(sig, target_context)
-            if found is not None:
-                return found
-        return super().load_overload(sig, target_context)
-
-
 def kernel(
     function: Callable[..., Any] | None = None, *, signature: Any = None, inline: bool = False, unfold: bool = False
 ) -> Any:
@@ -132,7 +119,7 @@ def kernel(
             compiles = made is not function  # not where compiling is switched off
             if compiles and folder is not None:
                 config.CACHE_DIR = str(folder)
-                made._cache = _Kept(function)
+                made._cache = kernel_cache.KernelCache(function)
             if compiles and signature is not None:
                 made.compile(signature)
                 made.disable_compile()

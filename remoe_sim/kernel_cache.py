@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.runtime.nrt import rtsys
 
 _LENGTH = hashlib.sha256().digest_size
 
@@ -56,7 +57,8 @@ def _checked(path: str) -> bytes:
 
 
 class KernelCache(FunctionCache):
-    """Numba's cache of one function, which never ends a program."""
+    """Numba's cache of one function, which never ends a program, and loads all that compiling needs (SciPy, if it is
+    there) only to compile."""
 
     said = False
 
@@ -64,6 +66,14 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         numbas = self._cache_file
         self._cache_file = KernelFile(self._cache_path, self._impl.filename_base, numbas._source_stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            found = self._load_overload(sig, target_context)
+            if found is not None:
+                return found
+        return super().load_overload(sig, target_context)
 
     def save_overload(self, signature: Any, data: Any) -> None:
         try:

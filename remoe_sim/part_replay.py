@@ -16,7 +16,7 @@ from remoe_sim.caches import Caches
 from remoe_sim.kernels import grouping, tallies
 from remoe_sim.kernels.stacks import stack_replay
 from remoe_sim.outcomes import hits_below
-from remoe_sim.policy import Depths, Outcome, Policy, Rules, StackPolicy
+from remoe_sim.policy import Outcome, Policy, Rules, StackPolicy
 from remoe_sim.resuming import NEVER, Part, Resumed
 from remoe_sim.streams import Longs, Stream, layer_stream
 from remoe_sim.threads import map_layers
@@ -91,13 +91,9 @@ class PartReplay:
         self._seen = np.full(n_entries, -1, np.int64)
         self._known = rules.preload.size  # entries in the stack
 
-    def depths(self, part: Part) -> Depths:
-        """Depths of the next part."""
-        return self._resumed.depths(part)
-
     def outcome(self, part: Part, limit: int) -> tuple[Stream, Outcome]:
         """The next part at one limit; its stream comes back knowing which lookups are first ones."""
-        depths, stream, fresh = self.depths(part), part.stream, part.fresh
+        depths, stream, fresh = self._resumed.depths(part), part.stream, part.fresh
         hit = np.empty(stream.entries.size, np.bool_)
         resting, running = np.empty(stream.steps.size, np.int64), np.empty(stream.steps.size, np.int64)
         after, capacity, evictions = depths.after_group(stream), min(limit, stream.n_entries), 0

@@ -56,9 +56,7 @@ class StackPolicy(Policy):
 
     ranked: ClassVar[bool] = False  # whether `ranks` says the same
     lone_from: ClassVar[int | None] = None  # entries from which a pass at one limit is quicker than one for all
-    abreast: ClassVar[int] = (
-        1  # caches for which `depths_of` and `depths_of_parts` are quicker than one after the other
-    )
+    abreast: ClassVar[int] = 1  # caches that `count` and `count_parts` do together quicker than one after the other
 
     def keys(self, stream: Stream) -> npt.NDArray[Any]:
         """int64 or float64[N]: the key of the entry after each lookup. Ties keep the lower entry."""
