@@ -80,6 +80,16 @@ def test_the_quick_way_at_one_limit_equals_the_heap(name, admission):
 )
 def test_several_caches_are_counted_as_each_of_them(caches, groups):
     """Alike or not (entries, groups, preload), an odd number of them, none at all."""
+    check_counts(caches, groups)
+
+
+@pytest.mark.parametrize("entries", [40, 254])
+def test_two_that_go_together_count_as_different_things(entries):
+    check_counts([(entries, 0, False), (entries, 1, False)], [3, 6, 5, 9, 1])
+
+
+def check_counts(caches, groups):
+    """caches: entries, seed, whether it starts with some."""
     policy, streams, rules = find_policy("lru"), [], []
     for n_entries, seed, preloaded in caches:
         random = np.random.default_rng(seed)
