@@ -82,46 +82,47 @@ def _bring_in_front(position, entries, begin, end, six):
     """Put up to 4 members in front, or up to 6, the last on top, and move every other expert down by the number of
     those that were behind it.
 
-    All experts are gone through without a branch, and no member is written alone, which the next group would have to
-    wait for. Who is not there is nobody's number and at depth 0, which is behind nothing. The inner loop has a fixed
-    length, so that it becomes a few vector instructions; sums have the type of a position for the same reason.
+    All experts are gone through without a branch, and the members are put right afterwards. Who is not there is at
+    depth 0, which is behind nothing. The inner loop has a fixed length, so that it becomes a few vector instructions;
+    sums have the type of a position for the same reason.
     """
     kind = position.dtype.type
-    nobody, top = kind(~kind(0)), kind(0)
-    a = kind(entries[at(begin)])
-    b = c = d = e = f = nobody
-    depth_b = depth_c = depth_d = depth_e = depth_f = top
-    depth_a = position[at(a)]
-    if end - begin > 1:
-        b = kind(entries[at(begin + 1)])
-        depth_b = position[at(b)]
-    if end - begin > 2:
-        c = kind(entries[at(begin + 2)])
-        depth_c = position[at(c)]
-    if end - begin > 3:
-        d = kind(entries[at(begin + 3)])
-        depth_d = position[at(d)]
-    if six:
-        e = kind(entries[at(begin + 4)])
-        depth_e = position[at(e)]
-        if end - begin > 5:
-            f = kind(entries[at(begin + 5)])
-            depth_f = position[at(f)]
     last = end - begin - 1
-    to_a, to_b, to_c = kind(last), kind(max(last - 1, 0)), kind(max(last - 2, 0))
-    to_d, to_e, to_f = kind(max(last - 3, 0)), kind(max(last - 4, 0)), top
+    depth_b = depth_c = depth_d = depth_e = depth_f = kind(0)
+    a = b = c = d = e = f = at(entries[at(begin)])
+    depth_a = position[a]
+    if last > 0:
+        b = at(entries[at(begin + 1)])
+        depth_b = position[b]
+    if last > 1:
+        c = at(entries[at(begin + 2)])
+        depth_c = position[c]
+    if last > 2:
+        d = at(entries[at(begin + 3)])
+        depth_d = position[d]
+    if six:
+        e = at(entries[at(begin + 4)])
+        depth_e = position[e]
+        if last > 4:
+            f = at(entries[at(begin + 5)])
+            depth_f = position[f]
     for block in range(0, position.size, WIDE):
         for place in range(WIDE):
-            entry, p = kind(block + place), position[at(block) + at(place)]
+            p = position[at(block) + at(place)]
             behind = kind(kind(p < depth_a) + kind(p < depth_b) + kind(p < depth_c) + kind(p < depth_d))
             behind = kind(behind + kind(p < depth_e) + kind(p < depth_f))
-            p = to_a if entry == a else kind(p + behind)
-            p = to_b if entry == b else p
-            p = to_c if entry == c else p
-            p = to_d if entry == d else p
-            p = to_e if six and entry == e else p
-            p = to_f if six and entry == f else p
-            position[at(block) + at(place)] = p
+            position[at(block) + at(place)] = kind(p + behind)
+    position[a] = kind(last)
+    if last > 0:
+        position[b] = kind(last - 1)
+    if last > 1:
+        position[c] = kind(last - 2)
+    if last > 2:
+        position[d] = kind(last - 3)
+    if six:
+        position[e] = kind(last - 4)
+        if last > 4:
+            position[f] = kind(0)
 
 
 @kernel
