@@ -41,6 +41,8 @@ def from_arrow(column: pa.ChunkedArray, k: int, dtype: type, start: int = 0) -> 
     for start_of_chunk, chunk in _places(column):
         _check_lengths(chunk, k, start + start_of_chunk)
     rows = len(column)
+    if column.num_chunks == 1 and (shared := _where_they_lie(column.chunk(0), dtype)) is not None:
+        return shared.reshape(rows, k), None, None
     valid = np.zeros((rows, k), np.bool_) if _has_null_elements(column) or column.null_count else None
     values: npt.NDArray[Any] = np.empty((rows, k), dtype) if valid is None else np.zeros((rows, k), dtype)
     present = np.ones(rows, np.bool_) if column.null_count else None
@@ -86,6 +88,19 @@ def _elements(chunk: pa.Array) -> pa.Array:
         k = chunk.type.list_size
         return chunk.values.slice(chunk.offset * k, len(chunk) * k)
     return chunk.flatten()
+
+
+def _where_they_lie(chunk: pa.Array, dtype: type) -> npt.NDArray[Any] | None:
+    """The elements without a copy, if they are of that type and none is null, and the memory is the chunk's own."""
+    if not pa.types.is_fixed_size_list(chunk.type) or chunk.null_count:
+        return None
+    elements = _elements(chunk)
+    if elements.type != pa.from_numpy_dtype(dtype) or elements.null_count:
+        return None
+    buffer = elements.buffers()[1]
+    if buffer is None or not buffer.is_mutable:  # what cannot be written to is another type for kernels
+        return None
+    return np.frombuffer(buffer, dtype, len(elements), elements.offset * np.dtype(dtype).itemsize)
 
 
 def _copy_chunk(chunk: pa.Array, values: npt.NDArray[Any], valid: Mask, present: Mask, at: int, start: int) -> None:

@@ -34,11 +34,11 @@ def in_lanes(caches: Caches, policies: Sequence[Policy]) -> bool:
 
 
 def batches(layers: int, most: int) -> list[list[int]]:
-    """Layers that are replayed together: as many in each, none with more than `most`, and a task for every thread to
-    the end."""
+    """Layers that are replayed together: none with more than `most`, a task for every thread to the end, and the
+    smaller ones last, so that threads end together."""
     parts, threads = -(-layers // most), most_threads()
     parts = min(layers, -(-parts // threads) * threads)
-    return [[*range(part * layers // parts, (part + 1) * layers // parts)] for part in range(parts)]
+    return [part.tolist() for part in np.array_split(np.arange(layers), parts)]
 
 
 def _step_kinds(tokens: Tokens) -> npt.NDArray[np.uint8] | None:

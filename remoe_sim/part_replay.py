@@ -47,9 +47,14 @@ def parts_of_layer(caches: Caches, index: int) -> Iterator[Part]:
             yield Part(here, stream, False, base)
             continue
         emptied |= bool(begins[: stream.steps[0] + 1].any())
-        yield Part(here, replace(stream, epochs=np.unique(np.append(0, stream.epochs))), emptied, base)
+        yield Part(here, _from_the_first(stream), emptied, base)
         emptied = bool(begins[stream.steps[-1] + 1 :].any())
         base += stream.entries.size
+
+
+def _from_the_first(stream: Stream) -> Stream:
+    """The accesses with the first group as the begin of an epoch, as it is unless a part goes on with one."""
+    return stream if stream.epochs[0] == 0 else replace(stream, epochs=np.append(0, stream.epochs))
 
 
 def later_uses(parts: Iterable[Part], n_entries: int) -> list[Longs]:

@@ -89,12 +89,12 @@ def select_tokens(trace: Trace, phase: str = "all", reset: str = "never", warmup
     step, request = trace.step[of], trace.request[of]
     decode = trace.phase[of] == DECODE_PHASE
     first = np.ones(step.size, np.bool_)  # rows that begin a step
-    first[1:] = np.diff(step) != 0
+    first[1:] = step[1:] != step[:-1]
     starts = np.append(np.flatnonzero(first), step.size)
     fresh = np.zeros(starts.size - 1, np.bool_)
     fresh[:1] = True
     turns = np.zeros(step.size, np.bool_)  # rows that begin a request
-    turns[1:] = np.diff(request) != 0
+    turns[1:] = request[1:] != request[:-1]
     if reset == "request":
         _refuse_interleaving(trace, request, turns & ~first, turns)
         fresh[np.searchsorted(starts, np.flatnonzero(turns))] = True

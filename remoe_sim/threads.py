@@ -36,8 +36,9 @@ def map_layers(function: Callable[[int], T], count: int | Sequence[int]) -> Iter
 
     A call is for one layer, or `count` says of each call for how many.
 
-    No more calls are running or waiting to be taken than there are threads, so that memory stays bounded by a layer
-    per thread. An exception of a call is raised in its turn; calls that have not begun then are not made.
+    At most one call more than there are threads is running or waiting to be taken: memory stays bounded by a layer per
+    thread and one more, and a thread that is done goes on though the call before it is not. An exception of a call is
+    raised in its turn; calls that have not begun then are not made.
     """
     layers = [1] * count if isinstance(count, int) else count
     workers = min(len(layers), most_threads())
@@ -51,7 +52,7 @@ def map_layers(function: Callable[[int], T], count: int | Sequence[int]) -> Iter
     waiting: deque[tuple[Future[T], int]] = deque()
     try:
         for index, of in enumerate(layers):
-            if len(waiting) == workers:
+            if len(waiting) > workers:
                 yield _taken(waiting)
             waiting.append((pool.submit(function, index), of))
         while waiting:

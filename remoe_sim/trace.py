@@ -170,7 +170,7 @@ class Trace:
         for name in ("expert_bytes", "dense_bytes"):
             if max(getattr(self.model, name) or (0,)) > MOST_BYTES:
                 raise self.error(f"model.{name} holds a value above {MOST_BYTES}")
-        falling = np.flatnonzero(np.diff(self.step) < 0)
+        falling = np.flatnonzero(self.step[1:] < self.step[:-1])
         if falling.size:
             row = int(falling[0]) + 1
             raise self.error(

@@ -278,3 +278,21 @@ def test_tables(run):
     # a policy's column goes on where another's hits change
     table = run("--scope", "global", "--expert-bytes", "10", "--policy", "lru,lfu", "--budget", "all").out.splitlines()
     assert all(len(line.split("%")) == 3 for line in table[1:-1])
+
+
+@pytest.mark.parametrize(
+    ("layers", "most", "processors", "sizes"),
+    [
+        (26, 2, 2, [2] * 12 + [1, 1]),
+        (26, 16, 2, [13, 13]),
+        (3, 2, 1, [2, 1]),
+        (1, 16, 4, [1]),
+        (5, 1, 2, [1] * 5),
+        (9, 4, 4, [3, 2, 2, 2]),
+    ],
+)
+def test_layers_that_go_together_are_in_order_and_the_fewer_come_last(layers, most, processors, sizes, monkeypatch):
+    monkeypatch.setattr(lane_curves, "most_threads", lambda: processors)
+    found = lane_curves.batches(layers, most)
+    assert [len(batch) for batch in found] == sizes
+    assert [layer for batch in found for layer in batch] == list(range(layers))

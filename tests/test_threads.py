@@ -29,7 +29,21 @@ def test_calls_for_several_layers_count_for_as_many(processors, monkeypatch):
     assert counted == [(2, "layers"), (2, "layers"), (1, "layers")]
 
 
-def test_no_more_in_flight_than_workers(monkeypatch):
+def test_a_thread_goes_on_while_the_call_before_it_is_not_done(monkeypatch):
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 2)
+    third = threading.Event()
+
+    def work(index):
+        if index == 0:
+            assert third.wait(20)
+        if index == 2:
+            third.set()
+        return index
+
+    assert list(threads.map_layers(work, 4)) == [0, 1, 2, 3]
+
+
+def test_one_more_in_flight_than_workers(monkeypatch):
     monkeypatch.setattr(threads.os, "cpu_count", lambda: 2)
     lock, begun, taken, most = threading.Lock(), [], [], 0
 
@@ -44,7 +58,7 @@ def test_no_more_in_flight_than_workers(monkeypatch):
         with lock:
             taken.append(None)
     assert len(begun) == 20
-    assert most <= 3  # two running or waiting, and the one that the caller holds
+    assert most <= 4  # three running or waiting, and the one that the caller holds
 
 
 @pytest.mark.parametrize("processors", [1, 2])
@@ -62,7 +76,7 @@ def test_an_exception_comes_in_its_turn_and_ends_the_work(processors, monkeypatc
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="layer 2"):
         next(results)
-    assert len(begun) <= 4
+    assert len(begun) <= 5
 
 
 def test_closing_early_stops_the_work(monkeypatch):
