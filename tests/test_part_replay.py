@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from data import DEMO
-from hypothesis import given
+from hypothesis import assume, given
 from strategies import cases, choices, examples
 
 import remoe_sim
@@ -68,25 +68,24 @@ def test_curves(case, settings, rows):
 
 
 @pytest.mark.usefixtures("whole_layers_too")
-def test_replays():
-    seen = set()
-
-    @examples(40)
-    @given(case=cases(large=False), settings=SETTINGS, rows=ROWS, cache=st.sampled_from((0, 1, 2, 3, 4, 20)))
+@pytest.mark.parametrize("reset", ["never", "request"])
+def test_replays(reset):
+    @examples(20)
+    @given(
+        case=cases(large=False), settings=choices("admission", "order", "warmup"), rows=ROWS,
+        cache=st.sampled_from((0, 1, 2, 3, 4, 20)),
+    )  # fmt: skip
     def check(case, settings, rows, cache):
         trace = alone(case.trace)
-        if not possible(trace, settings):
-            return
-        given = {"cache": cache, "policy": POLICIES, "preload": case.preload, **settings}
+        assume(possible(trace, {**settings, "reset": reset}))
+        given = {"cache": cache, "policy": POLICIES, "preload": case.preload, "reset": reset, **settings}
         cut = replace(trace, source=Cut(trace.source, rows))
         answers = [remoe_sim.replay(one, **given).to_dict() for one in (cut, trace)]
         assert answers[0]["trace"].pop("trace_hash") is None  # of what is never held whole
         assert answers[1]["trace"].pop("trace_hash")
         assert answers[0] == answers[1]
-        seen.add(settings["reset"])
 
     check()
-    assert seen == {"never", "request"}
 
 
 def test_when_layers_are_read_whole():

@@ -17,12 +17,22 @@ MOST_LENGTH = 20_000
 STRUCTURED = 0.75  # share of mutations that know the structure; the others are those of libFuzzer
 
 
+class _Without:
+    """As where torch and transformers are not there. None in `sys.modules` would do, were it not for scipy, which looks
+    there for what was imported."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+
 def targets():
     """The targets, of code that was instrumented as it was imported; to be called once, before anything is imported."""
     import remoe_sim
 
     plain = _plain()
-    sys.modules.update(dict.fromkeys(("torch", "transformers")))  # not to be imported, as where they are not there
+    sys.meta_path.insert(0, _Without)
     with atheris.instrument_imports(include=["remoe_sim"], exclude=plain):
         for module in pkgutil.walk_packages(remoe_sim.__path__, "remoe_sim.", onerror=lambda name: None):
             with suppress(ImportError):  # of what needs torch
