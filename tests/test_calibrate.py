@@ -16,6 +16,9 @@ from remoe_sim.measurements import Run, model_card_of, quant_of, read_runs
 MODEL = "olmoe-1b-7b"
 
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
+
 def runs_of(device, noise=(1.0,)):
     """Runs as a device would make them."""
     shapes = [(mib, lanes, overlap) for mib in (20, 100, 250) for lanes in (1, 4) for overlap in ("none", "layer")]

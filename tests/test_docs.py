@@ -193,6 +193,7 @@ def test_the_installation_names_every_extra():
     assert sorted(named) == sorted(extras)
 
 
+@pytest.mark.once
 def test_documents_name_every_key_that_is_printed():
     text = (ROOT / "docs" / "semantics.md").read_text()
     named = set(re.findall(r"`([\w.]+)`", text))

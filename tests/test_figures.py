@@ -26,6 +26,8 @@ OF_SWEEPS = {"bytes_per_token", "tpot", "tpot_parts"}
 OF_REPORTS = {"token_latency", "best_split"}
 UNIT = re.compile(r"\((%.*|.*experts.*|ms.*|MiB|GiB|decode tokens.*|tokens.*|the model's number|lookups|number)\)$")
 
+pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
+
 
 def small(phase=DECODE, decisions=([0], [1], [1], [2])):
     """One layer, top-1, one request."""

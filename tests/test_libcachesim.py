@@ -80,6 +80,7 @@ def test_real_traces(agreement, name, scope, folder):
         assert remoe_sim.replay(trace, **same)[row["policy"]].misses == row["misses"]
 
 
+@pytest.mark.once
 def test_the_table(agreement, tmp_path):
     agreement_of = agreement.measure(tmp_path)  # no real traces there
     sizes = [agreement.sizes_of(agreement.synthetic(), scope) for scope in SCOPES]

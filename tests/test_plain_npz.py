@@ -189,6 +189,7 @@ def test_npz_that_is_truncated_or_is_none(tmp_path):
 
 
 @needs_traces
+@pytest.mark.once
 def test_real_fingerprints_of_gpt_oss(tmp_path):
     path = SHARED / "gpt-oss-20b" / "gptoss20b_decode_subset.npz"
     trace = import_trace(path, name="gpt-oss-20b")
