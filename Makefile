@@ -91,9 +91,9 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/pip
 # The CPU build is a tenth of the other; where it is not offered, the usual one does as well. moto comes last: beside it,
 # pip searches for minutes for a botocore that s3fs takes, and gives up.
 $(VENV)/heavy.stamp: $(VENV)/test.stamp
-	@echo "Installing torch, transformers, Dask, notebooks, Sphinx and drivers of object storage into $(VENV) ..."
+	@echo "Installing torch, transformers, Dask, notebooks, Sphinx, atheris and drivers of object storage into $(VENV) ..."
 	@$(PIP) install '$(TORCH)' 2>/dev/null || $(PIP) install torch
-	@$(PIP) install --editable '.[test,bench,capture,distributed,docs,finetune,notebook,remote]'
+	@$(PIP) install --editable '.[test,bench,capture,distributed,docs,finetune,fuzz,notebook,remote]'
 	@$(PIP) install 'moto[server]'
 	@touch $@
 

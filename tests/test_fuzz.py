@@ -1,6 +1,10 @@
 """The short form of `make fuzz`: every target on valid inputs, what fuzzing found once, and some new mutations."""
 
+import json
+import os
 import random
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -108,3 +112,19 @@ def test_the_contract_is_held_to(tmp_path):
     assert contract.attempt(fails(ValueError("a sentence")), b"", tmp_path) == "a sentence"
     with pytest.raises(contract.BrokenError, match="MiB more than before"):
         contract.attempt(of(lambda data, folder: bytearray(b"1") * (contract.MOST_BYTES + 2**28)), b"", tmp_path)
+
+
+@pytest.mark.heavy("atheris")
+def test_fuzzing_starts_where_nothing_is_compiled(tmp_path):
+    targets = ("prompts", "device card", "sweep file")  # one loads SciPy, one compiles a policy
+    command = [sys.executable, "-m", "fuzz.run", "--seconds", "6", "--kept", tmp_path, "--record", tmp_path / "f.json"]
+    done = subprocess.run(
+        [*command, *(word for name in targets for word in ("--target", name))], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "REMOE_SIM_CACHE_DIR": str(tmp_path / "kernels")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    kept = json.loads((tmp_path / "f.json").read_text())["targets"]
+    assert all(kept[name]["edges"] > 10 for name in kept)
+    assert set(kept) <= set(targets)  # on a busy machine the time may be over before the turn of all
+    assert kept
+    assert "0 defects" in done.stdout

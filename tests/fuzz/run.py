@@ -1,6 +1,7 @@
 """Fuzzes all targets in turn: python -m fuzz.run --seconds 300 [--target NAME]... [--record FILE.json].
 
-What was reached is kept in build/fuzz from run to run. Ends with 1 and a list if anything broke the contract.
+What was reached is kept in build/fuzz (or --kept) from run to run. Ends with 1 and a list if anything broke the
+contract.
 """
 
 import argparse
@@ -12,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = ROOT / "build" / "fuzz"
 SLICE_S = 45  # of one target, before it is the next one's turn
 STATUS = re.compile(r"^#(\d+)\s+(\w+)\s+cov: (\d+) ft: (\d+)")
 
@@ -24,9 +24,12 @@ def main():
     from fuzz import worker
 
     targets = worker.targets()
+    from fuzz.targets import folder_name
+
+    folder = {name: options.kept / folder_name(name) for name in targets}
     names = options.target or list(targets)
     for name in names:
-        worker.begin(targets[name], _folder(name))
+        worker.begin(targets[name], folder[name])
     records = _records(options.record)
     until = time.monotonic() + options.seconds
     slice_s = max(1, min(SLICE_S, options.seconds // len(names)))
@@ -38,9 +41,9 @@ def main():
                 break
             record = records.get(name) or _nothing()
             start = time.monotonic()
-            worker.fuzz(name, targets[name], _folder(name), slice_s, options.seed + record["executions"])
-            records[name] = _added(record, _folder(name).with_suffix(".log"), time.monotonic() - start)
-            found |= {path: name for path in _folder(name).glob("found/*") if path.suffix != ".txt"}
+            worker.fuzz(name, targets[name], folder[name], slice_s, options.seed + record["executions"])
+            records[name] = _added(record, folder[name].with_suffix(".log"), time.monotonic() - start)
+            found |= {path: name for path in folder[name].glob("found/*") if path.suffix != ".txt"}
             if options.record:
                 _write(records, options.record)
         total = sum(one["executions"] for one in records.values())
@@ -64,6 +67,7 @@ def _options():
     parser.add_argument("--target", action="append")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--kept", type=Path, default=ROOT / "build" / "fuzz", help="where that is which was reached")
     return parser.parse_args()
 
 
@@ -74,12 +78,6 @@ def _nothing():
 def _settled(one):
     """Whether the later half of many executions reached nothing new."""
     return one is not None and one["executions"] >= 20_000 and one["executions"] >= 2 * one["last_new_coverage_at"]
-
-
-def _folder(name):
-    from fuzz.targets import folder_name
-
-    return KEPT / folder_name(name)
 
 
 def _added(record, log, seconds):

@@ -108,13 +108,13 @@ def _scratch(folder):
 
 
 def _plain():
-    """Modules that stay as they are."""
+    """Modules that stay as they are: those with functions that Numba compiles."""
     import remoe_sim
 
     package = Path(remoe_sim.__file__).parent
     kernels = [f"remoe_sim.kernels.{path.stem}" for path in (package / "kernels").glob("*.py")]
     policies = [f"remoe_sim.policies.{path.stem}" for path in (package.parent / "policies").glob("*.py")]
-    return ["remoe_sim.compile", "remoe_sim.kernels", "remoe_sim.policies", *kernels, *policies]
+    return ["remoe_sim.compile", "remoe_sim.kernels", "remoe_sim.policies", "remoe_sim.policy", *kernels, *policies]
 
 
 def _keep(found, data, broken):
