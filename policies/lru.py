@@ -53,7 +53,7 @@ class Lru(StackPolicy):
     name = "lru"
     summary = "least recently used goes first"
     source = "Mattson, Gecsei, Slutz, Traiger: Evaluation techniques for storage hierarchies, 1970"
-    lone_from = 160
+    lone_from = 256
     abreast = 2
 
     def keys(self, stream: Stream) -> npt.NDArray[np.int64]:

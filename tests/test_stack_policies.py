@@ -109,8 +109,10 @@ def check_counts(caches, groups):
 
 
 @pytest.mark.parametrize("order", CHOICES["order"])
-def test_few_capacities_of_large_caches_equal_the_curve(order):
-    trace = remoe_sim.synth(tokens=30 if config.DISABLE_JIT else 300, layers=5, experts=200, top_k=6, prompt_tokens=0)
+@pytest.mark.parametrize("experts", [200, 300])
+def test_few_capacities_of_large_caches_equal_the_curve(experts, order):
+    tokens = 30 if config.DISABLE_JIT else 300
+    trace = remoe_sim.synth(tokens=tokens, layers=5, experts=experts, top_k=6, prompt_tokens=0)
     at_one = remoe_sim.curve(trace, ["lru", "belady"], cache=40, order=order)
     of_all = remoe_sim.curve(trace, ["lru", "belady"], order=order)
     assert at_one.to_dict("records") == of_all[of_all["capacity"] == 40].to_dict("records")
