@@ -93,6 +93,7 @@ def test_a_trace_against_itself():
     assert {next(iter(one.capacity.values())) for one in found.metrics} == {8, 16}
 
 
+@pytest.mark.once
 def test_what_was_raised_is_found():
     trace = remoe_sim.read_trace(SAMPLE)
     found = remoe_sim.compare(trace, streaky(trace, 0.1))
@@ -201,6 +202,7 @@ def test_no_decode_token():
         remoe_sim.compare(prompt, prompt)
 
 
+@pytest.mark.once
 def test_budgets_in_both_scopes():
     for scope in ("layer", "global"):
         found = remoe_sim.compare(SAMPLE, SAMPLE, budget="400MiB", scope=scope)
@@ -212,6 +214,7 @@ def test_budgets_in_both_scopes():
 # --- the command
 
 
+@pytest.mark.once
 def test_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trace = remoe_sim.read_trace(SAMPLE)
