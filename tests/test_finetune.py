@@ -1,6 +1,8 @@
 """Tuning the gates of tiny real Transformers models, and the checkpoints that come of it."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,6 +287,23 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(changed, sentence, folde
         run(**{"model": folder, "data": TEXTS, "output": "tuned", "recipe": QUICK, **changed})
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_runs_do_not_make_the_same_folder(folder, tmp_path):
+    other = f"import remoe_sim.finetune as f; f.run({str(folder)!r}, {TEXTS!r}, {str(tmp_path / 'tuned')!r})"
+    said = []
+
+    def meanwhile(*_):
+        if not said:
+            done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+            said.append(done.stderr.splitlines()[-1])
+
+    run(folder, TEXTS, tmp_path / "tuned", recipe=QUICK, progress=meanwhile)
+    (line,) = said
+    assert line.startswith("ValueError: ")
+    assert line.endswith("tuned' is being made by another run; wait until that is done, or give another folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
+    assert (tmp_path / "tuned" / "config.json").exists()
 
 
 def test_models_without_gates_to_tune_are_refused(tmp_path):

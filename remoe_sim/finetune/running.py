@@ -15,6 +15,7 @@ from remoe_sim.capture.routers import text_config
 from remoe_sim.capture.running import load
 from remoe_sim.finetune.gates import Gates
 from remoe_sim.finetune.recipe import Recipe, Stage, read_recipe
+from remoe_sim.finetune.states import alone
 from remoe_sim.finetune.texts import digest, flat, read_texts, split
 from remoe_sim.finetune.training import Point, Trainer
 from remoe_sim.finetune.writing import state_folder, write
@@ -104,16 +105,17 @@ def run(
         "set of validation texts": digest(held),
         "model": _digest(gates.values()),
     }
-    history = Trainer(gates, chosen, train, held, seed, about, state_folder(output), progress).run()
-    if not any(point.within for point in history[1:]):
-        shutil.rmtree(state_folder(output))
-        raise ValueError(
-            f"the validation loss left the band of {_percent(chosen.band)} at the first evaluation "
-            f"({history[0].loss:.4f} to {history[1].loss:.4f}), so nothing was written; lower learning_rate or "
-            "weights, or evaluate more often"
-        )
-    tuned = _tuned(str(output), chosen, history, gates, (*notes, *more))
-    write(gates, tokenizer, tuned.to_dict(), output)
+    with alone(state_folder(output), output):
+        history = Trainer(gates, chosen, train, held, seed, about, state_folder(output), progress).run()
+        if not any(point.within for point in history[1:]):
+            shutil.rmtree(state_folder(output))
+            raise ValueError(
+                f"the validation loss left the band of {_percent(chosen.band)} at the first evaluation "
+                f"({history[0].loss:.4f} to {history[1].loss:.4f}), so nothing was written; lower learning_rate or "
+                "weights, or evaluate more often"
+            )
+        tuned = _tuned(str(output), chosen, history, gates, (*notes, *more))
+        write(gates, tokenizer, tuned.to_dict(), output)
     return tuned
 
 
