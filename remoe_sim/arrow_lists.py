@@ -132,11 +132,10 @@ def _numbers(elements: pa.Array, dtype: np.dtype[Any], at: int, k: int) -> npt.N
         raise ValueError(f"holds lists of {elements.type}, expected {target}")
     if elements.null_count:
         elements = elements.fill_null(pa.scalar(0, elements.type))
-    if elements.type != target and pa.types.is_integer(target):
-        wide = to_numpy(elements)
-        limits = np.iinfo(dtype)
-        wrong = np.flatnonzero((wide < limits.min) | (wide > limits.max))
+    wide = to_numpy(elements)
+    if elements.type != target:
+        limits: Any = np.iinfo(dtype) if pa.types.is_integer(target) else np.finfo(dtype)
+        wrong = np.flatnonzero(((wide < limits.min) | (wide > limits.max)) & np.isfinite(wide))
         if wrong.size:
             raise ValueError(f"row {at + int(wrong[0]) // k}: {wide[wrong[0]]} is outside {limits.min} to {limits.max}")
-        return np.asarray(wide, dtype)
-    return np.asarray(to_numpy(elements), dtype)
+    return np.asarray(wide, dtype)

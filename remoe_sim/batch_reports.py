@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "remoe-sim.batches.v1"
 DEFAULT_SIZES = (1, 2, 4, 8)
+MOST_SIZES = 1000  # each is a replay of the whole trace
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,9 @@ def _numbers(sizes: Any) -> list[int]:
     """Batch sizes as given, each once; ValueError if there are none."""
     given: list[Any] = sizes.split(",") if isinstance(sizes, str) else list(np.atleast_1d(np.array(sizes, object)))
     numbers = list(dict.fromkeys(number for one in given for number in parse_range(one, "batch", 1)))
-    if not numbers:
-        raise ValueError("no batch size is given; give at least one, such as 1,2,4,8")
+    if not 0 < len(numbers) <= MOST_SIZES:
+        many = "no batch size is given" if not numbers else f"{len(numbers)} batch sizes are given"
+        raise ValueError(f"{many}; give 1 to {MOST_SIZES}, such as 1,2,4,8")
     return numbers
 
 

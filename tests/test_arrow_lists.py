@@ -60,3 +60,12 @@ def test_nulls_are_told_apart_from_numbers():
 def test_lists_of_another_length_are_refused():
     with pytest.raises(ValueError, match="row 7: the list has 3 elements, expected 2"):
         from_arrow(pa.chunked_array([owned(IDS)[0]]), 2, np.uint16, start=7)
+
+
+@pytest.mark.parametrize("wide", [1e300, -1e6, 70000.0])
+def test_numbers_that_the_type_does_not_hold_are_refused(wide):
+    values = np.array([[0.5, 0.25], [np.inf, wide]])
+    with pytest.raises(ValueError, match=r"row 1: .* is outside -65504.0 to 65504.0"):
+        from_arrow(pa.chunked_array([to_arrow(values)]), 2, np.float16)
+    values[1, 1] = 1e-300
+    assert from_arrow(pa.chunked_array([to_arrow(values)]), 2, np.float16)[0].tolist() == [[0.5, 0.25], [np.inf, 0]]

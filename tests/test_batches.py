@@ -127,6 +127,7 @@ def test_over_nothing_rates_are_missing():
     ("given", "sentence"),
     [
         ({"sizes": ()}, "no batch size is given"),
+        ({"sizes": "5,3,43:720775"}, "720735 batch sizes are given; give 1 to 1000"),
         ({"sizes": "1,0"}, "batch '0' is not possible; give a whole number that is 1 or more"),
         ({"sizes": "1:99999999999"}, "batch '1:99999999999' is 99999999999 numbers; give a range of at most 1000000"),
         ({"sizes": "two"}, "batch 'two' is not possible"),

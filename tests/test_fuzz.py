@@ -77,6 +77,7 @@ SMALL = [
     ("measured runs", b"tpot_ms,model\n5\n"),
     ("prompts", b'{"prompt": ' + b"[" * 5000),
     ("parsers", b"range " + b"0:999999," * 50 + b"1"),
+    ("command line", b"batches --batch 5,3,43:720775"),
 ]
 
 
