@@ -165,7 +165,7 @@ class _FileLayers:
         at = 0
         for chunk in column.chunks:
             coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-            words = [PHASES.index(word) if word in PHASES else 255 for word in coded.dictionary.to_pylist()]
+            words = [PHASES.index(word) if word in PHASES else 255 for word in _words(coded.dictionary)]
             there = to_numpy(coded.is_valid()) if coded.null_count else slice(None)
             indices = coded.indices.drop_null() if coded.null_count else coded.indices
             places = to_numpy(indices)
@@ -177,7 +177,8 @@ class _FileLayers:
             at += len(chunk)
         wrong = np.flatnonzero(codes == 255)
         if wrong.size:
-            given = column[int(wrong[0])].as_py()
+            one = column[int(wrong[0])]
+            (given,) = _words(pa.array([one.value if isinstance(one, pa.DictionaryScalar) else one]))
             raise self.error(f"row {wrong[0]}, column 'phase': {given!r}, expected 'prefill' or 'decode'")
         return codes
 
@@ -248,6 +249,12 @@ class _FileLayers:
 
     def probs(self, index: int) -> npt.NDArray[np.float16] | None:
         return self._optional(index, "probs", self.trace.model.experts[index], np.float16)
+
+
+def _words(texts: pa.Array) -> list[str | None]:
+    """Text that may be damaged, so that it is no UTF-8."""
+    found = texts.cast(pa.binary()).to_pylist()
+    return [None if word is None else word.decode(errors="backslashreplace") for word in found]
 
 
 class _Resident:
