@@ -104,9 +104,9 @@ def read_csv(
 
 
 def _rows(source: Source, header_line: int) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of every row that is not empty, as pyarrow counts rows."""
-    lines = (text + "\n" for number, text in source.lines() if number > header_line)
-    reader = csv.reader(lines)
+    """Line number and cells of every row that is not empty, as pyarrow counts: a carriage return ends a line, too."""
+    lines = (line + "\n" for _, text in source.lines() for line in text.split("\r"))
+    reader = csv.reader(itertools.islice(lines, header_line, None))
     before = header_line
     try:
         for cells in reader:

@@ -63,6 +63,7 @@ CONFIG = b"""{"num_hidden_layers": 2, "moe_intermediate_size": 8, "hidden_size":
 SMALL = [
     ("import csv", b"request,position,phase,layer,expert\n0,0,decode,0,1\n0,1,de\rcode,x\n"),
     ("import llamacpp", b"1,2\n1,3\n1\r,x\n"),
+    ("import csv", b"request,position,phase,layer,expert,step\ra,0,decode,0,1,-1\n"),
     ("config.json", b'{"num_hidden_layers": ' + b"[" * 5000),
     ("config.json", CONFIG + b'"mlp_only_layers": 1}'),
     ("config.json", CONFIG + b'"mlp_only_layers": [[1]]}'),

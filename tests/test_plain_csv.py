@@ -4,7 +4,7 @@ import pytest
 from imported import assert_round_trip, refused, rows_of
 from plain_files import LONG, ROWS, WIDE, long_csv, wide_csv, write_csv
 
-from remoe_sim import import_trace
+from remoe_sim import TraceError, import_trace
 
 
 @pytest.mark.parametrize(("header", "lines"), [(LONG, long_csv), (WIDE, wide_csv)])
@@ -130,3 +130,16 @@ def test_names_of_requests_in_a_file_of_several_blocks(tmp_path):
 def test_spaces_around_cells_do_not_count(tmp_path):
     trace = import_trace(write_csv(tmp_path, LONG.replace(",", " , "), ["a , 0, decode, 1, 5", " a,1 ,decode ,1,6"]))
     assert trace.request.tolist() == [0, 0]
+
+
+def test_lines_may_end_in_carriage_returns(tmp_path):
+    path = tmp_path / "mac.csv"
+    rows = ["request,position,phase,layer,expert", "0,0,decode,0,1", "0,1,decode,0,2", "0,2,decode,0,3"]
+    path.write_bytes("\r".join(rows).encode())
+    assert import_trace(path).decisions(0).experts.tolist() == [[1], [2], [3]]
+    path.write_bytes("\r".join(rows).replace("0,2,decode,0,3", "0,2,decode,0,x").encode())
+    with pytest.raises(TraceError, match="line 4, column 'expert': 'x', expected a whole number"):
+        import_trace(path)
+    path.write_bytes("\r".join(rows).replace("0,2,decode", "0,1,prefill").encode())
+    with pytest.raises(TraceError, match="line 4, column 'phase': position 1 of this request"):
+        import_trace(path)
