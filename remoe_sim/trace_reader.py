@@ -253,8 +253,11 @@ class _FileLayers:
 
 def _words(texts: pa.Array) -> list[str | None]:
     """Text that may be damaged, so that it is no UTF-8."""
-    found = texts.cast(pa.binary()).to_pylist()
-    return [None if word is None else word.decode(errors="backslashreplace") for word in found]
+    try:
+        return texts.to_pylist()
+    except UnicodeDecodeError:
+        found = texts.cast(pa.binary()).to_pylist()  # takes long to load
+        return [None if word is None else word.decode(errors="backslashreplace") for word in found]
 
 
 class _Resident:

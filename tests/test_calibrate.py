@@ -45,6 +45,7 @@ def test_numbers_that_made_runs_are_found_again():
     assert "12 runs" in answer.device.fitted_from
 
 
+@pytest.mark.heavy("numba")  # takes long
 def test_an_outlier_moves_little_and_intervals_hold_the_truth():
     start = remoe_sim.device("laptop")
     truth = changed(start, expert_s=4e-4)

@@ -26,7 +26,7 @@ def test_bytes_follow_from_the_hit_rate():
     assert same.tpot_ms == pytest.approx(one.tpot_ms)
 
 
-@pytest.mark.once
+@pytest.mark.heavy("numba")  # takes long
 @pytest.mark.parametrize("device", ["apple-m3-max", "rtx-3090-pcie3", "jetson-orin-nx-16gb", "rtx-5090"])
 def test_order_of_overlaps_and_of_hit_rates(device):
     for rate in (0.0, 0.5, 0.9, 1.0):
