@@ -254,7 +254,8 @@ class _FileLayers:
 def _words(texts: pa.Array) -> list[str | None]:
     """Text that may be damaged, so that it is no UTF-8."""
     try:
-        return texts.to_pylist()
+        words: list[str | None] = texts.to_pylist()
+        return words
     except UnicodeDecodeError:
         found = texts.cast(pa.binary()).to_pylist()  # takes long to load
         return [None if word is None else word.decode(errors="backslashreplace") for word in found]
