@@ -97,6 +97,25 @@ def remove_abandoned(target: Path) -> None:
                         left.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(target: Path, otherwise: str) -> Iterator[None]:
+    """Holds what is made at `target` for this process; ValueError, which says `otherwise`, if another has it.
+
+    The lock is the system's, so that it goes with the process, however that ends; on a system without such locks two
+    that make the same at a time are the user's to avoid.
+    """
+    beside = target.with_name(f".{target.name}.lock")
+    with told(target):
+        file = open(beside, "w")  # noqa: SIM115
+    with file:
+        if lock(file) is False or not beside.exists():  # without a name, it was another's, who has just finished
+            raise ValueError(otherwise)
+        try:
+            yield
+        finally:
+            beside.unlink(missing_ok=True)
+
+
 def lock(file: IO[Any]) -> bool | None:
     """Lock an open file until it is closed, by the system, so that the lock goes with the process, however that ends;
     False if somebody else has it, None on a system without such locks."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remoe_sim.file_writing import lock, remove_abandoned, replacing, told
+from remoe_sim.file_writing import locked, remove_abandoned, replacing
 from remoe_sim.remote_files import open_parquet
 
 if TYPE_CHECKING:
@@ -141,23 +141,11 @@ def read_rows(path: Path) -> Sequence[Row]:
 
 @contextmanager
 def alone(path: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Holds a sweep file for this process; ValueError if another has it.
-
-    The lock is the system's, so that it goes with the process, however that ends; on a system without such locks two
-    sweeps to one file are the user's to avoid.
-    """
+    """Holds a sweep file for this process; ValueError if another has it."""
     if path is None:
         yield
         return
     target = Path(path)
-    beside = target.with_name(f".{target.name}.lock")
-    with told(target):
-        file = open(beside, "w")  # noqa: SIM115
-    with file:
-        if lock(file) is False or not beside.exists():  # without a name, it was another's, who has just finished
-            raise ValueError(f"another sweep is writing to '{target}'; wait for it, or name another file")
-        try:
-            remove_abandoned(target)
-            yield
-        finally:
-            beside.unlink(missing_ok=True)
+    with locked(target, f"another sweep is writing to '{target}'; wait for it, or name another file"):
+        remove_abandoned(target)
+        yield

@@ -13,9 +13,9 @@ from typing import Any
 
 from remoe_sim.capture.routers import text_config
 from remoe_sim.capture.running import load
+from remoe_sim.file_writing import locked
 from remoe_sim.finetune.gates import Gates
 from remoe_sim.finetune.recipe import Recipe, Stage, read_recipe
-from remoe_sim.finetune.states import alone
 from remoe_sim.finetune.texts import digest, flat, read_texts, split
 from remoe_sim.finetune.training import Point, Trainer
 from remoe_sim.finetune.writing import state_folder, write
@@ -105,7 +105,7 @@ def run(
         "set of validation texts": digest(held),
         "model": _digest(gates.values()),
     }
-    with alone(state_folder(output), output):
+    with locked(output, f"'{output}' is being made by another run; wait until that is done, or give another folder"):
         history = Trainer(gates, chosen, train, held, seed, about, state_folder(output), progress).run()
         if not any(point.within for point in history[1:]):
             shutil.rmtree(state_folder(output))

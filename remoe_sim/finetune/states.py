@@ -3,35 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from remoe_sim.file_writing import lock, replacing, told
-
-
-@contextmanager
-def alone(folder: Path, output: Path) -> Iterator[None]:
-    """Keeps other processes from making `output`, whose state is in `folder`, meanwhile; ValueError if one does now.
-
-    A folder in which nothing was kept is removed.
-    """
-    with told(output):
-        folder.mkdir(exist_ok=True)
-        file = (folder / "lock").open("wb")
-    with file:
-        if lock(file) is False:
-            raise ValueError(
-                f"'{output}' is being made by another run; wait until that is done, or give another folder"
-            )
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                if [path.name for path in folder.iterdir()] == ["lock"]:
-                    (folder / "lock").unlink()
-                    folder.rmdir()
+from remoe_sim.file_writing import replacing, told
 
 
 def keep(state: dict[str, Any], folder: Path) -> None:
