@@ -128,12 +128,12 @@ def test_places_that_cannot_be_written_to(tmp_path):
 
 def test_a_sweep_that_another_has_finished_meanwhile_does_not_write_beside_it(tmp_path, monkeypatch):
     """Its lock has no name any more, so a third would not see it."""
-    from remoe_sim import sweep_file
+    from remoe_sim import file_writing, sweep_file
 
     def gone(file):
         os.unlink(file.name)
         return True
 
-    monkeypatch.setattr(sweep_file, "lock", gone)
+    monkeypatch.setattr(file_writing, "lock", gone)
     with pytest.raises(ValueError, match="another sweep is writing"), sweep_file.alone(tmp_path / "s.parquet"):
         pass
