@@ -90,8 +90,8 @@ def tiers(
     kept; they count as decode when the group that pushed them out has a decode lookup.
 
     device, model, quant, overlap, lanes, context, compute_ms: as in `replay`, which adds times. What the host holds
-    comes over the link from host memory, the rest over both links, tensor by tensor as a pipeline; what the device
-    gives back to the host costs no time.
+    comes over the link from host memory, and first, while storage is read; the rest comes over both links, tensor by
+    tensor as a pipeline. What the device gives back to the host costs no time.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """

@@ -63,9 +63,10 @@ def fetch(storage, host, far_sizes, near_sizes, asked):
 
 def timeline(
     tokens, kv_tokens, needed, far, near, early, used, depth, guessed, overlap, at_once, on_cpu, moe_of, layer_costs,
-    head_costs, expert_costs, far_sizes, near_sizes, link, lanes,
+    head_costs, expert_costs, far_sizes, near_sizes, link, lanes, order="host first",
 ):  # fmt: skip
-    """(seconds, {cause: seconds}, experts read ahead that came late to each MoE layer) of every step."""
+    """(seconds, {cause: seconds}, experts read ahead that came late to each MoE layer) of every step. order: in which
+    the misses of a layer are asked for; the package asks for those that the host holds first."""
     storage = Link(*link[0], int(lanes[0])) if lanes[0] else None
     host = Link(*link[1], int(lanes[1])) if lanes[1] else None
     columns = needed.shape[1]
@@ -100,10 +101,12 @@ def timeline(
                 work("experts", (wanted - misses) * one, (wanted - misses) * fixed)
                 work("experts", max(done - device.now, 0.0), 0.0)
                 continue
-            reads = [
-                fetch(storage if i < far[step, j] else None, host, far_sizes[j], near_sizes[j], device.now)
-                for i in range(misses)
-            ]
+            places = [None] * int(near[step, j]) + [storage] * int(far[step, j])
+            if order == "storage first":
+                places.reverse()
+            elif order == "in turns":
+                places = [*places[::2], *places[1::2]]
+            reads = [fetch(place, host, far_sizes[j], near_sizes[j], device.now) for place in places]
             if guessed:
                 read_ahead(step * columns + j)
             if overlap == 0:

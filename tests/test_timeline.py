@@ -137,6 +137,49 @@ def test_without_misses_it_is_the_resident_model(case):
     assert [*took] == pytest.approx([expected] * len(took))
 
 
+def two_links(far, near, lanes=(1, 1), tensors=1):
+    """One layer that computes nothing: a read of a tensor takes 10 s on storage and 1 s on the link from the host."""
+    none, sizes = np.zeros((1, 1), np.uint16), np.ones((1, tensors))
+    return {
+        "tokens": np.ones(1, np.int64), "kv_tokens": np.zeros(1, np.int64),
+        "needed": np.full((1, 1), far + near, np.uint16), "far": np.full((1, 1), far, np.uint16),
+        "near": np.full((1, 1), near, np.uint16), "early": none, "used": none, "depth": 1, "guessed": False,
+        "overlap": LAYER, "at_once": 1.0, "on_cpu": False, "moe_of": np.zeros(1, np.int32),
+        "layer_costs": np.zeros((1, 4)), "head_costs": np.zeros(3), "expert_costs": np.zeros((1, 5)),
+        "far_sizes": sizes, "near_sizes": sizes, "link": np.array([[0, 0, 10.0, 0], [0, 0, 1.0, 0]]),
+        "lanes": np.array(lanes),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("overlap", [NONE, LAYER])
+@pytest.mark.parametrize(
+    ("far", "near", "storage", "pcie"),
+    [
+        (1, 1, 9, 2),  # the host's is there after 1 s; storage delivers after 10 s, and its expert takes 1 s more
+        (1, 9, 1, 10),
+        (2, 5, 14, 7),
+        (1, 20, 0, 21),  # the link from the host is busy until then
+        (0, 3, 0, 3),
+        (3, 0, 28, 3),  # all but the first is read while the one before crosses
+    ],
+)
+def test_what_the_host_holds_crosses_its_link_while_storage_is_read(overlap, far, near, storage, pcie):
+    times, parts, _ = run(two_links(far, near), overlap=overlap)
+    assert times[0] == pytest.approx(max(10 * far + 1, near + far) if far else near)
+    assert times[0] == pytest.approx(storage + pcie)
+    assert parts[0, [2, 3]] == pytest.approx([storage, pcie])
+
+
+@given(cases(exact=True), st.sampled_from((NONE, LAYER)))
+@settings(max_examples=150, deadline=None)
+def test_no_order_of_reads_is_faster_than_the_host_first(case, overlap):
+    case["overlap"] = overlap
+    seconds = total(case)
+    for order in ("storage first", "in turns"):
+        slow = naive_timeline.timeline(**case, order=order)
+        assert seconds <= sum(took for took, *_ in slow) * (1 + 1e-9)
+
+
 @given(cases(), st.integers(1, 40))
 @settings(max_examples=50, deadline=None)
 def test_events_tell_the_same_story(case, room):

@@ -117,10 +117,10 @@ def run_timeline(
 
     tokens, kv_tokens int64[steps]: tokens of a step, and cached tokens that its attention reads; needed uint16[steps,
     J]: distinct experts at each MoE layer; far, near uint16[steps, J]: those of them that are read from storage and
-    from host memory when the layer is reached; early uint16[steps, J]: experts read `depth` MoE layers ahead under
-    PREFETCH, from the farthest link there is; used uint16[steps, J]: how many of them the layer computes, which are
-    read last and alone are waited for; guessed: they are asked for after what that earlier layer misses, else when it
-    is reached. at_once: share of the time saved by computing during reads that is really saved. on_cpu: misses are
+    from host memory when the layer is reached, the latter first, as their link would be idle otherwise; early
+    uint16[steps, J]: experts read `depth` MoE layers ahead under PREFETCH, from the farthest link there is; used
+    uint16[steps, J]: how many of them the layer computes, which are read last and alone are waited for; guessed: they
+    are asked for after what that earlier layer misses, else when it is reached. at_once: share of the time saved by computing during reads that is really saved. on_cpu: misses are
     computed where they lie. moe_of int32[layers]: the MoE layer, or -1; layer_costs float64[layers, 4]: seconds of the
     dense part, per cached token, per token, fixed; head_costs float64[3]: seconds, per token, fixed; expert_costs
     float64[J, 5]: seconds of an expert, of the group's arithmetic per token, lost to contention per expert read while
@@ -154,8 +154,9 @@ def run_timeline(
             _work(clock, DENSE, takes, layer_costs[layer, 3], DENSE_EVENT, log, spans, step, layer)
             if j < 0:
                 continue
-            wanted, from_storage = np.int64(needed[step, j]), np.int64(far[step, j])
-            missing = from_storage + np.int64(near[step, j])
+            wanted, from_host = np.int64(needed[step, j]), np.int64(near[step, j])
+            from_storage = np.int64(far[step, j])
+            missing = from_host + from_storage
             one, fixed, contention = expert_costs[j, 0], expert_costs[j, 4], expert_costs[j, 2]
             if wanted > 0:
                 one += tokens[step] * expert_costs[j, 1] / wanted
@@ -170,7 +171,7 @@ def run_timeline(
                 continue
             for i in range(missing):
                 left[i], there[i] = _fetch(
-                    i < from_storage, j, far_sizes, near_sizes, link, lane_free, link_free, turn, lanes, asked, log,
+                    i >= from_host, j, far_sizes, near_sizes, link, lane_free, link_free, turn, lanes, asked, log,
                     spans, step, layer,
                 )  # fmt: skip
             if guessed:
