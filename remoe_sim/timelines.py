@@ -23,8 +23,8 @@ class Steps:
     """What the steps of a run have to do, whatever the cache holds.
 
     tokens, kv_tokens: int64[steps], tokens of each and cached tokens that its attention reads; decode: int64[steps],
-    decode tokens that are counted; needed: uint16[steps, MoE layers], distinct experts; prompts: int64[requests, 2],
-    first and last step of each prompt.
+    decode tokens that are counted; needed: uint16[steps, MoE layers], distinct experts; prompts: int64[turns, 2], first
+    and last step of the prompt of each turn.
     """
 
     tokens: Longs
@@ -86,7 +86,8 @@ class Times:
 
     @property
     def ttft_ms(self) -> dict[str, float] | None:
-        """Time to the first token: from the first step of a prompt to the end of its last. None without prompts."""
+        """Time to the first token of each turn: from the first step of its prompt to the end of the last. None without
+        prompts."""
         if not self.steps.prompts.size:
             return None
         ends = np.append(0.0, np.cumsum(self.seconds))

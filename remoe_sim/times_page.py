@@ -84,7 +84,7 @@ def _table(report: ReplayReport) -> Table:
     note = (
         "TPOT: time per output token, the mean over decode tokens and what 50, 95 and 99 % of them take at most; the "
     )
-    note += "columns after TTFT are its causes and add up to the mean. TTFT: mean time to the first token of a prompt. "
+    note += "columns after TTFT are its causes and add up to the mean. TTFT: mean time to the first token of a turn. "
     note += "* is an offline optimum of misses, not of times."
     return Table(columns, rows, "At this limit", note)
 

@@ -19,6 +19,7 @@ from remoe_sim.model_cards import model as find_model
 from remoe_sim.model_sizes import SizedModel
 from remoe_sim.streams import Longs, Stream, Tokens
 from remoe_sim.timelines import Counts, Log, Reads, Steps, Times, check_overlap, log, run
+from remoe_sim.trace import PREFILL as PREFILL_PHASE
 from remoe_sim.trace import Trace
 from remoe_sim.trace_models import model_of_trace
 from remoe_sim.units import parse_count, parse_number
@@ -123,7 +124,7 @@ class DeviceRun:
         return costs_of(model, self.device, self.lanes, self.misses_from, max(trace.model.top_k))
 
     def steps(self, trace: Trace, tokens: Tokens, needed: Counts) -> Steps:
-        """What every step has to do; prompts are those whose prefill is counted."""
+        """What every step has to do; prompts are those that are counted, turn by turn."""
         rows = np.arange(trace.tokens) if tokens.rows is None else tokens.rows
         starts, kinds = tokens.starts, tokens.kinds
         of_token = np.repeat(np.arange(tokens.n_steps), np.diff(starts))
@@ -132,7 +133,7 @@ class DeviceRun:
         decode = np.bincount(of_token, kinds == DECODE, tokens.n_steps).astype(np.int64)
         return Steps(
             count, self._cached(of_token, request, position, tokens.n_steps), decode, needed,
-            _prompts(of_token, request, kinds == PREFILL),
+            _prompts(trace, rows, of_token, kinds),
         )  # fmt: skip
 
     def _cached(self, of_token: Longs, request: np.ndarray, position: np.ndarray, n_steps: int) -> Longs:
@@ -145,15 +146,26 @@ class DeviceRun:
         return np.bincount(of_token[last], reach, n_steps).astype(np.int64)
 
 
-def _prompts(of_token: Longs, request: np.ndarray, prefill: np.ndarray) -> Longs:
-    """int64[requests, 2]: first and last step of the counted prefill of each request that has one."""
-    steps, requests = of_token[prefill], request[prefill]
-    if not steps.size:
+def _prompts(trace: Trace, rows: Longs, of_token: Longs, kinds: np.ndarray) -> Longs:
+    """int64[turns, 2]: first and last step of the prompt of each turn, request by request, in the order of execution.
+
+    A prompt is a run of prefill tokens of a request, up to its next decode token; those that are not counted from their
+    first token on are left out. rows, of_token, kinds: of the tokens that take part, their rows, steps and kinds.
+    """
+    order = np.argsort(trace.request, kind="stable")
+    request, prefill = trace.request[order], trace.phase[order] == PREFILL_PHASE
+    begins = prefill.copy()
+    begins[1:] &= (request[1:] != request[:-1]) | ~prefill[:-1]
+    turn = np.empty(order.size, np.int64)
+    turn[order] = np.cumsum(begins)
+    own = trace.phase[rows] == PREFILL_PHASE
+    turns, steps, counted = turn[rows][own], of_token[own], kinds[own] == PREFILL
+    if not turns.size:
         return np.zeros((0, 2), np.int64)
-    order = np.argsort(requests, kind="stable")
-    steps, requests = steps[order], requests[order]
-    begins = np.flatnonzero(np.append(True, np.diff(requests) != 0))
-    return np.stack([steps[begins], steps[np.append(begins[1:], steps.size) - 1]], axis=1)
+    order = np.argsort(turns, kind="stable")
+    begins = np.flatnonzero(np.diff(turns[order], prepend=-1))
+    first, last = order[begins], order[np.append(begins[1:], order.size) - 1]
+    return np.stack([steps[first], steps[last]], axis=1)[counted[first]]
 
 
 class StepCounts:

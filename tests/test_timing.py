@@ -64,6 +64,72 @@ def test_first_token_and_context_by_hand():
     assert fixed.steps.kv_tokens.tolist() == [100, 100, 200, 100]
 
 
+def turns_of(rows, counted):
+    """(first step, last step) of every prompt, told slowly: prefill rows of a request up to its next decode token."""
+    steps, found = sorted({row.step for row in rows if counted(row)}), []
+    for request in sorted({row.request for row in rows}):
+        prompt = []
+        for row in [*(row for row in rows if row.request == request), None]:
+            if row is not None and row.phase == PREFILL:
+                prompt.append(row)
+            elif prompt:
+                found.append([steps.index(one.step) for one in (prompt[0], prompt[-1]) if counted(one)])
+                prompt = []
+    return [one for one in found if one]
+
+
+def two_turns():
+    """A request of two turns, between which it answers for three steps; prompts of two steps and of one."""
+    shape = Shape((4,), (1,), (4096,))
+    phases = (PREFILL, PREFILL, DECODE, DECODE, DECODE, PREFILL, DECODE)
+    return [Row(7, at, at, phase, [[at % 4]]) for at, phase in enumerate(phases)], shape
+
+
+def test_the_first_token_of_a_turn_does_not_wait_for_the_answer_before_it():
+    rows, shape = two_turns()
+    trace = with_dense(trace_of(rows, shape))
+    runs = {
+        "replay": remoe_sim.replay(trace, cache=4, policy="lru", device=DEVICE)["lru"].timed,
+        "tiers": remoe_sim.tiers(trace, 4, host_cache=4, device="rtx-3090")[0].timed,
+        "prefetch": remoe_sim.prefetch(trace, 4, predictor="previous", device=DEVICE)[0].timed,
+        "batch": remoe_sim.replay(remoe_sim.batch(trace, 2), cache=4, policy="lru", device=DEVICE)["lru"].timed,
+    }
+    for timed in runs.values():
+        assert timed.steps.prompts.tolist() == [[0, 1], [5, 5]]
+        seconds = timed.times.seconds
+        each = [1e3 * (seconds[0] + seconds[1]), 1e3 * seconds[5]]
+        assert timed.times.ttft_ms["mean"] == pytest.approx(sum(each) / 2)
+        assert timed.times.ttft_ms["p99"] == pytest.approx(np.percentile(each, 99))
+    row = remoe_sim.sweep(trace, policy="lru", cache=4, device=DEVICE).iloc[0]
+    assert row.ttft_ms_mean == pytest.approx(runs["replay"].times.ttft_ms["mean"])
+
+
+def test_turns_are_those_of_the_trace_also_where_answers_are_left_out():
+    rows, shape = two_turns()
+    trace = with_dense(trace_of(rows, shape))
+    timed = remoe_sim.replay(trace, cache=4, policy="lru", device=DEVICE, phase="prefill")["lru"].timed
+    assert timed.steps.prompts.tolist() == [[0, 1], [2, 2]]
+    timed = remoe_sim.replay(trace, cache=4, policy="lru", device=DEVICE, phase="decode")["lru"].timed
+    assert timed.times.ttft_ms is None
+    shares = remoe_sim.prefetch(trace, 4, predictor="frequent", train_share=0.2, device=DEVICE)[0].timed
+    assert shares.steps.prompts.tolist() == [[5, 5]]  # of the first prompt a step is only learned from
+
+
+@given(cases(sized=True, preload=False), st.sampled_from(("all", "prefill")), st.sampled_from((None, 1, 2)))
+@examples(60)
+def test_prompts_are_runs_of_prefill_tokens_of_a_request(case, phase, size):
+    trace, rows = with_dense(case.trace), case.rows
+    if len(set(trace.model.experts)) > 1:
+        return
+    if size is not None:
+        trace = remoe_sim.batch(trace, size)
+        columns = zip(trace.request, trace.position, trace.step, trace.phase, strict=True)
+        rows = [Row(int(r), int(p), int(s), DECODE if kind else PREFILL, []) for r, p, s, kind in columns]
+    timed = remoe_sim.replay(trace, cache=4, policy="lru", device=DEVICE, phase=phase)["lru"].timed
+    expected = turns_of(rows, lambda row: phase == "all" or row.phase == PREFILL)
+    assert timed.steps.prompts.tolist() == expected
+
+
 def test_percentiles_count_tokens_not_steps():
     steps = Steps(np.array([3, 1]), np.zeros(2, int), np.array([3, 1]), np.zeros((2, 1), np.uint16))
     times = Times(steps, np.array([0.010, 0.020]), np.zeros((2, 5)), np.zeros(2, int))
