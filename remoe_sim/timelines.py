@@ -37,8 +37,8 @@ class Steps:
 @dataclass(frozen=True)
 class Reads:
     """Experts that are read for each step and MoE layer, uint16[steps, MoE layers]: far from storage and near from host
-    memory when the layer is reached, near ones first; early: `depth` MoE layers ahead, of which `used` are computed there; guessed:
-    early ones are asked for after what that earlier layer misses, else when it is reached."""
+    memory when the layer is reached, near ones first; early: `depth` MoE layers ahead, of which `used` are computed
+    there; guessed: early ones are asked for after what that earlier layer misses, else when it is reached."""
 
     far: Counts
     near: Counts

@@ -165,7 +165,8 @@ def _prompts(trace: Trace, rows: Longs, of_token: Longs, kinds: np.ndarray) -> L
     order = np.argsort(turns, kind="stable")
     begins = np.flatnonzero(np.diff(turns[order], prepend=-1))
     first, last = order[begins], order[np.append(begins[1:], order.size) - 1]
-    return np.stack([steps[first], steps[last]], axis=1)[counted[first]]
+    prompts: Longs = np.stack([steps[first], steps[last]], axis=1)[counted[first]]
+    return prompts
 
 
 class StepCounts:

@@ -120,14 +120,14 @@ def run_timeline(
     from host memory when the layer is reached, the latter first, as their link would be idle otherwise; early
     uint16[steps, J]: experts read `depth` MoE layers ahead under PREFETCH, from the farthest link there is; used
     uint16[steps, J]: how many of them the layer computes, which are read last and alone are waited for; guessed: they
-    are asked for after what that earlier layer misses, else when it is reached. at_once: share of the time saved by computing during reads that is really saved. on_cpu: misses are
-    computed where they lie. moe_of int32[layers]: the MoE layer, or -1; layer_costs float64[layers, 4]: seconds of the
-    dense part, per cached token, per token, fixed; head_costs float64[3]: seconds, per token, fixed; expert_costs
-    float64[J, 5]: seconds of an expert, of the group's arithmetic per token, lost to contention per expert read while
-    others are computed, of one on the CPU, fixed per expert; far_sizes, near_sizes float64[J, tensors]: bytes of each
-    read of an expert. link float64[2, 4]; lanes int64[2], 0 where there is no link. Events are written down as far as
-    there is room unless both are None: log int32[n + 1, 4], kind, step, layer and lane after a first row with their
-    number; spans float64[n, 2], start and end.
+    are asked for after what that earlier layer misses, else when it is reached. at_once: share of the time saved by
+    computing during reads that is really saved. on_cpu: misses are computed where they lie. moe_of int32[layers]: the
+    MoE layer, or -1; layer_costs float64[layers, 4]: seconds of the dense part, per cached token, per token, fixed;
+    head_costs float64[3]: seconds, per token, fixed; expert_costs float64[J, 5]: seconds of an expert, of the group's
+    arithmetic per token, lost to contention per expert read while others are computed, of one on the CPU, fixed per
+    expert; far_sizes, near_sizes float64[J, tensors]: bytes of each read of an expert. link float64[2, 4]; lanes
+    int64[2], 0 where there is no link. Events are written down as far as there is room unless both are None: log
+    int32[n + 1, 4], kind, step, layer and lane after a first row with their number; spans float64[n, 2], start and end.
     """
     steps, columns = needed.shape
     most = max(1, max(lanes[0], lanes[1]))
