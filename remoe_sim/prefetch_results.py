@@ -128,6 +128,12 @@ class PrefetchResult:
     timed: Timed | None = None
 
     @property
+    def bytes_read_per_token(self) -> float | None:
+        """Decode bytes, of demand and prefetch together, per decode token."""
+        read = self.decode.total_bytes
+        return None if read is None else rate(read, self.decode.tokens)
+
+    @property
     def late(self) -> int | None:
         """Prefetched experts of decode steps that their layer had to wait for; None without a device."""
         return None if self.timed is None else int(self.timed.late_in_decode.sum())
@@ -140,11 +146,12 @@ class PrefetchResult:
         return int((self.timed.late_in_decode * self.timed.model.expert_bytes).sum())
 
     def to_dict(self) -> dict[str, Any]:
-        bare = {}
+        bare: dict[str, Any] = {}
         if self.without is not None:
             for name in ("total", "prefill", "decode"):
                 one = getattr(self.without, name)
                 bare[name] = {"hits": one.hits, "misses": one.misses, "demand_bytes": one.demand_bytes}
+            bare["total"]["bytes_read_per_token"] = self.without.bytes_read_per_token
         return {
             "predictor": self.predictor,
             "policy": self.policy,
@@ -152,6 +159,7 @@ class PrefetchResult:
             "evictions": self.evictions,
             "evictions_by_prefetch": self.evictions_by_prefetch,
             **self.total.to_dict(),
+            "bytes_read_per_token": self.bytes_read_per_token,
             "prefill": self.prefill.to_dict(),
             "decode": self.decode.to_dict(),
             "without_prefetch": {**bare.pop("total"), **bare} if bare else None,

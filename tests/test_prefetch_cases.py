@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from naive import DECODE, Row
+from naive import DECODE, PREFILL, Row
 from oracle import POLICIES
 from strategies import Shape, trace_of
 from test_tiers import BOTH_SCOPES, printed, random_trace
@@ -150,3 +150,56 @@ def test_the_command(tmp_path):
     noise = {"recall": 0.8, "precision": 0.6, "train_share": 0.5, "cap": "9B"}
     report = remoe_sim.prefetch(trace, 4, predictor="transition,noisy", policy="lru,lfu-forget", **noise)
     assert json.loads(printed(*arguments, "--json")) == report.to_dict()
+
+
+def decode_and_prefill():
+    """Eight prefill tokens that need six experts, and two decode tokens that need another one each, of 2 MiB each."""
+    shape = Shape((8,), (1,), (2 * 2**20,))
+    rows = [Row(0, at, 0, PREFILL, [[at % 6]]) for at in range(8)]
+    rows += [Row(0, 8, 1, DECODE, [[6]]), Row(0, 9, 2, DECODE, [[7]])]
+    return rows, shape
+
+
+def shown(path, *options):
+    """The numbers per token that `prefetch` shows, by heading and predictor."""
+    tables, heading = {}, ""
+    output = printed("prefetch", path, "--cache", 8, "--predictor", "previous,oracle", *options)
+    for line in output.splitlines():
+        if "/token" in line:
+            heading = line.split("/token")[0]
+            tables.setdefault(heading, [])
+        elif heading and line.startswith(("previous", "oracle")):
+            tables[heading].append([*map(float, line.split()[2:])])
+        elif not line.strip():
+            heading = ""
+    return tables
+
+
+def test_bytes_per_token_are_those_of_decode(tmp_path):
+    rows, shape = decode_and_prefill()
+    trace, path = trace_of(rows, shape), str(tmp_path / "trace.parquet")
+    remoe_sim.write_trace(trace, path)
+    read, loaded = [[2.0, 2.0, 0.0, 2.0], [2.0, 0.0, 2.0, 2.0]], [[0.0] * 4, [2.0, 0.0, 0.0, 0.0]]
+    assert shown(path) == {"decode MiB": [*read, *loaded]}
+    report = remoe_sim.prefetch(trace, 8, predictor="previous,oracle")
+    replayed = remoe_sim.replay(trace, 8, policy="lru")["lru"]
+    for one in report.to_dict()["results"]:
+        assert one["bytes_read_per_token"] == one["decode"]["total_bytes"] / 2 == 2 * 2**20
+        assert one["without_prefetch"]["bytes_read_per_token"] == replayed.bytes_read_per_token == 2 * 2**20
+    frame = report.to_frame()
+    assert frame["bytes_read_per_token"].tolist() == [2 * 2**20] * 2
+
+
+def test_bytes_per_token_without_decode_tokens_are_those_of_prefill(tmp_path):
+    path = str(tmp_path / "trace.parquet")
+    remoe_sim.write_trace(trace_of(*decode_and_prefill()), path)
+    assert shown(path, "--phase", "prefill")["prefill MiB"][0] == [1.5, 1.5, 0.0, 1.5]
+    one = remoe_sim.prefetch(path, 8, predictor="previous", phase="prefill").to_dict()["results"][0]
+    assert one["bytes_read_per_token"] is None
+
+
+def test_experts_per_token_are_those_of_decode_where_sizes_are_unknown(tmp_path):
+    rows, shape = decode_and_prefill()
+    path = str(tmp_path / "trace.parquet")
+    remoe_sim.write_trace(trace_of(rows, Shape(shape.experts, shape.top_k, None)), path)
+    assert shown(path)["decode experts"][0] == [1.0, 1.0, 0.0, 1.0]

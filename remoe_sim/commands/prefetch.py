@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from remoe_sim.prefetch_results import PrefetchReport, PrefetchResult
+    from remoe_sim.prefetch_results import PrefetchReport
     from remoe_sim.timing import Timed
 
 
@@ -183,6 +183,8 @@ def _hits_table(report: PrefetchReport, phase: str) -> Table:
 def _guesses_table(report: PrefetchReport) -> Table:
     """What became of the experts that were named, in both phases."""
     table = _table("guesses", "policy", "named", "right", "there", "capped", "no room", "loaded")
+    if all(getattr(report[0], phase).tokens for phase in ("decode", "prefill")):
+        table.caption, table.caption_justify = "for decode and prefill", "left"
     for result in report:
         one = result.total
         counts = (one.resident, one.cap_refused, one.room_refused, one.prefetched)
@@ -192,32 +194,28 @@ def _guesses_table(report: PrefetchReport) -> Table:
 
 
 def _bytes_tables(report: PrefetchReport) -> Iterator[Table]:
-    """Per token of both phases, in bytes or, where sizes are unknown, experts: the demand beside what is prefetched,
-    then what became of this."""
+    """Per decode token, as everywhere, or per prefill token where nothing is decoded; in bytes or, where sizes are
+    unknown, experts: the demand beside what is prefetched, then what became of this."""
     from remoe_sim.commands.replay import size_unit
 
-    tokens = max(report[0].total.tokens, 1)
-    sizes = report[0].total.total_bytes is not None
+    phase = "decode" if report[0].decode.tokens else "prefill"
+    counts = [(getattr(one, phase), getattr(one.without, phase)) for one in report]
+    tokens = max(counts[0][0].tokens, 1)
+    sizes = counts[0][0].total_bytes is not None
     unit, factor = ("experts", 1)
     if sizes:
-        unit, factor = size_unit(max((result.total.total_bytes or 0) / tokens for result in report))
-
-    def row(result: PrefetchResult, *amounts: int | None) -> tuple[str, ...]:
-        shown = (sized(None if amount is None else amount / tokens, factor) for amount in amounts)
-        return result.predictor, result.policy, *shown
-
-    read = _table(f"{unit}/token", "policy", "without", "demand", "prefetch", "in all")
-    loaded = _table(f"{unit}/token", "policy", "useful", "wasted", "wrong", "capped")
-    for result in report:
-        one = result.total
-        assert result.without is not None
-        bare = result.without.total
+        unit, factor = size_unit(max((one.total_bytes or 0) / tokens for one, _ in counts))
+    read = _table(f"{phase} {unit}/token", "policy", "without", "demand", "prefetch", "in all")
+    loaded = _table(f"{phase} {unit}/token", "policy", "useful", "wasted", "wrong", "capped")
+    for result, (one, bare) in zip(report, counts, strict=True):
+        amounts: tuple[int | None, ...] = (bare.misses, one.misses, one.prefetched, one.misses + one.prefetched)
+        fates: tuple[int | None, ...] = (one.useful, one.wasted, one.wrong, one.cap_refused)
         if sizes:
-            read.add_row(*row(result, bare.demand_bytes, one.demand_bytes, one.prefetch_bytes, one.total_bytes))
-            loaded.add_row(*row(result, one.useful_bytes, one.wasted_bytes, one.wrong_bytes, one.cap_refused_bytes))
-        else:
-            read.add_row(*row(result, bare.misses, one.misses, one.prefetched, one.misses + one.prefetched))
-            loaded.add_row(*row(result, one.useful, one.wasted, one.wrong, one.cap_refused))
+            amounts = (bare.demand_bytes, one.demand_bytes, one.prefetch_bytes, one.total_bytes)
+            fates = (one.useful_bytes, one.wasted_bytes, one.wrong_bytes, one.cap_refused_bytes)
+        for table, some in ((read, amounts), (loaded, fates)):
+            shown = (sized(None if amount is None else amount / tokens, factor) for amount in some)
+            table.add_row(result.predictor, result.policy, *shown)
     yield read
     yield loaded
 
