@@ -6,11 +6,11 @@ that paper: a quarter of the limit per segment; a new expert enters the lowest s
 which may then exceed its share; what a hit pushes out of the lowest segment leaves at once. Below four experts
 libCacheSim admits nothing; here every segment has room for one.
 
-`segments=2` (Karedla, Love, Wherry: Caching strategies to improve disk system performance, IEEE Computer 27(3), 1994): a
-new expert enters the front of the probationary segment, and a hit moves an expert to the front of the protected one. Where
-that exceeds its share of the limit, its last goes back to the front of the probationary segment, which has no share of its
-own. The last of the probationary segment is evicted first; the paper leaves the share open, and `protected` is 0.8 as in
-W-TinyLFU.
+`segments=2` (Karedla, Love, Wherry: Caching strategies to improve disk system performance, IEEE Computer 27(3), 1994):
+a new expert enters the front of the probationary segment, and a hit moves an expert to
+the front of the protected one. Where that exceeds its share of the limit, its last goes back to the front of the probationary segment, which has no
+share of its own. The last of the probationary segment is evicted first; the paper leaves the share open, and `protected`
+is 0.8 as in W-TinyLFU.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ _ANY = 2**62  # a share that is never exceeded
 class Slru(CompiledSlotPolicy):
     name = "slru"
     summary = "S4LRU: four segments of LRU, each hit moves one up; segments=2: probationary and protected"
-    source = (
-        "Huang et al., SOSP 2013, as libCacheSim's SLRU; segments=2: Karedla, Love, Wherry, IEEE Computer 27(3), 1994"
-    )
+    source = "Huang et al., SOSP 2013, as libCacheSim's SLRU; segments=2: Karedla et al., IEEE Computer 27(3), 1994"
     state_rows = 1 + ROWS
 
     def __init__(self, segments: int = 4, protected: float | None = None) -> None:

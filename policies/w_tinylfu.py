@@ -2,11 +2,11 @@
 
 Einziger, Friedman, Manes: TinyLFU: a highly efficient cache admission policy, ACM Transactions on Storage 13(4), 2017,
 section 4.2, in the variant of libCacheSim. Its shares, segments, sketch and sample: the window has a hundredth of the
-limit, of the rest the lower segment has a fifth; the sketch is a plain counting Bloom filter, without a doorkeeper; uses
-are counted when an expert enters, is hit in the segments, or leaves the window, but not when it is hit in the window, and
-halved after as many of the second kind as 32 times the experts that the segments hold. Below 100 experts libCacheSim's
-window has no room and admits nothing; here the window holds at least one expert, and the sketch is then made for all
-experts, not just for those that the segments hold.
+limit, of the rest the lower segment has a fifth; the sketch is a plain counting Bloom filter, without a doorkeeper;
+uses are counted when an expert enters, is hit in the segments, or leaves the window, but not when it is hit in the
+window, and halved after as many of the second kind as 32 times the experts that the segments hold. Below 100 experts
+libCacheSim's window has no room and admits nothing; here the window holds at least one expert, and the sketch is then
+made for all experts, not just for those that the segments hold.
 
 `count_window=true` counts as the paper does: every use once, those in the window included, and leaving it is none. The
 sample is the same number of uses of any kind, and when counts are halved, so is the number of uses since.
@@ -42,7 +42,7 @@ _SAMPLE = 32  # uses per expert that the segments hold until counts are halved
 class WTinyLfu(CompiledSlotPolicy):
     name = "w-tinylfu"
     summary = "an LRU window for newcomers; a segmented LRU takes those used more often than what they would push out"
-    source = "Einziger, Friedman, Manes: TinyLFU, ACM ToS 13(4), 2017, section 4.2; libCacheSim WTinyLFU, but with count_window=true"
+    source = "Einziger, Friedman, Manes: TinyLFU, ACM ToS 13(4), 2017, section 4.2, counting as libCacheSim's WTinyLFU"
     state_rows = _SKETCH + sketches.ROWS
 
     def __init__(self, count_window: bool = False) -> None:
