@@ -7,10 +7,10 @@ which may then exceed its share; what a hit pushes out of the lowest segment lea
 libCacheSim admits nothing; here every segment has room for one.
 
 `segments=2` (Karedla, Love, Wherry: Caching strategies to improve disk system performance, IEEE Computer 27(3), 1994):
-a new expert enters the front of the probationary segment, and a hit moves an expert to
-the front of the protected one. Where that exceeds its share of the limit, its last goes back to the front of the probationary segment, which has no
-share of its own. The last of the probationary segment is evicted first; the paper leaves the share open, and `protected`
-is 0.8 as in W-TinyLFU.
+a new expert enters the front of the probationary segment, and a hit moves an expert to the front of the protected one.
+Where that exceeds its share of the limit, its last goes back to the front of the probationary segment, which has no
+share of its own. The last of the probationary segment is evicted first. The paper leaves the share open; `protected` is
+0.8 here, as in W-TinyLFU.
 """
 
 from __future__ import annotations
