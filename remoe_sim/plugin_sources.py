@@ -108,7 +108,7 @@ def _is_local(spec: ModuleSpec | None) -> bool:
 
 
 def _imports(file: Path, content: bytes, package: str, unknown: list[str]) -> set[str]:
-    """The absolute names of what a file imports, anywhere in it; of `from a import b` also a.b, which may be a module."""
+    """The absolute names of what a file imports, anywhere in it; of `from a import b` also a.b, a module perhaps."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import cached_property
+from pathlib import Path
 from types import FunctionType, TracebackType
 from typing import Any
 
@@ -39,8 +40,10 @@ class PolicyError(ValueError):
 
 @contextmanager
 def fast_policy() -> Iterator[None]:
-    """Compile the user's policies that are found meanwhile without bounds checks: faster, but a policy that writes out of
-    bounds ends the process or changes the results of others."""
+    """Compile the user's policies that are found meanwhile without bounds checks.
+
+    That is faster, but a policy that writes out of bounds then ends the process, or changes results.
+    """
     before = _FAST.set(True)
     try:
         yield
@@ -152,7 +155,9 @@ def failed(what: str, files: set[str], error: Exception) -> PolicyError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     from numba.core.errors import NumbaError
 
-    said = " ".join(lines[:2]) if isinstance(error, NumbaError) else " ".join(lines)
+    if isinstance(error, NumbaError):  # pages, of which one line tells what is wrong
+        lines = [line for line in lines if "readonly array" in line][:1] or lines[:2]
+    said = " ".join(lines)
     text = f"{type(error).__name__}: {one_line(said)}" if said else type(error).__name__
     return PolicyError(f"{what} failed in {where}: {text}; correct it there (remoe-sim --traceback shows the calls)")
 
@@ -167,9 +172,10 @@ def place_of(error: BaseException, files: set[str]) -> tuple[str, int] | None:
             found = file, trace.tb_lineno
         trace = trace.tb_next
     if found is None:
-        told = [(file, int(line)) for file, line in _PLACE.findall(str(error)) if file in files]
-        told += [(file, int(line)) for file, line in _PLACE.findall(str(error)) if _is_theirs(file, files)]
-        found = told[0] if told else None
+        told = [(str(Path(file).resolve()), int(line)) for file, line in _PLACE.findall(str(error))]
+        own = {str(Path(file).resolve()) for file in files}
+        found = next((one for one in told if one[0] in own), None)
+        found = found or next((one for one in told if _is_theirs(one[0], own)), None)
     return found
 
 

@@ -77,7 +77,7 @@ def _verb(policy: Any, verb: str, fast: bool) -> Any:
 
 
 def _digest(policy: Any) -> str:
-    """Of all that the machine code of a policy's verbs is made of, but for the kernels, which the folder is named by."""
+    """Of all that a policy's machine code is made of, but for the kernels, which the folder is named by."""
     if is_ours(policy.__module__):
         files = sorted({getattr(policy, verb).__code__.co_filename for verb in VERBS})
         known_by = [policy.__module__.encode(), *(Path(file).read_bytes() for file in files)]
