@@ -16,9 +16,9 @@ from numba.core.dispatcher import Dispatcher
 
 from remoe_sim.plugin_sources import is_ours
 
-_COPIES: dict[Any, Any] = {}  # of functions and kernels that are ours
+_COPIES: dict[Any, Any] = {}  # of functions, kernels and modules that are ours
 _THEIRS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of others'
-_ORIGINALS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of checked kernels
+_ORIGINALS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of checked kernels and modules
 
 
 def checked_function(function: FunctionType) -> FunctionType:
@@ -59,8 +59,8 @@ def set_bounds(modules: Iterable[str], check: bool) -> None:
     for name in modules:
         module = sys.modules.get(name)
         for key, value in [] if module is None or is_ours(name) else list(vars(module).items()):
-            if isinstance(value, Dispatcher):
-                setattr(module, key, checked_kernel(value) if check else _ORIGINALS.get(value, value))
+            if isinstance(value, Dispatcher | ModuleType):
+                setattr(module, key, _checked(value) if check else _ORIGINALS.get(value, value))
 
 
 def _copies_for(module: str) -> Any:
@@ -70,13 +70,14 @@ def _copies_for(module: str) -> Any:
 def _checked(value: Any) -> Any:
     if isinstance(value, Dispatcher):
         return checked_kernel(value)
-    if isinstance(value, ModuleType) and is_ours(value.__name__):
-        names = {key: one for key, one in vars(value).items() if not key.startswith("__")}
-        if any(isinstance(one, Dispatcher) for one in names.values()):
-            copy = ModuleType(value.__name__)
-            vars(copy).update({key: _checked(one) for key, one in names.items() if not isinstance(one, ModuleType)})
-            return copy
-    return value
+    if not isinstance(value, ModuleType) or not is_ours(value.__name__) or value in _ORIGINALS:
+        return value
+    if value not in _COPIES and any(isinstance(one, Dispatcher) for one in vars(value).values()):
+        copy = _COPIES[value] = ModuleType(value.__name__)
+        _ORIGINALS[copy] = value
+        for key, one in vars(value).items():
+            vars(copy)[key] = one if isinstance(one, ModuleType) else _checked(one)
+    return _COPIES.get(value, value)
 
 
 def _names(code: CodeType) -> set[str]:

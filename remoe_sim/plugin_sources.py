@@ -149,16 +149,16 @@ def forget_changed(path: Path) -> None:
     changed = {name for name in names if name in sys.modules and _SEEN.get(name) not in (None, _digest(name))}
     if changed:
         for name in names:  # those that import a changed one would keep the old
-            if name in _SEEN:
+            if _SEEN.pop(name, None) is not None:
                 sys.modules.pop(name, None)
                 parent, _, leaf = name.rpartition(".")
                 vars(sys.modules.get(parent, module)).pop(leaf, None)
 
 
 def remember(sources: Sources) -> None:
-    """Keep in mind of which files the modules that a plug-in imports were made."""
+    """Keep in mind of which files the modules that a plug-in imports were made, or will be when it imports them."""
     for name in sources.modules:
-        if name in sys.modules:
+        if name not in _SEEN or name not in sys.modules:
             _SEEN[name] = _digest(name)
 
 

@@ -23,7 +23,7 @@ from remoe_sim.outcomes import empty_outcome as empty_outcome
 from remoe_sim.policy_guard import fast_policy as fast_policy
 from remoe_sim.policy_guard import guard, read_only, run_told
 from remoe_sim.resuming import Part, Resumed
-from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop
+from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop, plain_verbs
 from remoe_sim.streams import Longs as Longs
 from remoe_sim.streams import Stream as Stream
 
@@ -276,7 +276,7 @@ class CompiledSlotPolicy(SlotPolicy):
     def _bound(self, stream: Stream, plain: bool) -> Any:
         own: Any = type(self)
         if plain:
-            return plain_loop(loop_for(stream), [getattr(own, verb) for verb in VERBS], self._trims)
+            return plain_loop(loop_for(stream), plain_verbs(own, self.fast), self._trims)
         return compiled_loop(loop_for(stream), own, self._trims, self.fast)
 
     def _state(self, stream: Stream) -> npt.NDArray[np.int64]:

@@ -63,7 +63,8 @@ class _ReadOnly(Stream):
 
     @property
     def whole(self) -> Stream:
-        return vars(self).get("_whole", self)  # there is none where a policy made another of it
+        shown: Stream = vars(self).get("_whole", self)  # there is none where a policy made another of it
+        return shown
 
     @cached_property
     def first(self) -> Any:

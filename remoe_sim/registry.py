@@ -157,10 +157,13 @@ def _from_file(path: str, base: type) -> Any:
     assert spec.loader is not None
     forget_changed(Path(path))
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    keeps, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # which is believed within a second of a change
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise not_loaded(f"policy '{path}' cannot be loaded", str(spec.origin), error) from error
+    finally:
+        sys.dont_write_bytecode = keeps
     plugin = plugin_of(module, base)
     if plugin is None:
         raise ValueError(

@@ -33,6 +33,14 @@ def plain_loop(loop: Any, functions: Sequence[Any], trims: bool) -> Any:
     return bound(loop, _named(functions, trims), loop.__name__)
 
 
+def plain_verbs(policy: Any, fast: bool) -> list[Any]:
+    """VERBS of a compiled policy in plain Python; what they call is compiled."""
+    from remoe_sim.checked_kernels import checked_function
+
+    functions = [getattr(policy, verb) for verb in VERBS]
+    return functions if fast or is_ours(policy.__module__) else [checked_function(one) for one in functions]
+
+
 @cache
 def compiled_loop(loop: Any, policy: Any, trims: bool, fast: bool) -> Any:
     """The loop compiled for a class of policies whose verbs are static functions over a state array.
@@ -59,7 +67,7 @@ def compiled_verb(policy: Any, verb: str, fast: bool) -> Any:
     from remoe_sim.kernels import slot_verbs
 
     name = f"{verb}_{policy.__name__}_{_digest(policy)}{'' if fast else '_checked'}"
-    call = slot_verbs.call_victim if signature is VICTIM else slot_verbs.call_verb
+    call: Any = slot_verbs.call_victim if signature is VICTIM else slot_verbs.call_verb
     return kernel(bound(call, {"verb": _verb(policy, verb, fast)}, name), signature=signature)
 
 

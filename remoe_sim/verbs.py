@@ -15,7 +15,7 @@ import numpy.typing as npt
 from remoe_sim.answers import checked_keys
 from remoe_sim.kernels.tallies import DECODE
 from remoe_sim.policy import CompiledSlotPolicy, Longs, Policy, SlotPolicy, StackPolicy, Stream
-from remoe_sim.slot_loops import VERBS
+from remoe_sim.slot_loops import plain_verbs
 
 _VICTIM = 3  # which of the verbs
 
@@ -85,7 +85,7 @@ def drive(loop: Any, policy: Policy, streams: list[Stream], plain: bool = False)
         return loop, (keyed.setup, keyed.touch, keyed.admit, keyed.victim, keyed.insert, keyed.victim, False)
     trims = type(policy).surplus is not SlotPolicy.surplus
     if isinstance(policy, CompiledSlotPolicy) and plain:
-        return getattr(loop, "py_func", loop), (*(getattr(policy, verb) for verb in VERBS), trims)
+        return getattr(loop, "py_func", loop), (*plain_verbs(type(policy), policy.fast), trims)
     if isinstance(policy, CompiledSlotPolicy):
         verbs = policy._verbs(streams[0])[1:]
         return loop, (*verbs, policy._surplus() if trims else verbs[_VICTIM], trims)

@@ -1,4 +1,4 @@
-"""A policy of somebody else can neither change what others see nor end the process, and what it raises is one sentence."""
+"""A policy of somebody else cannot change what others see or end the process, and what it raises is one sentence."""
 
 import pickle
 import subprocess
@@ -133,7 +133,7 @@ OUT = {
     "a module of ours": COMPILED.replace(
         "        push_front(state, 1, state.shape[1] - 2, entry)",
         "        lists.push_front(state, 9, 3, entry)  # here",
-    ).replace("import clear", "import at, clear", 1)
+    )
     + "\nfrom remoe_sim.kernels import lists\n",
 }
 
@@ -227,7 +227,7 @@ def test_what_a_policy_raises_is_a_sentence(what, mine):
     text, part, said = RAISES[what]
     mine(text)
     arguments = ["replay", DEMO, "--policy", "./mine.py", "--cache", 4, "--phase", "prefill"]
-    code, out, err = shell(*arguments)
+    code, _, err = shell(*arguments)
     sentence = [line for line in err.splitlines() if "compiling" not in line]
     assert (code, len(sentence)) == (2, 1), err
     assert f"mine.py, line {line_of(text, part)}" in sentence[0]
