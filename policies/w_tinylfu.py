@@ -1,11 +1,15 @@
-"""W-TinyLFU: a small LRU window, and a segmented LRU that admits from it only who is used more often than its victim.
+"""W-TinyLFU: a small LRU window, and a segmented LRU that admits from it only what is used more often than its victim.
 
 Einziger, Friedman, Manes: TinyLFU: a highly efficient cache admission policy, ACM Transactions on Storage 13(4), 2017,
-section 4.2. Shares, segments, sketch and sample are those of libCacheSim: the window has a hundredth of the limit, of
-the rest the lower segment has a fifth; uses are counted when an expert enters, is hit in the segments, or leaves the
+section 4.2, in the variant of libCacheSim. Its shares, segments, sketch and sample: the window has a hundredth of the
+limit, of the rest the lower segment has a fifth; the sketch is a plain counting Bloom filter, without a doorkeeper;
+uses are counted when an expert enters, is hit in the segments, or leaves the window, but not when it is hit in the
 window, and halved after as many of the second kind as 32 times the experts that the segments hold. Below 100 experts
 libCacheSim's window has no room and admits nothing; here the window holds at least one expert, and the sketch is then
 made for all experts, not just for those that the segments hold.
+
+`count_window=true` counts as the paper does: every use once, those in the window included, and leaving it is none. The
+sample is the same number of uses of any kind, and when counts are halved, so is the number of uses since.
 """
 
 from __future__ import annotations
@@ -38,8 +42,15 @@ _SAMPLE = 32  # uses per expert that the segments hold until counts are halved
 class WTinyLfu(CompiledSlotPolicy):
     name = "w-tinylfu"
     summary = "an LRU window for newcomers; a segmented LRU takes those used more often than what they would push out"
-    source = "Einziger, Friedman, Manes: TinyLFU, ACM ToS 13(4), 2017, section 4.2; libCacheSim WTinyLFU"
+    source = "Einziger, Friedman, Manes: TinyLFU, ACM ToS 13(4), 2017, section 4.2, counting as libCacheSim's WTinyLFU"
     state_rows = _SKETCH + sketches.ROWS
+
+    def __init__(self, count_window: bool = False) -> None:
+        self.count_window = count_window
+
+    @property
+    def parameter(self) -> int:
+        return int(self.count_window)
 
     # Extra columns: of _PLACE what the segments hold and may hold; of _SEEN uses since counts were halved, and how many
     # there may be.
@@ -75,13 +86,11 @@ class WTinyLfu(CompiledSlotPolicy):
         if state[_PLACE, entry] == 1:
             remove(state, _WINDOW, entry)
             push_front(state, _WINDOW, n, entry)
+            if state[0, n]:
+                _use(state, entry)
             return
         raise_entry(state, _MAIN, _TOP, entry)
-        count_sketched(state, _SKETCH, entry)
-        state[_SEEN, n] += 1
-        if state[_SEEN, n] == state[_SEEN, n + 1]:
-            state[_SEEN, n] = 0
-            halve(state, _SKETCH)
+        _use(state, entry)
 
     @staticmethod
     def admit(state, entry):  # type: ignore[no-untyped-def,override]
@@ -92,7 +101,7 @@ class WTinyLfu(CompiledSlotPolicy):
         n = state.shape[1] - 2
         first = oldest(state, _WINDOW, n)
         while first != n and state[_PLACE, n] + state[0, first] <= state[_PLACE, n + 1]:
-            count_sketched(state, _SKETCH, first)
+            _leave(state, first)
             _move(state, first)
             first = oldest(state, _WINDOW, n)
         newer, older = oldest_outside(state, _WINDOW, n, protected), lowest_outside(state, _MAIN, protected)
@@ -105,7 +114,7 @@ class WTinyLfu(CompiledSlotPolicy):
             leave_segments(state, _MAIN, older)
             state[_PLACE, n] -= state[0, older]
         if newer >= 0:
-            count_sketched(state, _SKETCH, newer)
+            _leave(state, newer)
             if not wins:
                 remove(state, _WINDOW, newer)
             elif state[_PLACE, n] + state[0, newer] <= state[_PLACE, n + 1]:
@@ -116,7 +125,10 @@ class WTinyLfu(CompiledSlotPolicy):
     def insert(state, entry):  # type: ignore[no-untyped-def,override]
         push_front(state, _WINDOW, state.shape[1] - 2, entry)
         state[_PLACE, entry] = 1
-        count_sketched(state, _SKETCH, entry)
+        if state[0, state.shape[1] - 2]:
+            _use(state, entry)
+        else:
+            count_sketched(state, _SKETCH, entry)
 
     @staticmethod
     def surplus(state, protected):  # type: ignore[no-untyped-def,override]
@@ -135,3 +147,21 @@ def _move(state, entry):  # type: ignore[no-untyped-def]
     enter_segments(state, _MAIN, _TOP, entry)
     state[_PLACE, entry] = 2
     state[_PLACE, state.shape[1] - 2] += state[0, entry]
+
+
+@kernel
+def _use(state, entry):  # type: ignore[no-untyped-def]
+    """One use more, which may end the sample."""
+    n = state.shape[1] - 2
+    count_sketched(state, _SKETCH, entry)
+    state[_SEEN, n] += 1
+    if state[_SEEN, n] == state[_SEEN, n + 1]:
+        state[_SEEN, n] = state[_SEEN, n + 1] // 2 if state[0, n] else 0
+        halve(state, _SKETCH)
+
+
+@kernel
+def _leave(state, entry):  # type: ignore[no-untyped-def]
+    """An entry leaves the window, which libCacheSim counts."""
+    if not state[0, state.shape[1] - 2]:
+        count_sketched(state, _SKETCH, entry)

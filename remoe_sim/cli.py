@@ -10,6 +10,8 @@ import pkgutil
 import re
 import signal
 import sys
+import traceback
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import remoe_sim
 from remoe_sim import commands
 from remoe_sim.commands._progress import shown
 
+_TRACEBACK: ContextVar[bool] = ContextVar("whether errors show their traceback", default=False)
 _DOCSTRING = re.compile(r'^def command\(.*?\) -> \w+:\n    """(.*?)"""', re.DOTALL | re.MULTILINE)
 
 
@@ -67,7 +70,8 @@ def _modules() -> dict[str, str]:
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(remoe_sim.__version__, prog_name="remoe-sim")
-def main() -> None:
+@click.option("--traceback", is_flag=True, help="Show the Python traceback of an error, too.")
+def main(**shown: bool) -> None:
     """Replay recorded expert routing of Mixture-of-Experts models through a cache.
 
     \b
@@ -76,6 +80,7 @@ def main() -> None:
       remoe-sim import capture.csv -o t.parquet  your own recording
       remoe-sim replay t.parquet --cache 8       hit rates, bytes, and the optimum
     """
+    _TRACEBACK.set(shown["traceback"])
 
 
 def run() -> None:
@@ -123,6 +128,8 @@ def _in_words(error: Exception) -> str:
 def _stop(sentence: str, code: int) -> None:
     from remoe_sim.errors import one_line
 
+    if _TRACEBACK.get() and sys.exc_info()[1] is not None:
+        traceback.print_exc()
     print(f"remoe-sim: {one_line(sentence)}", file=sys.stderr)
     try:
         sys.stdout.flush()

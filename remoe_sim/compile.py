@@ -23,6 +23,7 @@ from numba.core import config as _config
 from numba.core import event
 
 from remoe_sim import kernel_cache
+from remoe_sim.plugin_sources import is_ours
 
 _LOCK = threading.Lock()
 _HERE = Path(__file__).parent
@@ -33,6 +34,7 @@ STATE = types.Array(types.int64, 2, "C")
 SETUP = types.void(STATE, types.int64)
 ENTRY = types.void(STATE, types.int64)
 VICTIM = types.int64(STATE, types.Array(types.uint8, 1, "C"))
+READ_ONLY_VICTIM = types.int64(STATE, types.Array(types.uint8, 1, "C", readonly=True))
 
 
 def _sources() -> list[Path]:
@@ -98,20 +100,24 @@ event.register("numba:compile", _Announcement())
 
 
 def kernel(
-    function: Callable[..., Any] | None = None, *, signature: Any = None, inline: bool = False, unfold: bool = False
-) -> Any:
+    function: Callable[..., Any] | None = None, *, signature: Any = None, inline: bool = False, unfold: bool = False,
+    check: bool = False, keep: bool = True,
+) -> Any:  # fmt: skip
     """Compile `function` without the interpreter lock and keep the machine code on disk.
 
     With `signature` it is compiled at once for those types, which a verb passed to another kernel needs; with `inline`
     it becomes part of every kernel that calls it, however large it is; with `unfold` already before types are known,
-    which also spares the counting of references to its arrays (and costs compile time at every call).
+    which also spares the counting of references to its arrays (and costs compile time at every call). With `check` an
+    index that is out of bounds is an IndexError. Without `keep`, and where the function is in a file of somebody else,
+    which may call what is in others, it is compiled in every process.
     """
     if function is None:
-        return lambda f: kernel(f, signature=signature, inline=inline, unfold=unfold)
-    folder = cache_directory()
+        return lambda f: kernel(f, signature=signature, inline=inline, unfold=unfold, check=check, keep=keep)
+    folder = cache_directory() if keep and is_ours(function.__module__) else None
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     options |= {"forceinline": True} if inline else {}
     options |= {"inline": "always"} if unfold else {}
+    options |= {"boundscheck": True} if check else {}
     with _LOCK:
         before = config.CACHE_DIR
         try:

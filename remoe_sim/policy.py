@@ -20,8 +20,10 @@ from remoe_sim.outcomes import Depths as Depths
 from remoe_sim.outcomes import Outcome as Outcome
 from remoe_sim.outcomes import Rules as Rules
 from remoe_sim.outcomes import empty_outcome as empty_outcome
+from remoe_sim.policy_guard import fast_policy as fast_policy
+from remoe_sim.policy_guard import guard, read_only, run_told
 from remoe_sim.resuming import Part, Resumed
-from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop
+from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop, plain_verbs
 from remoe_sim.streams import Longs as Longs
 from remoe_sim.streams import Stream as Stream
 
@@ -45,6 +47,11 @@ class Policy:
     online: ClassVar[bool] = True  # decides without knowing what comes
     needs_training: ClassVar[bool] = False  # whether `Rules.popularity` must be there
     label: str = ""  # the name as the user typed it, options included
+    fast: bool = False  # whether a policy of somebody else is compiled without bounds checks
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        guard(cls)
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         """Replay one cache at one limit."""
@@ -87,6 +94,7 @@ class StackPolicy(Policy):
         """Depths of all lookups, which tell of every capacity; those from `most` on may be said to be absent."""
         from remoe_sim.kernels.stacks import ordered_depths
 
+        stream = stream.whole
         keys, preload_keys = self._keys(stream, rules)
         n = stream.n_entries
         dtype = np.uint16 if n < 2**16 else np.int32
@@ -136,6 +144,7 @@ class StackPolicy(Policy):
 
     def by_keys(self, kernel: Any, stream: Stream, limit: int, rules: Rules) -> Outcome:
         """One cache at one limit, by a kernel that takes what `remoe_sim.kernels.limits.ordered_replay` does."""
+        stream = stream.whole
         keys, preload_keys = self._keys(stream, rules)
         hit, resting, running = empty_outcome(stream)
         evictions = kernel(
@@ -195,15 +204,15 @@ class SlotPolicy(Policy):
         """The loop and the functions it calls, all of them plain Python here."""
         return (
             loop_for(stream),
-            lambda state, limit: self.setup(int(limit), stream.sizes),
+            lambda state, limit: self.setup(int(limit), read_only(stream.sizes)),
             lambda state, entry: self.hit(int(entry)),
             lambda state, entry: self.admit(int(entry)),
-            lambda state, protected: checked_victim(self.label or self.name, self.victim(protected)),
+            lambda state, protected: checked_victim(self.label or self.name, self.victim(read_only(protected))),
             lambda state, entry: self.insert(int(entry)),
         )
 
     def _surplus(self) -> Any:
-        return lambda state, protected: checked_victim(self.label or self.name, self.surplus(protected))
+        return lambda state, protected: checked_victim(self.label or self.name, self.surplus(read_only(protected)))
 
     @property
     def _trims(self) -> bool:
@@ -211,8 +220,8 @@ class SlotPolicy(Policy):
         own: Any = type(self)
         return own.surplus is not SlotPolicy.surplus
 
-    def _bound(self, stream: Stream) -> Any:
-        """The loop with its verbs bound to this policy's functions."""
+    def _bound(self, stream: Stream, plain: bool) -> Any:
+        """The loop with its verbs bound to this policy's functions; plain: in Python, as it is here anyway."""
         loop, *verbs = self._verbs(stream)
         return plain_loop(loop, (*verbs, self._surplus()), self._trims)
 
@@ -220,18 +229,25 @@ class SlotPolicy(Policy):
         return np.zeros((1, 1), np.int64)
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        own = copy(self)  # layers are replayed side by side, each with an object of its own
+        stream = stream.whole
         hit, resting, running = empty_outcome(stream)
-        evictions = own._bound(stream)(
-            stream.offsets, stream.entries.astype(np.int32, copy=False), stream.steps, stream.epochs, rules.preload,
-            stream.sizes, stream.weights, limit, rules.mandatory, own._state(stream), hit, resting, running,
-        )  # fmt: skip
+        preload = rules.preload if rules.preload.flags.writeable else rules.preload.copy()
+
+        def run(plain: bool) -> int:
+            own = copy(self)  # layers are replayed side by side, each with an object of its own
+            evictions = own._bound(stream, plain)(
+                stream.offsets, stream.entries.astype(np.int32, copy=False), stream.steps, stream.epochs, preload,
+                stream.sizes, stream.weights, limit, rules.mandatory, own._state(stream), hit, resting, running,
+            )  # fmt: skip
+            return int(evictions)
+
+        evictions: int = run_told(self, run)
         if evictions < 0:
             raise ValueError(
                 f"policy '{self.label or self.name}' chose a victim that is not resident, or is protected; "
                 "correct its victim()"
             )
-        return Outcome(hit, int(evictions), resting, running)
+        return Outcome(hit, evictions, resting, running)
 
 
 class CompiledSlotPolicy(SlotPolicy):
@@ -251,15 +267,17 @@ class CompiledSlotPolicy(SlotPolicy):
 
     def _verbs(self, stream: Stream) -> tuple[Any, ...]:
         own: Any = type(self)
-        return (loop_for(stream), *(compiled_verb(own, verb) for verb in VERBS[:-1]))
+        return (loop_for(stream), *(compiled_verb(own, verb, self.fast) for verb in VERBS[:-1]))
 
     def _surplus(self) -> Any:
         own: Any = type(self)
-        return compiled_verb(own, VERBS[-1])
+        return compiled_verb(own, VERBS[-1], self.fast)
 
-    def _bound(self, stream: Stream) -> Any:
+    def _bound(self, stream: Stream, plain: bool) -> Any:
         own: Any = type(self)
-        return compiled_loop(loop_for(stream), own, self._trims)
+        if plain:
+            return plain_loop(loop_for(stream), plain_verbs(own, self.fast), self._trims)
+        return compiled_loop(loop_for(stream), own, self._trims, self.fast)
 
     def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
         state = np.zeros((self.state_rows, stream.n_entries + 2), np.int64)

@@ -13,6 +13,7 @@ from remoe_sim.kernels.prefetch import COLUMNS, NO_VICTIM, prefetch_replay
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.model_sizes import SizedModel
 from remoe_sim.policy import Policy, StackPolicy
+from remoe_sim.policy_guard import run_told
 from remoe_sim.predictors import Guesses, Known
 from remoe_sim.prefetch_results import PrefetchCounts, PrefetchResult
 from remoe_sim.settings import Limit
@@ -91,16 +92,20 @@ class PrefetchRun:
         keys, first_keys = _keys(policy, streams, of_lookup, recency != 0)
         layer_of_entry = np.repeat(np.arange(trace.moe_layers, dtype=np.int32), trace.model.experts)
         sizes, layer_of = _by_cache(memory, memory.sizes), _by_cache(memory, layer_of_entry)
-        loop, verbs = drive(prefetch_replay, policy, streams)
         weights = np.array(trace.model.expert_bytes or (1,) * trace.moe_layers, np.int64)
         missed, came, used = (np.zeros(size, np.int64) for size in (layers.size, *(guesses.targets.size,) * 2))
-        fault = loop(
-            stream.steps, layers, in_cache, stream.epochs, stream.offsets, entries, stream.kinds, guesses.targets,
-            guesses.issued, kinds[guesses.targets], guesses.offsets, guessed, keys, first_keys, recency,
-            sizes, layer_of, weights, np.array([limit for _, _, limit in memory.caches], np.int64), self.cap,
-            settings.mandatory, _states(policy, streams, sizes), *verbs, table, evictions, missed, came,
-            used,
-        )  # fmt: skip
+
+        def run(plain: bool) -> Any:
+            loop, verbs = drive(prefetch_replay, policy, streams, plain)
+            return loop(
+                stream.steps, layers, in_cache, stream.epochs, stream.offsets, entries, stream.kinds, guesses.targets,
+                guesses.issued, kinds[guesses.targets], guesses.offsets, guessed, keys, first_keys, recency,
+                sizes, layer_of, weights, np.array([limit for _, _, limit in memory.caches], np.int64), self.cap,
+                settings.mandatory, _states(policy, streams, sizes), *verbs, table, evictions, missed, came,
+                used,
+            )  # fmt: skip
+
+        fault = run_told(policy, run)
         if fault == NO_VICTIM:
             raise ValueError(f"policy '{policy.label}' chose a victim that it may not; correct its victim()")
         return missed, came, used

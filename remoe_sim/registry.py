@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from remoe_sim.errors import unknown
+from remoe_sim.plugin_sources import forget_changed, is_ours, remember, sources_of
 
 
 def plugin_of(module: ModuleType, base: type) -> Any:
@@ -49,12 +50,19 @@ def plugins(package: str, base: Any) -> dict[str, Any]:
         try:
             plugin = entry.load()
         except Exception as error:
-            raise ValueError(
-                f"plug-in '{entry.name}' ({entry.value}) cannot be loaded: {type(error).__name__}: {error}; mend or "
-                "uninstall the package that brings it"
-            ) from error
+            what = f"plug-in '{entry.name}' ({entry.value}) cannot be loaded"
+            raise not_loaded(what, "", error, "; mend or uninstall the package that brings it") from error
         _add(found, plugin, base)
     return dict(sorted(found.items()))
+
+
+def not_loaded(what: str, file: str, error: Exception, then: str = "") -> ValueError:
+    """Why a plug-in cannot be imported, and in which line."""
+    from remoe_sim.policy_guard import PolicyError, place_of
+
+    place = None if isinstance(error, SyntaxError) else place_of(error, {file})  # that says it itself
+    where = f" ({place[0]}, line {place[1]})" if place else ""
+    return PolicyError(f"{what}: {type(error).__name__}: {error}{where}{then}")
 
 
 def _add(found: dict[str, Any], plugin: Any, base: type) -> None:
@@ -107,12 +115,34 @@ def find_policy(text: str) -> Any:
     ValueError with all valid names, or the policy's options, if there is no such thing.
     """
     from remoe_sim.policy import Policy
+    from remoe_sim.policy_guard import failed, files_of, wants_fast
 
     name, *options = text.split(":")
     found = _from_file(name, Policy) if name.endswith(".py") else find_plugin("remoe_sim.policies", Policy, name)
-    policy = found(**_options(found, name, options))
+    values = _options(found, name, options)
+    try:
+        if not is_ours(found.__module__):
+            _set_bounds(found, not wants_fast())
+        policy = found(**values)
+    except ValueError:
+        raise  # what it says about its options
+    except Exception as error:
+        raise failed(f"policy '{name}'", files_of(found), error) from error
+    policy.fast = wants_fast()
     policy.label = str(found.name) + "".join(f":{option}" for option in options)
     return policy
+
+
+def _set_bounds(found: Any, check: bool) -> None:
+    """Let the kernels in the modules of somebody else's class be with or without bounds checks."""
+    from remoe_sim.checked_kernels import set_bounds
+
+    for name in dict.fromkeys(one.__module__ for one in found.__mro__):
+        module = sys.modules.get(name)
+        if module is not None and not is_ours(name) and getattr(module, "__file__", None):
+            sources = sources_of(module)
+            remember(sources)
+            set_bounds((name, *sources.modules), check)
 
 
 def _from_file(path: str, base: type) -> Any:
@@ -125,11 +155,15 @@ def _from_file(path: str, base: type) -> Any:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
+    forget_changed(Path(path))
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    keeps, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # which is believed within a second of a change
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"policy '{path}' cannot be loaded: {type(error).__name__}: {error}") from error
+        raise not_loaded(f"policy '{path}' cannot be loaded", str(spec.origin), error) from error
+    finally:
+        sys.dont_write_bytecode = keeps
     plugin = plugin_of(module, base)
     if plugin is None:
         raise ValueError(

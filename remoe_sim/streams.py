@@ -154,6 +154,11 @@ class Stream:
         return self.weights.size
 
     @property
+    def whole(self) -> Stream:
+        """Itself, or, if it is shown read-only to a policy, the stream that it shows."""
+        return self
+
+    @property
     def sizes(self) -> Longs:
         """What each entry takes of the limit."""
         return self.weights if self.in_bytes else np.ones(self.n_entries, np.int64)

@@ -134,8 +134,8 @@ class _Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What any output has to say about the devices and models of the sweep."""
-        found: dict[str, None] = {}
+        """What any output has to say about the devices, models and policies of the sweep."""
+        found = dict.fromkeys(one.policy.note for one in self.passes if one.policy.note)
         for variant in {id(cell.variant): cell.variant for one in self.passes for cell in one.cells}.values():
             if variant.run is not None and variant.model is not None:
                 said = (*variant.run.device.unverified, *variant.model.unverified, *variant.model.unknown)

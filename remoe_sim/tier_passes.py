@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from remoe_sim.kernels.tiers import NO_VICTIM, tier_replay
 from remoe_sim.outcomes import Flags
 from remoe_sim.policy import Policy, SlotPolicy
+from remoe_sim.policy_guard import run_told
 from remoe_sim.settings import Limit, Settings
 from remoe_sim.streams import Longs, Stream
 from remoe_sim.threads import map_layers
@@ -154,18 +156,22 @@ def _pass_cache(
         keys = sortable(keys_of(policy, stream))
     else:
         keys = _keys_of_arrivals(policy, lookups, coming, memory, index, course)
-    loop, verbs = drive(tier_replay, policy, [stream])
     hit, kept = np.empty(lookups.groups.size, np.bool_), np.empty(entering.groups.size, np.bool_)
     gone_offsets, gone = np.empty(groups.size + 1, np.int64), np.empty(kept.size, np.int32)
     had, resting = np.empty(kept.size, np.bool_), np.empty(groups.size, np.int64)
-    fault = loop(
-        course.steps[groups], np.searchsorted(groups, course.epochs), offsets, _local(lookups, first), coming_offsets,
-        _local(entering, first), keys, none if above is None else above[0].bounds(groups),
-        np.zeros(0, np.int32) if above is None else _local(above[0], first),
-        np.zeros(0, np.bool_) if above is None else above[1],
-        memory.sizes[first:past], limit, mandatory, coming is not None, state_of(policy, stream), *verbs,
-        hit, kept, gone_offsets, gone, had, resting,
-    )  # fmt: skip
+
+    def run(plain: bool) -> Any:
+        loop, verbs = drive(tier_replay, policy, [stream], plain)
+        return loop(
+            course.steps[groups], np.searchsorted(groups, course.epochs), offsets, _local(lookups, first),
+            coming_offsets, _local(entering, first), keys, none if above is None else above[0].bounds(groups),
+            np.zeros(0, np.int32) if above is None else _local(above[0], first),
+            np.zeros(0, np.bool_) if above is None else above[1],
+            memory.sizes[first:past], limit, mandatory, coming is not None, state_of(policy, stream), *verbs,
+            hit, kept, gone_offsets, gone, had, resting,
+        )  # fmt: skip
+
+    fault = run_told(policy, run)
     if fault == NO_VICTIM:
         raise ValueError(f"policy '{policy.label}' chose a victim that it may not; correct its victim()")
     if resting.size and int(resting.max()) > limit:

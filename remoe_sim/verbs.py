@@ -15,6 +15,7 @@ import numpy.typing as npt
 from remoe_sim.answers import checked_keys
 from remoe_sim.kernels.tallies import DECODE
 from remoe_sim.policy import CompiledSlotPolicy, Longs, Policy, SlotPolicy, StackPolicy, Stream
+from remoe_sim.slot_loops import plain_verbs
 
 _VICTIM = 3  # which of the verbs
 
@@ -75,14 +76,16 @@ def state_of(policy: Policy, stream: Stream, number: int = 0) -> npt.NDArray[np.
     return np.zeros((ROWS, stream.n_entries + 2), np.int64)
 
 
-def drive(loop: Any, policy: Policy, streams: list[Stream]) -> tuple[Any, tuple[Any, ...]]:
+def drive(loop: Any, policy: Policy, streams: list[Stream], plain: bool = False) -> tuple[Any, tuple[Any, ...]]:
     """The loop as it can call the policy's verbs, and these: setup, touch, admit, victim, insert, surplus, and whether
-    the last is to be asked. The states of the caches are of `state_of`."""
+    the last is to be asked. The states of the caches are of `state_of`. plain: in Python, if the policy is compiled."""
     if not isinstance(policy, SlotPolicy):
         from remoe_sim.kernels import keyed
 
         return loop, (keyed.setup, keyed.touch, keyed.admit, keyed.victim, keyed.insert, keyed.victim, False)
     trims = type(policy).surplus is not SlotPolicy.surplus
+    if isinstance(policy, CompiledSlotPolicy) and plain:
+        return getattr(loop, "py_func", loop), (*plain_verbs(type(policy), policy.fast), trims)
     if isinstance(policy, CompiledSlotPolicy):
         verbs = policy._verbs(streams[0])[1:]
         return loop, (*verbs, policy._surplus() if trims else verbs[_VICTIM], trims)

@@ -99,6 +99,50 @@ class WTinyLfu(Twin):
         return older if wins else newer
 
 
+class WTinyLfuOfThePaper(WTinyLfu):
+    """Every use is one of the sample: the paper, with the sketch and the size of the sample as above."""
+
+    def use(self, entry):
+        self.sketch.add(self.number[entry])
+        self.seen += 1
+        if self.seen == self.sample:
+            self.seen //= 2
+            self.sketch.halve()
+
+    def hit(self, entry, protected):
+        gone = set()
+        if entry in self.window:
+            self.window.remove(entry)
+            self.window.append(entry)
+        else:
+            gone = self.main.hit(entry, protected)
+        self.use(entry)
+        return gone
+
+    def insert(self, entry):
+        self.window.append(entry)
+        self.use(entry)
+
+    def victim(self, protected):
+        while self.window and self.fits(self.window[0]):
+            self.move(self.window[0])
+        newer, older = free(self.window, protected), self.main.candidate(protected)
+        if newer is None or older is None:
+            leaving = older if newer is None else newer
+        else:
+            wins = self.sketch.estimate(self.number[newer]) > self.sketch.estimate(self.number[older])
+            leaving = older if wins else newer
+        if leaving is None:
+            return None
+        if leaving != newer:
+            self.main.of(older).remove(older)
+            if newer is not None and self.fits(newer):
+                self.move(newer)
+        else:
+            self.window.remove(newer)
+        return leaving
+
+
 class LeCar(Twin):
     """Vietri et al., HotStorage 2018, algorithms 1 and 2; what they leave open is as in the authors' program."""
 

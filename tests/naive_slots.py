@@ -3,7 +3,7 @@
 from functools import partial
 
 import naive
-from naive_learned import LeCar, WTinyLfu
+from naive_learned import LeCar, WTinyLfu, WTinyLfuOfThePaper
 from naive_twin import Draws, Lazy, Segments, Twin, free
 
 
@@ -68,6 +68,31 @@ class Slru(Twin):
         if leaving is not None:
             self.segments.of(leaving).remove(leaving)
         return leaving
+
+
+class Karedla(Twin):
+    """Karedla, Love, Wherry, IEEE Computer 27(3), 1994: two lists, the last of each the most recent."""
+
+    protected = 800  # thousandths of the limit
+
+    def start(self):
+        self.probation, self.shelter = [], []
+
+    def hit(self, entry, protected):
+        (self.probation if entry in self.probation else self.shelter).remove(entry)
+        self.shelter.append(entry)
+        while self.over(self.shelter, self.limit * self.protected // 1000):
+            self.probation.append(self.shelter.pop(0))
+
+    def insert(self, entry):
+        self.probation.append(entry)
+
+    def victim(self, protected):
+        for queue in (self.probation, self.shelter):
+            if (leaving := free(queue, protected)) is not None:
+                queue.remove(leaving)
+                return leaving
+        return None
 
 
 class TwoQ(Twin):
@@ -196,7 +221,8 @@ class S3Fifo(Twin):
 
 TWINS = {
     "2q": TwoQ, "arc": Arc, "lecar": LeCar, "random": Random, "s3fifo": S3Fifo, "sieve": Sieve, "slru": Slru,
-    "w-tinylfu": WTinyLfu,
+    "w-tinylfu": WTinyLfu, "w-tinylfu:count_window=true": WTinyLfuOfThePaper, "slru:segments=2": Karedla,
+    "slru:segments=2:protected=0.5": type("KaredlaHalf", (Karedla,), {"protected": 500}),
     "random:seed=7": type("Random7", (Random,), {"seed": 7}), "lecar:seed=7": type("LeCar7", (LeCar,), {"seed": 7}),
 }  # fmt: skip
 naive.SLOT.update({name: partial(Lazy, twin) for name, twin in TWINS.items()})

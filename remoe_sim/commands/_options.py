@@ -25,6 +25,10 @@ _LIMIT = (
     ),
 )
 _POLICY = click.option("--policy", default="lru,lfu,belady", show_default=True, help="Policies, separated by commas.")
+_FAST = click.option(
+    "--fast-policy", is_flag=True, expose_value=False, callback=lambda ctx, _, given: _fast(ctx, given),
+    help="Compile policies of your own without bounds checks.",
+)  # fmt: skip
 _SCOPE = click.option(
     "--scope", default="layer", show_default=True, metavar="layer|global", help="A cache per layer, or one for all."
 )
@@ -72,6 +76,19 @@ _BATCH = (
 )
 
 
+def _fast(ctx: click.Context, given: bool) -> None:
+    """What `--fast-policy` does until the command ends."""
+    if given:
+        from remoe_sim.policy import fast_policy
+
+        ctx.with_resource(fast_policy())
+
+
+def fast_option(function: F) -> F:
+    """The option of every command that takes policies."""
+    return _with(function, _FAST)
+
+
 def limit_options(function: F) -> F:
     """The options that limit a cache."""
     return _with(function, *_LIMIT)
@@ -89,7 +106,7 @@ def setting_options(function: F) -> F:
 
 def replay_options(function: F) -> F:
     """The options that say how a trace is replayed, in the order of --help."""
-    return _with(function, _POLICY, _SCOPE, *_SETTINGS)
+    return _with(function, _POLICY, _FAST, _SCOPE, *_SETTINGS)
 
 
 def batch_options(function: F) -> F:

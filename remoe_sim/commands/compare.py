@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import note, print_json
+from remoe_sim.commands._options import fast_option, note, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,7 @@ UNITS = {"reuse_rate": "reuse", "hit_rate": "hit rate %", "misses_per_token": "m
 @click.option("--cache", metavar="RANGE", help="Experts per layer; a quarter and half of them if not given.")
 @click.option("--budget", metavar="SIZE,…", help="Bytes instead or as well, such as 4000MiB.")
 @click.option("--policy", default="lru", show_default=True, help="Policies, separated by commas.")
+@fast_option
 @click.option("--scope", default="layer", show_default=True, metavar="layer|global", help="A cache per layer, or one.")
 @click.option("--admission", default="mandatory", show_default=True, metavar="mandatory|bypass",
               help="Whether what a step needs must enter the cache.")  # fmt: skip

@@ -9,6 +9,7 @@ import click
 from remoe_sim.commands._device import note_all, timing_options
 from remoe_sim.commands._options import (
     batch_options,
+    fast_option,
     note,
     print_json,
     schedule_in_words,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--policy", default="lru,belady", show_default=True, metavar="NAME,…", help="Policies, separated by commas."
 )
+@fast_option
 @scope_option
 @setting_options
 @batch_options

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from remoe_sim.commands._options import note
+from remoe_sim.commands._options import fast_option, note
 
 
 @click.command()
@@ -17,6 +17,7 @@ from remoe_sim.commands._options import note
 @click.option("--dark", is_flag=True, help="Light on dark.")
 @click.option("--layer", metavar="N", help="Whose routing is shown, the model's number; the middle one if not given.")
 @click.option("--policy", metavar="NAME,…", help="Policies of what is replayed; lru, lfu and belady if not given.")
+@fast_option
 @click.option("--cache", metavar="N", help="Experts per layer, for the best split and the times of tokens.")
 @click.option("--budget", metavar="SIZE", help="Bytes of all layers together instead.")
 @click.option("--phase", metavar="all|decode|prefill", help="Which tokens are replayed; all if not given.")

@@ -11,6 +11,7 @@ from remoe_sim.commands._device import driven_device_options, note_all, parts_ta
 from remoe_sim.commands._driven import driven_options, percent, sized
 from remoe_sim.commands._options import (
     batch_options,
+    fast_option,
     limit_options,
     note,
     print_json,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--train", metavar="TRACE", help="What transition and frequent learn from.")
 @click.option("--train-share", metavar="SHARE", help="Learn from this first share of the steps, and count the rest.")
 @click.option("--policy", default="lru", show_default=True, metavar="NAME,…", help="Policies, separated by commas.")
+@fast_option
 @scope_option
 @driven_options
 @batch_options

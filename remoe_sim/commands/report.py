@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from remoe_sim.commands._device import timing_options
-from remoe_sim.commands._options import limit_options, note, scope_option, setting_options
+from remoe_sim.commands._options import fast_option, limit_options, note, scope_option, setting_options
 
 
 @click.command()
@@ -15,6 +15,7 @@ from remoe_sim.commands._options import limit_options, note, scope_option, setti
 @click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(), help="The .html file to write.")
 @limit_options
 @click.option("--policy", metavar="NAME,…", help="Online policies to compare; all that are usable if not given.")
+@fast_option
 @scope_option
 @setting_options
 @click.option("--device", metavar="NAME", help="Also model times: a device of 'list devices', or a card.")

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import batch_options, note, print_json, schedule_in_words, scheduled, setting_options
+from remoe_sim.commands._options import (
+    batch_options,
+    fast_option,
+    note,
+    print_json,
+    schedule_in_words,
+    scheduled,
+    setting_options,
+)
 from remoe_sim.commands.info import print_table
 
 if TYPE_CHECKING:
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     "--reserve", default="", metavar="SIZE,…", help="What others take: sizes, or 'dense' for the dense layers."
 )
 @click.option("--policy", default="lru", show_default=True, help="Policies, separated by commas; each is divided anew.")
+@fast_option
 @click.option(
     "--minimise",
     default="misses",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._device import note_all
-from remoe_sim.commands._options import note, print_json
+from remoe_sim.commands._options import fast_option, note, print_json
 from remoe_sim.progress import stage
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
 @click.command()
 @click.argument("traces", nargs=-1, type=click.Path())
 @click.option("--policy", default="lru,lfu,belady", show_default=True, help="Policies, separated by commas.")
+@fast_option
 @click.option("--cache", metavar="RANGE,…", help="Experts per layer (in all under scope global), 4:64 or auto.")
 @click.option("--budget", metavar="SIZE,…", help="Bytes, or shares of those of all experts: 4000MiB, 10%, 10%:50%:10%.")
 @click.option("--scope", default="layer", show_default=True, metavar="layer,global", help="Caches per layer, or one.")

@@ -8,7 +8,7 @@ import click
 
 from remoe_sim.commands._device import driven_device_options, note_all, show_times
 from remoe_sim.commands._driven import driven_options, percent, sized
-from remoe_sim.commands._options import batch_options, note, print_json, schedule_in_words, scheduled
+from remoe_sim.commands._options import batch_options, fast_option, note, print_json, schedule_in_words, scheduled
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--host-budget", metavar="SIZE", help="Bytes instead.")
 @click.option("--device-policy", default="lru", show_default=True, metavar="NAME,…", help="Policies of the device.")
 @click.option("--host-policy", default="lru", show_default=True, metavar="NAME,…", help="Policies of the host.")
+@fast_option
 @click.option(
     "--relation",
     default="inclusive",

@@ -8,6 +8,7 @@ import click
 
 from remoe_sim.commands._options import (
     batch_options,
+    fast_option,
     limit_options,
     note,
     print_json,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--policy", metavar="NAME,…", help="Online policies to choose the best from; all that are usable if not given."
 )
+@fast_option
 @scope_option
 @setting_options
 @batch_options

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from remoe_sim.commands._options import note, print_json
+from remoe_sim.commands._options import fast_option, note, print_json
 
 
 @click.command()
@@ -15,6 +15,7 @@ from remoe_sim.commands._options import note, print_json
 @click.option("--sample", default="20", show_default=True, metavar="N|all", help="How many cells.")
 @click.option("--seed", default="0", show_default=True, metavar="N", help="Which cells are drawn.")
 @click.option("--policy", metavar="FILE,…", help="Policies of your own that the sweep used.")
+@fast_option
 @click.option("--device", metavar="CARD,…", help="Device cards of your own that the sweep used.")
 @click.option("--model", metavar="NAME", help="The --model of the sweep, if it was a card of your own.")
 @click.option("--expert-bytes", metavar="SIZE,…", help="The --expert-bytes of the sweep.")

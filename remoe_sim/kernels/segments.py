@@ -1,5 +1,5 @@
-"""A segmented LRU inside a policy's state: Karedla, Love, Wherry, Caching strategies to improve disk system
-performance, IEEE Computer 27(3), 1994, in the variant of libCacheSim, with any number of segments up to four.
+"""A segmented LRU inside a policy's state, in the variant of libCacheSim, with any number of segments up to four. With
+two, of which the lower has more than any share, it is that of Karedla, Love and Wherry (see `policies/slru.py`).
 
 One list holds all segments, the highest in front, so that an entry that moves from the end of one to the front of the
 next stays where it is. ROWS rows from `row`: two of the list (`lists`) with its head in column n_entries; the segment

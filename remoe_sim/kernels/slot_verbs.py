@@ -8,6 +8,20 @@ from __future__ import annotations
 TRIMS = False  # whether the policy defines surplus
 
 
+def verb(state, what):
+    """Any of the verbs below, which takes the place of this where `call_verb` is compiled for it."""
+
+
+def call_verb(state, what):
+    """One verb that can be an argument of a loop."""
+    verb(state, what)
+
+
+def call_victim(state, protected):
+    """One verb that answers."""
+    return verb(state, protected)
+
+
 def setup(state, limit):
     """The policy's `setup`."""
 
