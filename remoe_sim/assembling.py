@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.errors import TraceError
+from remoe_sim.expert_ids import LARGEST, outside
 from remoe_sim.import_source import Source
 from remoe_sim.trace import DECODE, PREFILL, Decisions, InMemory, Model, Trace
 
@@ -132,7 +133,7 @@ class _Tokens:
 
     def __init__(self, source: Source, records: Records) -> None:
         self.source, self.records = source, records
-        for name in ("request", "position", "layer", "step"):
+        for name in ("request", "position", "layer", "step", "token_id"):
             self._check_range(name)
         _, first, rank = np.unique(records.request, return_index=True, return_inverse=True)
         rank = np.argsort(np.argsort(first))[rank].astype(np.int64)
@@ -163,9 +164,9 @@ class _Tokens:
 
     def _check_range(self, name: str) -> None:
         values = getattr(self.records, name)
-        wrong = np.flatnonzero((values < 0) | (values >= 2**31)) if values is not None else np.zeros(0, np.intp)
-        if wrong.size:
-            raise self._fault(int(wrong[0]), name, f"{values[wrong[0]]} is not possible; expected 0 to {2**31 - 1}")
+        wrong = None if values is None else outside(values, 0)
+        if wrong is not None:
+            raise self._fault(wrong[0], name, f"{values[wrong]} is not possible; expected 0 to {LARGEST}")
 
     def _check_same(self, name: str) -> None:
         values = getattr(self.records, name)

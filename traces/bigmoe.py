@@ -22,7 +22,7 @@ from remoe_sim.assembling import Records, Slots, assemble
 from remoe_sim.csv_columns import NUMBER, WHOLE, CsvColumns, read_csv, read_header
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
-from remoe_sim.trace import DECODE, PREFILL, Trace
+from remoe_sim.trace import DECODE, MOST_LAYERS, PREFILL, Trace
 
 _COLUMNS = ("turn", "phase", "step", "layer", "slot", "expert")
 _VERSION = re.compile(r"#\s*route_trace\s+(\S+)")
@@ -128,6 +128,8 @@ def _preamble(source: Source) -> _Preamble:
         raise source.error("the preamble has no line '# model=… n_layer=… n_expert=… n_expert_used=…'; add it")
     if min(found.counts.values()) < 1:
         raise source.error("n_layer, n_expert and n_expert_used must all be 1 or more; correct the preamble", 2)
+    if found.counts["n_layer"] > MOST_LAYERS:
+        raise source.error(f"n_layer is {found.counts['n_layer']}, at most {MOST_LAYERS} are possible; correct it", 2)
     if found.top_k > found.experts:
         raise source.error(
             f"n_expert_used is {found.top_k}, but there are {found.experts} experts; correct the preamble", 2

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.errors import TraceError
+from remoe_sim.expert_ids import LARGEST, outside
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
 from remoe_sim.parquet_footers import largest_of
@@ -230,6 +231,21 @@ class _Stream:
         return values
 
 
+def _checked_tokens(column: Any, first: int) -> Any:
+    """The token ids of a column; ValueError for what cannot be one."""
+    import pyarrow as pa
+
+    from remoe_sim.arrow_lists import to_numpy
+
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise ValueError(f"token_id from row {first} on holds {column.type} or null, expected whole numbers")
+    values = to_numpy(column)
+    wrong = outside(values, 0)
+    if wrong is not None:
+        raise ValueError(f"row {first + wrong[0]}: token id {values[wrong]} is not possible, expected 0 to {LARGEST}")
+    return values
+
+
 def _token_ids(source: Source, layer: Any, tokens: int) -> npt.NDArray[np.int32] | None:
     """Ids from the samples beside the activations; None, with a note, if there are none for just these tokens."""
     import pyarrow as pa
@@ -247,7 +263,7 @@ def _token_ids(source: Source, layer: Any, tokens: int) -> npt.NDArray[np.int32]
         at = 0
         for file in files:
             for batch in open_parquet(file, AHEAD).iter_batches(_READ_AT_ONCE, columns=["token_id"]):
-                ids[at : at + len(batch)] = batch.column(0).to_numpy(zero_copy_only=False)
+                ids[at : at + len(batch)] = _checked_tokens(batch.column(0), at)
                 at += len(batch)
         return ids
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:

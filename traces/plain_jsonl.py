@@ -148,6 +148,8 @@ class _Rows:
             return
         try:
             ids = array("q", [-1 if expert is None else expert for expert in experts])
+            if bool in map(type, experts):
+                raise TypeError
         except (TypeError, OverflowError):
             raise _WrongError("experts", experts, "a list of whole numbers and null") from None
         if not ids:
