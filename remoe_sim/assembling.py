@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from remoe_sim.errors import TraceError
 from remoe_sim.expert_ids import LARGEST, outside
+from remoe_sim.gate_weights import EXPECTED, ORDERED, in_order, wrong_weight
 from remoe_sim.import_source import Source
 from remoe_sim.trace import DECODE, PREFILL, Decisions, InMemory, Model, Trace
 
@@ -213,7 +214,10 @@ class _Layers:
         weights = None
         if self.slots.weight is not None:
             weights = np.full((len(self.tokens), width), np.nan, np.float32)
-            weights[token, place] = self.slots.weight[at]
+            weights[token, place] = self._checked_weights(at, self.slots.weight[at])
+            table, weights, moved = in_order(table, weights, table >= 0)
+            if moved:
+                self.source.note(ORDERED)
         if self.padded and top_k is None:
             used = used_slots(self.source, table)
             table, weights = table[:, :used], None if weights is None else weights[:, :used]
@@ -258,6 +262,13 @@ class _Layers:
             raise self._fault(
                 at[entry], "slot", f"slot {place[entry]} of this decision is there twice; remove one of them"
             )
+
+    def _checked_weights(self, at: Ints, weights: Weights) -> Weights:
+        wrong = wrong_weight(weights, unknown=True)
+        if wrong is not None:
+            text = f"{weights[wrong]} cannot be one; {EXPECTED}, correct it"
+            raise self._fault(at[wrong[0]], self.records.called.get("weight", "weight"), text)
+        return weights
 
     def _check_ids(self, at: Ints, token: Ints, table: Ints) -> None:
         wrong = np.flatnonzero(self.slots.expert[at] >= self.experts)

@@ -180,10 +180,10 @@ def with_number(rows, number):
     return [replace(row, decisions=[changed(one) for one in row.decisions]) for row in rows]
 
 
-def imported_or_refused(path, **options):
-    """The trace, or None where one sentence that names the file refuses it."""
+def found_or_refused(read, path, **options):
+    """What is read of the imported trace, or None where one sentence that names the file refuses it."""
     try:
-        return import_trace(path, **options)
+        return read(import_trace(path, **options))
     except TraceError as error:
         sentence = str(error)
     assert str(path) in sentence
@@ -195,11 +195,11 @@ def assert_refused_or_exact(path, expected, name, number):
     """With and without the number of experts: one sentence, or just these rows."""
     options = OPTIONS.get(name, {})
     for more in ({}, {"experts": 65536}):
-        trace = imported_or_refused(path, format=name.split()[0], **options, **more)
-        if trace is None:
+        found = found_or_refused(rows_of, path, format=name.split()[0], **options, **more)
+        if found is None:
             assert not empty(name, number) or number < -(2**31)
         else:
-            assert rows_of(trace) == expected, f"{name} reads {number} as another one"
+            assert found == expected, f"{name} reads {number} as another one"
             assert 0 <= number < 65536 or empty(name, number)
 
 
@@ -367,12 +367,12 @@ def test_what_describes_tokens(tmp_path, name):
             continue
         if name.startswith("npz") and not -(2**63) <= number < 2**64:
             continue
-        trace = imported_or_refused(write(tmp_path, number), format=kind)
-        if trace is None:
+        answer = found_or_refused(lambda trace: (read(trace), trace.notes), write(tmp_path, number), format=kind)
+        if answer is None:
             continue
-        found = read(trace)
-        if found is None or "are named by text" in trace.notes:
-            assert "left out" in trace.notes or "are named by text" in trace.notes
+        found, notes = answer
+        if found is None or "are named by text" in notes:
+            assert "left out" in notes or "are named by text" in notes
             continue
         assert number in [int(one) for one in found], f"{name}: {number} became {found}"
         assert min(found) >= 0

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from remoe_sim.assembling import Records, Slots, assemble
-from remoe_sim.csv_columns import NUMBER, WHOLE, CsvColumns, read_csv, read_header
+from remoe_sim.csv_columns import WEIGHT_OR_NAN, WHOLE, CsvColumns, read_csv, read_header
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
 from remoe_sim.trace import DECODE, MOST_LAYERS, PREFILL, Trace
@@ -46,7 +46,7 @@ class BigMoeOnEdge(TraceFormat):
     def read(self, source: Source) -> Trace:
         preamble = _preamble(source)
         names = read_header(source, preamble.header_line, _COLUMNS, "record it with --route-trace of BigMoeOnEdge")
-        optional = {name: kind for name, kind in (("weight", NUMBER), ("dropped", WHOLE)) if name in names}
+        optional = {name: kind for name, kind in (("weight", WEIGHT_OR_NAN), ("dropped", WHOLE)) if name in names}
         csv = read_csv(source, names, preamble.header_line, dict.fromkeys(_COLUMNS, WHOLE) | optional)
         experts = source.experts(0, preamble.experts)
         expert = _computed(source, csv, experts)

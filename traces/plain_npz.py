@@ -6,8 +6,9 @@ experts: whole numbers [tokens, layers, k], largest gate weight first; negative 
 negative where a token was not routed at the layer. All other arrays are optional:
 offsets [requests + 1] bounds of the requests, else there is one; prompt_lengths [requests] tokens of the prompt, one
 prefill step, else phase [tokens] (0 or prefill, 1 or decode), else all is decode; step [tokens] the forward pass, else
-each decode token is one; positions [tokens]; token_id [tokens]; weights [tokens, layers, k]; layer_numbers [layers],
-else 0, 1, ...; n_experts; n_layers, of the whole model; expert_bytes and dense_bytes, one or per layer; name; quant;
+each decode token is one; positions [tokens]; token_id [tokens]; weights [tokens, layers, k], nan where unknown;
+layer_numbers [layers], else 0, 1, ...; n_experts; n_layers, of the whole model; expert_bytes and dense_bytes, one or
+per layer; name; quant;
 meta: JSON text, a list with one object per request; first_token_index is the position of its first token, and
 import --where chooses requests by all else in it.
 """
@@ -69,7 +70,13 @@ def _trace(source: Source, arrays: NpzArrays, experts: Ints, columns: dict[str, 
     if np.unique(numbers).size < numbers.size:
         raise arrays.error("layer_numbers", "a number is there twice")
     tables = layer_tables(
-        source, experts, weights, numbers.tolist(), count, lambda row, text: arrays.error("experts", text, row)
+        source,
+        experts,
+        weights,
+        numbers.tolist(),
+        count,
+        lambda row, text: arrays.error("experts", text, row),
+        unknown=True,
     )
     in_all = arrays.count("n_layers")
     return Trace(
