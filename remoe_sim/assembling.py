@@ -101,8 +101,8 @@ def assemble(
     column: str = "expert",
     padded: bool = True,
 ) -> Trace:
-    """The trace of all records. Tokens are ordered by step if it is known, else by request (as they first appear),
-    phase and position.
+    """The trace of all records. Tokens are ordered by step if it is known, and within a step as in the file if that has
+    one token after the other; else by request (as they first appear), phase and position.
 
     experts: how many there are; top_k: slots of every decision, or None to take what most decisions of a layer have;
     column: what messages call the ids; padded: null slots are padding, so a decision of nothing else is null, and last
@@ -144,7 +144,9 @@ class _Tokens:
         for name in ("step", "token_id"):
             self._check_same(name)
         if records.step is not None:
-            order = np.argsort(records.step[self.first], kind="stable")
+            by_token = np.count_nonzero(np.diff(self.of)) == len(self) - 1  # the file has one token after the other
+            within = self.first if by_token else np.arange(len(self))
+            order = np.lexsort((within, records.step[self.first]))
             self.first = self.first[order]
             self.of = np.argsort(order)[self.of]
 

@@ -48,18 +48,23 @@ def layer_tables(
     fault: Fault,
     *,
     unknown: bool = False,
+    widths: Sequence[int] | Ints | None = None,
 ) -> LayerTables:
     """Decisions of ids[tokens, layers, k], where a negative id is a slot that was not computed, and a decision of
     nothing else is null.
 
     weights: [tokens, layers, k] or None; numbers: the model's number of each layer; count: experts of each;
-    fault: makes the error of a row; unknown: whether NaN stands for a weight that is not known. Slots are put in the
-    order of weights. Raises what `fault` makes for ids that the model has not, an expert twice, or impossible weights.
+    fault: makes the error of a row; unknown: whether NaN stands for a weight that is not known; widths: the slots of
+    each layer, if the file states them, else up to the last that any token uses. Slots are put in the order of
+    weights. Raises what `fault` makes for ids that the model has not, an expert twice, or impossible weights.
     """
     read = {}
     for index in np.argsort(numbers).tolist():
         table = experts[:, index]
-        used = used_slots(source, table)
+        used = used_slots(source, table) if widths is None else int(widths[index])
+        if (table[:, used:] >= 0).any():
+            row = int(np.flatnonzero((table[:, used:] >= 0).any(axis=1))[0])
+            raise fault(row, f"layer {numbers[index]}: an expert beyond the {used} slots that the file states")
         if used:
             name, table = f"layer {numbers[index]}", table[:, :used]
             _check_ids(table, count, name, fault)
