@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.errors import TraceError
+from remoe_sim.expert_ids import LARGEST, outside
+from remoe_sim.gate_weights import EXPECTED, ORDERED, in_order, wrong_weight
 from remoe_sim.import_source import Source
 from remoe_sim.trace import DECODE, PREFILL, Decisions, InMemory, Model, Trace
 
@@ -99,8 +101,8 @@ def assemble(
     column: str = "expert",
     padded: bool = True,
 ) -> Trace:
-    """The trace of all records. Tokens are ordered by step if it is known, else by request (as they first appear),
-    phase and position.
+    """The trace of all records. Tokens are ordered by step if it is known, and within a step as in the file if that has
+    one token after the other; else by request (as they first appear), phase and position.
 
     experts: how many there are; top_k: slots of every decision, or None to take what most decisions of a layer have;
     column: what messages call the ids; padded: null slots are padding, so a decision of nothing else is null, and last
@@ -132,7 +134,7 @@ class _Tokens:
 
     def __init__(self, source: Source, records: Records) -> None:
         self.source, self.records = source, records
-        for name in ("request", "position", "layer", "step"):
+        for name in ("request", "position", "layer", "step", "token_id"):
             self._check_range(name)
         _, first, rank = np.unique(records.request, return_index=True, return_inverse=True)
         rank = np.argsort(np.argsort(first))[rank].astype(np.int64)
@@ -142,7 +144,9 @@ class _Tokens:
         for name in ("step", "token_id"):
             self._check_same(name)
         if records.step is not None:
-            order = np.argsort(records.step[self.first], kind="stable")
+            by_token = np.count_nonzero(np.diff(self.of)) == len(self) - 1  # the file has one token after the other
+            within = self.first if by_token else np.arange(len(self))
+            order = np.lexsort((within, records.step[self.first]))
             self.first = self.first[order]
             self.of = np.argsort(order)[self.of]
 
@@ -163,9 +167,9 @@ class _Tokens:
 
     def _check_range(self, name: str) -> None:
         values = getattr(self.records, name)
-        wrong = np.flatnonzero((values < 0) | (values >= 2**31)) if values is not None else np.zeros(0, np.intp)
-        if wrong.size:
-            raise self._fault(int(wrong[0]), name, f"{values[wrong[0]]} is not possible; expected 0 to {2**31 - 1}")
+        wrong = None if values is None else outside(values, 0)
+        if wrong is not None:
+            raise self._fault(wrong[0], name, f"{values[wrong]} is not possible; expected 0 to {LARGEST}")
 
     def _check_same(self, name: str) -> None:
         values = getattr(self.records, name)
@@ -212,7 +216,10 @@ class _Layers:
         weights = None
         if self.slots.weight is not None:
             weights = np.full((len(self.tokens), width), np.nan, np.float32)
-            weights[token, place] = self.slots.weight[at]
+            weights[token, place] = self._checked_weights(at, self.slots.weight[at])
+            table, weights, moved = in_order(table, weights, table >= 0)
+            if moved:
+                self.source.note(ORDERED)
         if self.padded and top_k is None:
             used = used_slots(self.source, table)
             table, weights = table[:, :used], None if weights is None else weights[:, :used]
@@ -257,6 +264,13 @@ class _Layers:
             raise self._fault(
                 at[entry], "slot", f"slot {place[entry]} of this decision is there twice; remove one of them"
             )
+
+    def _checked_weights(self, at: Ints, weights: Weights) -> Weights:
+        wrong = wrong_weight(weights, unknown=True)
+        if wrong is not None:
+            text = f"{weights[wrong]} cannot be one; {EXPECTED}, correct it"
+            raise self._fault(at[wrong[0]], self.records.called.get("weight", "weight"), text)
+        return weights
 
     def _check_ids(self, at: Ints, token: Ints, table: Ints) -> None:
         wrong = np.flatnonzero(self.slots.expert[at] >= self.experts)

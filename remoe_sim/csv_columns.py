@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy.typing as npt
 
+from remoe_sim.arrow_lists import to_numpy
 from remoe_sim.errors import TraceError
+from remoe_sim.gate_weights import EXPECTED, wrong_weight
 from remoe_sim.import_source import Source
 
-WHOLE, NUMBER, TEXT = "a whole number", "a number", "text"
+WHOLE, TEXT = "a whole number", "text"
+WEIGHT = "a number that can be a gate weight"
+WEIGHT_OR_NAN = "a number that can be a gate weight, or nan"  # which stands for one that is not known
 _LARGEST = 2**31 - 1
 _NO_ROWS = "there are no rows below the column names; record it again"
 
@@ -66,14 +70,15 @@ def read_header(source: Source, line: int, required: Sequence[str], advice: str)
 def read_csv(
     source: Source, names: tuple[str, ...], header_line: int, kinds: Mapping[str, str], may_be_empty: Sequence[str] = ()
 ) -> CsvColumns:
-    """The columns in `kinds`, each WHOLE, NUMBER or TEXT; empty cells only in `may_be_empty`, as -1 or nan.
+    """The columns in `kinds`, each of a kind above; empty cells only in `may_be_empty`, as -1 or nan.
 
     Raises TraceError with line and column for other cells, for lines of another number of cells, and without any rows.
     """
     import pyarrow as pa
     import pyarrow.csv as pc
 
-    types = {WHOLE: pa.int32(), NUMBER: pa.float32(), TEXT: pa.dictionary(pa.int32(), pa.string())}
+    types = {WHOLE: pa.int32(), TEXT: pa.dictionary(pa.int32(), pa.string())}
+    types |= dict.fromkeys((WEIGHT, WEIGHT_OR_NAN), pa.float32())
     wanted = {name: types[kind] for name, kind in kinds.items()}
     try:
         with source.open() as stream:
@@ -99,8 +104,16 @@ def read_csv(
             whole = column.combine_chunks()
             texts[name] = tuple(whole.dictionary.to_pylist())
             column = whole.indices
-        values[name] = column.fill_null(float("nan") if kinds[name] == NUMBER else -1).to_numpy(zero_copy_only=False)
-    return CsvColumns(source, names, header_line, values, texts)
+        empty = float("nan") if kinds[name] in (WEIGHT, WEIGHT_OR_NAN) else -1
+        values[name] = column.fill_null(empty).to_numpy(zero_copy_only=False)
+    found = CsvColumns(source, names, header_line, values, texts)
+    for name, kind in kinds.items():
+        if kind in (WEIGHT, WEIGHT_OR_NAN):
+            there = to_numpy(columns[name].is_valid()) if columns[name].null_count else None
+            wrong = wrong_weight(values[name], there, unknown=kind == WEIGHT_OR_NAN)
+            if wrong is not None:
+                raise found.error(wrong[0], name, f"{values[name][wrong]} cannot be one; {EXPECTED}, correct it")
+    return found
 
 
 def _rows(source: Source, header_line: int) -> Iterator[tuple[int, list[str]]]:
@@ -149,7 +162,7 @@ def _fault(cell: str, kind: str) -> str | None:
     if not cell:
         return f"the cell is empty, expected {kind}; fill it in or remove the row"
     try:
-        value = int(cell) if kind == WHOLE else float(cell) if kind == NUMBER else 0
+        value = int(cell) if kind == WHOLE else 0 if kind == TEXT else float(cell)
     except ValueError:
         return f"'{cell}', expected {kind}; correct it"
     if kind == WHOLE and abs(value) > _LARGEST:

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from remoe_sim.assembling import Slots
 from remoe_sim.json_reading import Entry, shown
-
-_MOST = 1 << 16
+from remoe_sim.trace import MOST_EXPERTS
 
 
 class DecisionRows:
@@ -38,15 +37,16 @@ class DecisionRows:
     def add_entry(self, entry: Entry, experts: str, weights: str) -> None:
         """Append the lists in two fields of an object; the one of weights may be missing."""
         ids = entry.list_of(experts, int, "expert ids")
-        if not ids or min(ids) < -1 or max(ids) >= _MOST:
+        if not ids or min(ids) < 0 or max(ids) >= MOST_EXPERTS:
             raise entry.error(f"{shown(ids)} is not a list of expert ids; correct it", experts)
         gates = entry.fields.get(weights)
         if gates is not None and (
             not isinstance(gates, list)
             or len(gates) != len(ids)
-            or not all(type(one) in (int, float) and abs(one) < 1e38 for one in gates)
+            or not all(type(one) in (int, float) and 0 <= one < 1e38 for one in gates)
         ):
-            raise entry.error(f"{shown(gates)} is not a list of {len(ids)} numbers; correct it", weights)
+            what = f"a list of {len(ids)} numbers that can be gate weights, 0 or more"
+            raise entry.error(f"{shown(gates)} is not {what}; correct it", weights)
         self.add(entry.line or 1, ids, gates)
 
     def slots(self) -> Slots:

@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from remoe_sim.registry import find_plugin, plugins
 from remoe_sim.trace import Decisions, InMemory, Trace
 from remoe_sim.units import parse_count
@@ -27,6 +30,28 @@ class ExportFormat:
     def write(self, trace: Trace, path: Path) -> None:
         """Write the file; TraceError if this trace cannot be written so."""
         raise NotImplementedError(f"export format '{self.name}' must define write(trace, path)")
+
+
+def has_weights(trace: Trace) -> bool:
+    """Whether any layer has gate weights."""
+    return any(trace.source.weights(index) is not None for index in range(trace.moe_layers))
+
+
+def slots_there(part: Trace, index: int, first: int, name: str) -> npt.NDArray[np.bool_]:
+    """Where the slots [tokens, k] of a layer have an expert.
+
+    part: rows from `first` on of a trace. Raises TraceError where a token was routed but has no expert, which `name`
+    cannot tell from a token that was not routed.
+    """
+    decisions = part.source.decisions(index)
+    there = np.ones(decisions.experts.shape, np.bool_) if decisions.valid is None else decisions.valid
+    routed = np.ones(len(there), np.bool_) if decisions.routed is None else decisions.routed
+    lost = np.flatnonzero(routed & ~there.any(axis=1))
+    if lost.size:
+        text = f"all slots of this decision are null, and {name} cannot tell it from a token that was not routed there"
+        place = f"row {first + int(lost[0])}, column '{part.column(index)}'"
+        raise part.error(f"{place}: {text}; replay the trace as it is, or leave the row out")
+    return there & routed[:, None]
 
 
 def export(

@@ -80,13 +80,23 @@ def as_array(value: Any, ndim: int, kinds: str, fault: Any) -> npt.NDArray[Any]:
     what = f"{'whole ' if kinds == 'iu' else ''}numbers in {ndim} levels of lists of equal lengths"
     try:
         array = np.array(value)
-    except (ValueError, OverflowError):
+        if _holds_truth(value):
+            raise ValueError
+    except (ValueError, OverflowError, RecursionError):
         raise fault(f"{shown(value)} is not {what}; record it again") from None
     if array.ndim != ndim or not array.size or array.dtype.kind not in kinds:
         raise fault(f"{shown(value)} is not {what}; record it again")
     if array.dtype.kind == "u":
         raise fault(f"{shown(value)} holds a number that is too large; record it again")
     return array
+
+
+def _holds_truth(value: Any) -> bool:
+    """Whether true or false is among the numbers, which NumPy would take for 1 and 0."""
+    if not isinstance(value, list):
+        return type(value) is bool
+    kinds = set(map(type, value))
+    return bool in kinds or (list in kinds and any(map(_holds_truth, value)))
 
 
 def first_fields(source: Source) -> dict[str, Any]:

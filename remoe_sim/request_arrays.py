@@ -11,21 +11,21 @@ import numpy.typing as npt
 
 from remoe_sim.assembling import Ints, steps_of
 from remoe_sim.errors import TraceError
+from remoe_sim.expert_ids import LARGEST, checked_ids, outside
 from remoe_sim.import_source import Source
 from remoe_sim.layer_tables import layer_tables
 from remoe_sim.plain import ASSUMED_STEPS
 from remoe_sim.trace import DECODE, PREFILL, Model, Trace
 
-_MOST = 1 << 16
-
 
 @dataclass(frozen=True)
 class RequestArrays:
-    """One request: ids[tokens, layers, k], largest gate weight first, negative where a slot was not computed.
+    """One request: ids[tokens, layers, k] as the file has them, in any type of whole numbers.
 
     prompt: how many of its tokens are of the prompt, None if that is not known; first: position of the first token;
     weights: [tokens, layers, k]; token_ids: [tokens]; probs: for each layer float16[tokens, E] or None;
-    line, place: what messages call it.
+    line, place: what messages call it; empty: whether -1 stands for a slot that was not computed, else it is refused
+    like any other number that cannot be an id.
     """
 
     experts: Ints
@@ -36,6 +36,7 @@ class RequestArrays:
     probs: Sequence[npt.NDArray[np.float16] | None] | None = None
     line: int | None = None
     place: str = ""
+    empty: bool = False
 
 
 def trace_of_requests(
@@ -80,14 +81,12 @@ def trace_of_requests(
 
 
 def _narrow(source: Source, one: RequestArrays) -> npt.NDArray[np.int32]:
-    """The ids as int32, each negative one as -1; TraceError for ids that no model has."""
-    ids = one.experts.astype(np.int32) if one.experts.itemsize < 4 else one.experts
-    wrong = np.argwhere(ids >= _MOST)
-    if wrong.size:
-        token, layer, _ = wrong[0]
-        text = f"token {token}, layer {layer}: expert {ids[tuple(wrong[0])]} is not possible"
-        raise source.error(f"{one.place}{text}; correct it", one.line)
-    return np.where(ids < 0, -1, ids).astype(np.int32)
+    """The ids as int32; TraceError for ids that no model has."""
+
+    def fault(place: tuple[int, ...], text: str) -> TraceError:
+        return source.error(f"{one.place}token {place[0]}, layer {place[1]}: {text}", one.line)
+
+    return checked_ids(one.experts, fault, empty=one.empty)
 
 
 def _leave_out_unfilled(source: Source, whole: npt.NDArray[np.int32]) -> None:
@@ -117,7 +116,7 @@ def _columns(
 ) -> dict[str, Any]:
     request = np.repeat(np.arange(lengths.size), lengths)
     position = np.concatenate([one.first + np.arange(len(one.experts)) for one in requests])
-    if position.size and position.max() >= 2**31:
+    if position.size and position.max() > LARGEST:
         raise source.error("a position is too large; record it again")
     prompts = np.array([one.prompt or 0 for one in requests])
     phase = np.where(position < prompts[request], PREFILL, DECODE).astype(np.uint8)
@@ -125,6 +124,11 @@ def _columns(
         if all(one.prompt is None for one in requests):
             source.note("all tokens are taken as decode, because lengths of prompts are not recorded")
         source.note(ASSUMED_STEPS)
+    for one in requests:
+        wrong = None if one.token_ids is None else outside(one.token_ids, 0)
+        if wrong is not None and one.token_ids is not None:
+            text = f"token {wrong[0]}: token id {one.token_ids[wrong]} is not possible, expected 0 to {LARGEST}"
+            raise source.error(f"{one.place}{text}; correct it", one.line)
     token_id = _all_or_none([one.token_ids for one in requests])
     return {
         "request": request.astype(np.int32),

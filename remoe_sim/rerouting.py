@@ -16,6 +16,7 @@ import numpy.typing as npt
 from remoe_sim.engine import describe, replay
 from remoe_sim.errors import unknown
 from remoe_sim.kernels import rerouting as kernels
+from remoe_sim.ordered_slots import MOVED, with_ordered_slots
 from remoe_sim.reroute_report import RerouteReport
 from remoe_sim.settings import known_sizes
 from remoe_sim.streams import select_tokens
@@ -62,23 +63,26 @@ def reroute(
     probs_NN in their place. The `keep` strongest experts of a decision always stay. bias=0 and threshold=0 change
     nothing.
 
-    The report has the re-routed trace, which replays as any other. Raises ValueError for arguments that are not
-    possible, TraceError for a trace that lacks what the method needs.
+    The slots of a decision are put in the order of gate weights (or probabilities), so their order in the trace does
+    not matter where these differ. The report has the re-routed trace, which replays as any other. Raises ValueError
+    for arguments that are not possible, TraceError for a trace that lacks what the method needs.
     """
     rule = Rule.of(method, {"bias": bias, "threshold": threshold, "max_rank": max_rank}, keep, cache)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     trace = known_sizes(trace, expert_bytes)
+    given = trace
+    trace, ordered = with_ordered_slots(given)
     changed = Rerouted(trace, rule)
     layers = list(map_layers(changed.statistics, trace.moe_layers))
     after = replace(
         trace,
         source=changed,
         origin={**trace.origin, "reroute": rule.to_dict()},
-        notes="; ".join(filter(None, (trace.notes, rule.sentence()))),
+        notes="; ".join(filter(None, (trace.notes, MOVED if ordered.moved else "", rule.sentence()))),
     )
     before_result, after_result = (replay(one, cache=rule.cache, policy="lru")["lru"] for one in (trace, after))
     return RerouteReport(
-        trace=describe(trace),
+        trace=describe(given),
         rule=rule.to_dict(),
         decisions=sum(layer.lost.size for layer in layers),
         slots=sum(layer.slots for layer in layers),

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from remoe_sim.arrow_lists import from_arrow, to_numpy
 from remoe_sim.errors import TraceError
+from remoe_sim.gate_weights import EXPECTED, wrong_weight
 from remoe_sim.progress import done, stage
 from remoe_sim.remote_errors import MissingError, RemoteError
 from remoe_sim.remote_files import RemotePath, is_url, open_parquet, place
@@ -245,7 +246,12 @@ class _FileLayers:
         return values
 
     def weights(self, index: int) -> npt.NDArray[np.float32] | None:
-        return self._optional(index, "weights", self.trace.model.top_k[index], np.float32)
+        values = self._optional(index, "weights", self.trace.model.top_k[index], np.float32)
+        wrong = None if values is None else wrong_weight(values, unknown=True)
+        if wrong is not None and values is not None:
+            place = f"row {wrong[0]}, column '{self.trace.column(index, 'weights')}'"
+            raise self.error(f"{place}: {values[wrong]} cannot be a gate weight; {EXPECTED}, correct it")
+        return values
 
     def probs(self, index: int) -> npt.NDArray[np.float16] | None:
         return self._optional(index, "probs", self.trace.model.experts[index], np.float16)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from remoe_sim.arrow_lists import to_arrow
 from remoe_sim.blocks import block_rows, blocks_of
 from remoe_sim.file_writing import replacing
+from remoe_sim.gate_weights import EXPECTED, wrong_weight
 from remoe_sim.progress import Stage, stage
 from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Trace
 from remoe_sim.trace_format import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHash, checksum
@@ -43,6 +45,7 @@ class _Writer:
     def __init__(self, trace: Trace, path: Path) -> None:
         self.trace, self.path = trace, path
         self.hashes: dict[str, Any] = {}
+        self.rows = 0
 
     def run(self, written: Stage) -> None:
         file = None
@@ -56,6 +59,7 @@ class _Writer:
                         column_encoding=dict.fromkeys(COUNTED, "DELTA_BINARY_PACKED"),
                     )  # fmt: skip
                 file.write_table(table, row_group_size=max(part.tokens, 1))
+                self.rows += part.tokens
                 written.advance(part.tokens)
             assert file is not None  # there is at least one block
             content = {name: hashed.digest() for name, hashed in self.hashes.items()}
@@ -81,9 +85,21 @@ class _Writer:
                 values = getattr(part.source, kind)(index)
                 if values is not None:
                     values = values if decisions.routed is None else np.where(decisions.routed[:, None], values, 0)
+                    if kind == "weights":
+                        values = self._checked_weights(part, index, decisions, values)
                     columns[part.column(index, kind)] = to_arrow(values, present=decisions.routed)
                     self._hashed(part.column(index, kind), ArrayHash).update(values)
         return pa.table(columns)
+
+    def _checked_weights(self, part: Trace, index: int, decisions: Decisions, values: npt.NDArray[Any]) -> Any:
+        """The weights of a block, 0 at null slots that have what cannot be one; TraceError where a slot has that."""
+        wrong = wrong_weight(values, decisions.valid, unknown=True)
+        if wrong is not None:
+            place = f"row {self.rows + wrong[0]}, column '{part.column(index, 'weights')}'"
+            raise self.trace.error(f"{place}: {values[wrong]} cannot be a gate weight; {EXPECTED}, correct it")
+        if decisions.valid is None:
+            return values
+        return np.where(decisions.valid | ~((values < 0) | np.isinf(values)), values, 0)
 
     def _hashed(self, name: str, kind: Any) -> Any:
         if name not in self.hashes:

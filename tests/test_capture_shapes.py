@@ -93,3 +93,44 @@ def test_an_output_that_tells_nothing_is_refused():
     for output, top_k in ((torch.zeros((3, 7)), 2), (torch.zeros((3, 4)), None), ((torch.zeros(5),), 2)):
         with pytest.raises(ValueError, match=r"output of 'layers\.0\.gate' does not tell"):
             read_choice(router(top_k=top_k), tables_of(output))
+
+
+class TopkRouter(torch.nn.Module):
+    """A router that returns given gate weights with the experts in no order."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(4, 8))
+        self.top_k, self.num_experts, self.given = 2, 4, torch.tensor(weights)
+
+    def forward(self, hidden):
+        rows = hidden.reshape(-1, hidden.shape[-1]).shape[0]
+        return self.given.expand(rows, 2), torch.tensor([[2, 1]]).expand(rows, 2)
+
+
+def captured_with(weights):
+    model = Own()
+    for layer in model.layers:
+        layer.choose = TopkRouter(weights)
+    with record(model, routers={at: layer.choose for at, layer in enumerate(model.layers)}) as recorder:
+        model(torch.tensor([[1, 2, 3]]))
+    return recorder.trace()
+
+
+def test_a_router_that_does_not_sort_its_choice():
+    trace = captured_with([0.25, 0.75])
+    assert trace.decisions(0).experts.tolist() == [[1, 2]] * 3
+    assert trace.source.weights(0).tolist() == [[0.75, 0.25]] * 3
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_model_that_computes_no_numbers_is_refused(number):
+    with pytest.raises(ValueError, match=r"gate weights of the router .* recorded token 0, .*another precision"):
+        captured_with([0.25, number])
+
+
+def test_negative_numbers_order_the_experts_but_are_left_out():
+    trace = captured_with([-0.75, -0.25])
+    assert trace.decisions(0).experts.tolist() == [[1, 2]] * 3
+    assert trace.source.weights(0) is None
+    assert "gate weights left out, because those of some layers are negative" in trace.notes

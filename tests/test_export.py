@@ -31,7 +31,8 @@ def with_holes(trace):
         valid = (rng.random(decisions.experts.shape) < 0.9) & routed[:, None]
         valid[:, 0] |= routed
         layers.append(Decisions(np.where(valid, decisions.experts, 0).astype(np.uint16), valid, routed))
-        weights.append(np.where(valid, rng.random(valid.shape), 0).astype(np.float32))
+        falling = -np.sort(-rng.random(valid.shape), axis=1)
+        weights.append(np.where(valid, falling, 0).astype(np.float32))
     tokens = rng.integers(0, 1000, trace.tokens).astype(np.int32)
     return replace(trace, source=InMemory(layers, weights), token_id=tokens)
 

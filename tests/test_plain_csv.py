@@ -14,10 +14,10 @@ def test_csv_rows_in_any_order_of_tokens(tmp_path, header, lines):
 
 
 def test_csv_with_slots_weights_and_token_ids(tmp_path):
-    lines = [f"{line},{slot},{0.5 + slot / 4},{17}" for slot in (1, 0) for line in long_csv()[slot::2]]
+    lines = [f"{line},{slot},{0.75 - slot / 4},{17}" for slot in (1, 0) for line in long_csv()[slot::2]]
     trace = import_trace(write_csv(tmp_path, LONG + ",slot,weight,token_id", lines))
     assert rows_of(trace) == ROWS
-    assert trace.source.weights(0)[0].tolist() == [0.5, 0.75]
+    assert trace.source.weights(0)[0].tolist() == [0.75, 0.5]
     assert trace.source.weights(1)[0].tolist() == [0, 0]
     assert trace.token_id.tolist() == [17] * 6
     assert_round_trip(trace, tmp_path)

@@ -27,7 +27,7 @@ def test_npz_with_everything(tmp_path):
     given = arrays()
     given["layer_numbers"] = LAYERS[::-1]  # the arrays may have layers in any order
     given["experts"] = given["experts"][:, ::-1]
-    weights = np.arange(24).reshape(6, 2, 2) / 24
+    weights = np.arange(24)[::-1].reshape(6, 2, 2) / 24
     more = {
         "positions": [7, 8, 9, 10, 0, 1], "token_id": [5, 4, 3, 2, 1, 0], "step": [0, 0, 1, 2, 2, 3],
         "weights": weights, "n_experts": 64, "n_layers": 6, "expert_bytes": [400, 100], "dense_bytes": 9,

@@ -73,6 +73,25 @@ def weights_of(rows, probs, layer, k):
     ]
 
 
+def in_order(rows, trace):
+    """The rows with the slots of each decision by weight, the largest first, and these weights [row][layer]; null slots
+    keep their place."""
+    layers = [trace.source.weights(index).astype(float).tolist() for index in range(trace.moe_layers)]
+    ordered, weights = [], []
+    for at, row in enumerate(rows):
+        decisions = []
+        weights.append([])
+        for decision, layer in zip(row.decisions, layers, strict=True):
+            slots = decision or [None] * len(layer[at])
+            there = [(weight, expert) for expert, weight in zip(slots, layer[at], strict=True) if expert is not None]
+            rest = iter(sorted(there, key=lambda slot: -slot[0]))
+            pairs = [(0.0, None) if expert is None else next(rest) for expert in slots]
+            decisions.append(decision and [expert for _, expert in pairs])
+            weights[-1].append([weight for weight, _ in pairs])
+        ordered.append(replace(row, decisions=decisions))
+    return ordered, weights
+
+
 RULES = st.sampled_from(
     [("cache-aware", "bias", bias) for bias in (0.0, 0.137, 0.5003, 0.999)]
     + [("max-rank", "max_rank", most) for most in (0, 2, 4, 9)]
@@ -96,12 +115,10 @@ def test_every_decision_equals_the_twin(case, rule, cache, keep):
 def assert_reroute(case, rule, cache, keep):
     """Every decision and every count equals the twin's."""
     rows, probs, trace = case
+    rows, weights = in_order(rows, trace)
     method, name, amount = rule
     keep = max(keep, 1) if method == "drop" else keep
-    scores = probs
-    if method == "drop":
-        layers = [trace.source.weights(at).astype(float).tolist() for at in range(trace.moe_layers)]
-        scores = [[layer[at] for layer in layers] for at in range(len(rows))]
+    scores = weights if method == "drop" else probs
     expected, changed, lost = reroute(rows, scores, method, amount, keep, cache)
     report = remoe_sim.reroute(trace, cache, method, keep=keep, **{name: amount})
     assert rows_of(report.rerouted) == expected
@@ -120,6 +137,7 @@ def assert_reroute(case, rule, cache, keep):
 @given(routed(), st.integers(0, 5), st.integers(1, 2))
 def test_nothing_changes_at_nothing(case, cache, keep):
     rows, _, trace = case
+    rows, _ = in_order(rows, trace)
     for given_ in (
         {"bias": 0},
         {"method": "max-rank", "max_rank": 1},

@@ -9,7 +9,10 @@ from collections import OrderedDict
 
 import numpy as np
 
-_STORAGES = {"int64": "LongStorage", "int32": "IntStorage", "float32": "FloatStorage", "float16": "HalfStorage"}
+_STORAGES = {
+    "int64": "LongStorage", "int32": "IntStorage", "int16": "ShortStorage", "int8": "CharStorage",
+    "uint8": "ByteStorage", "float32": "FloatStorage", "float16": "HalfStorage",
+}  # fmt: skip
 
 
 class _Tensor:

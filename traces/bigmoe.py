@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from remoe_sim.assembling import Records, Slots, assemble
-from remoe_sim.csv_columns import NUMBER, WHOLE, CsvColumns, read_csv, read_header
+from remoe_sim.csv_columns import WEIGHT_OR_NAN, WHOLE, CsvColumns, read_csv, read_header
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
-from remoe_sim.trace import DECODE, PREFILL, Trace
+from remoe_sim.trace import DECODE, MOST_LAYERS, PREFILL, Trace
 
 _COLUMNS = ("turn", "phase", "step", "layer", "slot", "expert")
 _VERSION = re.compile(r"#\s*route_trace\s+(\S+)")
@@ -46,7 +46,7 @@ class BigMoeOnEdge(TraceFormat):
     def read(self, source: Source) -> Trace:
         preamble = _preamble(source)
         names = read_header(source, preamble.header_line, _COLUMNS, "record it with --route-trace of BigMoeOnEdge")
-        optional = {name: kind for name, kind in (("weight", NUMBER), ("dropped", WHOLE)) if name in names}
+        optional = {name: kind for name, kind in (("weight", WEIGHT_OR_NAN), ("dropped", WHOLE)) if name in names}
         csv = read_csv(source, names, preamble.header_line, dict.fromkeys(_COLUMNS, WHOLE) | optional)
         experts = source.experts(0, preamble.experts)
         expert = _computed(source, csv, experts)
@@ -128,6 +128,8 @@ def _preamble(source: Source) -> _Preamble:
         raise source.error("the preamble has no line '# model=… n_layer=… n_expert=… n_expert_used=…'; add it")
     if min(found.counts.values()) < 1:
         raise source.error("n_layer, n_expert and n_expert_used must all be 1 or more; correct the preamble", 2)
+    if found.counts["n_layer"] > MOST_LAYERS:
+        raise source.error(f"n_layer is {found.counts['n_layer']}, at most {MOST_LAYERS} are possible; correct it", 2)
     if found.top_k > found.experts:
         raise source.error(
             f"n_expert_used is {found.top_k}, but there are {found.experts} experts; correct the preamble", 2

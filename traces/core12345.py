@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from remoe_sim.assembling import Ints
+from remoe_sim.expert_ids import checked_ids
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
 from remoe_sim.json_reading import as_array, first_fields, read_json, shown
@@ -44,7 +45,7 @@ class Core12345(TraceFormat):
         k = max(array.shape[1] for step in steps for array in step.values())
         parts = [_aligned(source, index, step, numbers, k) for index, step in enumerate(steps)]
         experts = np.concatenate(parts)
-        return trace_of_requests(source, [RequestArrays(experts, len(parts[0]))], numbers=numbers)
+        return trace_of_requests(source, [RequestArrays(experts, len(parts[0]), empty=True)], numbers=numbers)
 
 
 def _step(source: Source, index: int, value: Any) -> dict[int, Ints]:
@@ -54,7 +55,8 @@ def _step(source: Source, index: int, value: Any) -> dict[int, Ints]:
 
     def layer(name: str, tokens: Any) -> Ints:
         place = f"forward pass {index}, layer {name}"
-        return as_array(tokens, 2, "iu", lambda text: source.error(f"{place}: {text}"))
+        ids = as_array(tokens, 2, "iu", lambda text: source.error(f"{place}: {text}"))
+        return checked_ids(ids, lambda at, text: source.error(f"{place}, token {at[0]}: {text}"))
 
     return {int(name): layer(name, tokens) for name, tokens in value.items() if tokens is not None}
 

@@ -7,8 +7,6 @@ Note the order of the axes: the layer comes last. Each line is one request of te
 
 from __future__ import annotations
 
-import numpy as np
-
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
 from remoe_sim.json_reading import first_fields, read_objects
@@ -29,7 +27,7 @@ class ExpIds(TraceFormat):
     def read(self, source: Source) -> Trace:
         requests = []
         for entry in read_objects(source):
-            experts = entry.array("exp_ids", 3).transpose(0, 2, 1).astype(np.int32)
+            experts = entry.array("exp_ids", 3).transpose(0, 2, 1)
             ids = entry.array("input_ids", 1) if entry.fields.get("input_ids") is not None else None
             if ids is not None and len(ids) != len(experts):
                 text = f"{len(experts)} tokens, but input_ids has {len(ids)}; the axes are [token, k, layer]"

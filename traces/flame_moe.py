@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.errors import TraceError
+from remoe_sim.expert_ids import LARGEST, outside
+from remoe_sim.gate_weights import EXPECTED, in_order, wrong_weight
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
 from remoe_sim.parquet_footers import largest_of
@@ -96,7 +98,9 @@ class _Layers:
                 raise source.error(f"{text}; copy the shorter one again")
         scored = [number for number in files if "scores" in self._open(number).schema_arrow.names]
         self.scored = len(scored) == len(files)
-        if not self.scored:
+        if self.scored:
+            source.note("slots are in the order of scores, the largest first")
+        else:
             source.note("gate weights left out, because not all layers have scores")
         head = next(self._batches(first, "indices", 1), None)
         self.k = 0 if head is None or not head[0].is_valid else len(head[0])
@@ -104,10 +108,27 @@ class _Layers:
             raise source.error(f"{files[first].name}: the first row of 'indices' is empty; copy it again")
 
     def decisions(self, index: int) -> Decisions:
-        return Decisions(self._whole(index, "indices", np.uint16))
+        return Decisions(self._ordered(index)[0])
 
     def weights(self, index: int) -> npt.NDArray[np.float32] | None:
-        return self._whole(index, "scores", np.float32) if self.scored else None
+        return self._ordered(index)[1]
+
+    def _ordered(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]:
+        """Ids and scores of a whole layer; None for scores that are not there."""
+        number = list(self.files)[index]
+        ids = self._whole(number, "indices", np.uint16)
+        return self._in_order(number, ids, self._whole(number, "scores", np.float32), 0) if self.scored else (ids, None)
+
+    def _in_order(
+        self, number: int, ids: npt.NDArray[Any], scores: npt.NDArray[Any], first: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """Rows from `first` on with the largest score first; TraceError for what cannot be a score."""
+        wrong = wrong_weight(scores, unknown=False)
+        if wrong is not None:
+            place = f"{self.files[number].name}, row {first + wrong[0]}, column 'scores'"
+            raise self.source.error(f"{place}: {scores[wrong]} cannot be one; {EXPECTED}, copy the file again")
+        ids, ordered, _ = in_order(ids, scores)
+        return ids, ordered.astype(np.float32, copy=False)
 
     def probs(self, index: int) -> None:
         return None
@@ -122,6 +143,8 @@ class _Layers:
         for at in range(0, self.rows, rows):
             read = [one.take(min(rows, self.rows - at)) for one in streams]
             ids, scores = read[: len(self.files)], read[len(self.files) :]
+            for index, (number, mine) in enumerate(zip(self.files, scores, strict=False)):
+                ids[index], scores[index] = self._in_order(number, ids[index], mine, at)
             yield InMemory([Decisions(one) for one in ids], scores or None)
 
     def largest(self) -> int:
@@ -180,8 +203,8 @@ class _Layers:
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(number, error) from None
 
-    def _whole(self, index: int, name: str, dtype: type) -> npt.NDArray[Any]:
-        return _Stream(self, list(self.files)[index], name, dtype).take(self.rows)
+    def _whole(self, number: int, name: str, dtype: type) -> npt.NDArray[Any]:
+        return _Stream(self, number, name, dtype).take(self.rows)
 
 
 @dataclass
@@ -230,6 +253,21 @@ class _Stream:
         return values
 
 
+def _checked_tokens(column: Any, first: int) -> Any:
+    """The token ids of a column; ValueError for what cannot be one."""
+    import pyarrow as pa
+
+    from remoe_sim.arrow_lists import to_numpy
+
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise ValueError(f"token_id from row {first} on holds {column.type} or null, expected whole numbers")
+    values = to_numpy(column)
+    wrong = outside(values, 0)
+    if wrong is not None:
+        raise ValueError(f"row {first + wrong[0]}: token id {values[wrong]} is not possible, expected 0 to {LARGEST}")
+    return values
+
+
 def _token_ids(source: Source, layer: Any, tokens: int) -> npt.NDArray[np.int32] | None:
     """Ids from the samples beside the activations; None, with a note, if there are none for just these tokens."""
     import pyarrow as pa
@@ -247,7 +285,7 @@ def _token_ids(source: Source, layer: Any, tokens: int) -> npt.NDArray[np.int32]
         at = 0
         for file in files:
             for batch in open_parquet(file, AHEAD).iter_batches(_READ_AT_ONCE, columns=["token_id"]):
-                ids[at : at + len(batch)] = batch.column(0).to_numpy(zero_copy_only=False)
+                ids[at : at + len(batch)] = _checked_tokens(batch.column(0), at)
                 at += len(batch)
         return ids
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.assembling import Records, Slots, assemble
-from remoe_sim.csv_columns import NUMBER, TEXT, WHOLE, CsvColumns, header_names, read_csv, read_header
+from remoe_sim.csv_columns import TEXT, WEIGHT, WHOLE, CsvColumns, header_names, read_csv, read_header
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
 from remoe_sim.plain import assume_steps, phase_codes, request_ids
@@ -61,7 +61,7 @@ class PlainCsv(TraceFormat):
             *experts,
             *(name for name in (*_OPTIONAL, *(() if wide else ("slot",))) if name in names),
         ]
-        kinds = dict.fromkeys(whole, WHOLE) | dict.fromkeys(("request", "phase"), TEXT) | dict.fromkeys(weights, NUMBER)
+        kinds = dict.fromkeys(whole, WHOLE) | dict.fromkeys(("request", "phase"), TEXT) | dict.fromkeys(weights, WEIGHT)
         ignored = [name for name in names if name not in kinds]
         if ignored:
             source.note(f"columns not imported: {', '.join(ignored)}")

@@ -34,6 +34,13 @@ _LARGEST = 2**31 - 1
 _UNKNOWN = array("f", [float("nan")])
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON, and null stands for a weight that is not known")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 class PlainJsonLines(TraceFormat):
     name = "jsonl"
     summary = "plain JSON Lines: objects with request, position, phase, layer and a list of experts"
@@ -68,7 +75,7 @@ class PlainJsonLines(TraceFormat):
 
     def _add(self, source: Source, rows: _Rows, line: int, text: str) -> None:
         try:
-            record = json.loads(text)
+            record = _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             why = f"not valid JSON ({error}); the line is truncated or broken, correct or remove it"
             raise source.error(why, line) from None
@@ -148,6 +155,8 @@ class _Rows:
             return
         try:
             ids = array("q", [-1 if expert is None else expert for expert in experts])
+            if bool in map(type, experts):
+                raise TypeError
         except (TypeError, OverflowError):
             raise _WrongError("experts", experts, "a list of whole numbers and null") from None
         if not ids:
@@ -162,6 +171,8 @@ class _Rows:
             return
         try:
             values = array("f", [float("nan") if weight is None else weight for weight in weights])
+            if bool in map(type, weights):
+                raise TypeError
         except (TypeError, OverflowError):
             raise _WrongError("weights", weights, "a list of numbers and null") from None
         if len(values) != len(ids):
@@ -174,7 +185,8 @@ class _Rows:
         phases = phase_codes(list(self.phases), self._column("phase"), self._phase_error(source))
         step, token_id = (self._column(name) if len(getattr(self, name)) else None for name in ("step", "token_id"))
         position, layer, line = self._column("position"), self._column("layer"), self.lines.__getitem__
-        return Records(requests, position, phases, layer, line, step, token_id, {"slot": "experts"})
+        called = {"slot": "experts", "weight": "weights"}
+        return Records(requests, position, phases, layer, line, step, token_id, called)
 
     def slots(self) -> Slots:
         """One entry per expert, in the order of the lists."""

@@ -6,8 +6,9 @@ experts: whole numbers [tokens, layers, k], largest gate weight first; negative 
 negative where a token was not routed at the layer. All other arrays are optional:
 offsets [requests + 1] bounds of the requests, else there is one; prompt_lengths [requests] tokens of the prompt, one
 prefill step, else phase [tokens] (0 or prefill, 1 or decode), else all is decode; step [tokens] the forward pass, else
-each decode token is one; positions [tokens]; token_id [tokens]; weights [tokens, layers, k]; layer_numbers [layers],
-else 0, 1, ...; n_experts; n_layers, of the whole model; expert_bytes and dense_bytes, one or per layer; name; quant;
+each decode token is one; positions [tokens]; token_id [tokens]; weights [tokens, layers, k], nan where unknown;
+layer_numbers [layers], else 0, 1, ...; top_k [layers], how many slots each has, else up to the last that any token
+uses; n_experts; n_layers, of the whole model; expert_bytes and dense_bytes, one or per layer; name; quant;
 meta: JSON text, a list with one object per request; first_token_index is the position of its first token, and
 import --where chooses requests by all else in it.
 """
@@ -30,7 +31,7 @@ from remoe_sim.trace import DECODE, PHASES, PREFILL, Model, Trace
 
 _KNOWN = (
     "experts", "offsets", "prompt_lengths", "phase", "step", "positions", "token_id", "weights", "layer_numbers",
-    "n_experts", "n_layers", "expert_bytes", "dense_bytes", "name", "quant", "meta",
+    "top_k", "n_experts", "n_layers", "expert_bytes", "dense_bytes", "name", "quant", "meta",
 )  # fmt: skip
 
 
@@ -69,7 +70,14 @@ def _trace(source: Source, arrays: NpzArrays, experts: Ints, columns: dict[str, 
     if np.unique(numbers).size < numbers.size:
         raise arrays.error("layer_numbers", "a number is there twice")
     tables = layer_tables(
-        source, experts, weights, numbers.tolist(), count, lambda row, text: arrays.error("experts", text, row)
+        source,
+        experts,
+        weights,
+        numbers.tolist(),
+        count,
+        lambda row, text: arrays.error("experts", text, row),
+        unknown=True,
+        widths=arrays.whole("top_k", (experts.shape[1],), least=1, most=experts.shape[2]),
     )
     in_all = arrays.count("n_layers")
     return Trace(
@@ -81,11 +89,18 @@ def _trace(source: Source, arrays: NpzArrays, experts: Ints, columns: dict[str, 
             name=arrays.text("name"),
             layers=in_all,
             expert_bytes=_sizes(arrays, "expert_bytes", len(numbers), tables.kept),
-            dense_bytes=_sizes(arrays, "dense_bytes", in_all or len(numbers)),
+            dense_bytes=_sizes(arrays, "dense_bytes", in_all or _layers(arrays, numbers)),
             quant=arrays.text("quant"),
         ),
         source=tables.in_memory(),
     )
+
+
+def _layers(arrays: NpzArrays, numbers: Ints) -> int:
+    """How many layers there are sizes of: all up to the last that is numbered, or just those in the array."""
+    sizes = arrays.get("dense_bytes", "iu", "whole numbers")
+    most = int(numbers.max()) + 1
+    return most if sizes is not None and sizes.shape == (most,) else len(numbers)
 
 
 def _token_columns(source: Source, arrays: NpzArrays, tokens: int) -> dict[str, Any]:

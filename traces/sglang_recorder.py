@@ -20,6 +20,7 @@ import numpy as np
 
 from remoe_sim.assembling import Ints
 from remoe_sim.errors import TraceError
+from remoe_sim.expert_ids import LARGEST, checked_ids, outside
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
 from remoe_sim.layer_tables import layer_tables
@@ -120,7 +121,8 @@ def _record(source: Source, number: int, one: dict[str, Any]) -> _Record:
     record = _Record(source, number, experts, np.zeros(0, np.int64), None, None, None)
     if experts.dtype.kind not in "iu" or experts.ndim != 3:
         raise record.error("topk_ids_of_layer is no tensor of whole numbers [layers, tokens, k]")
-    if positions is None or (positions.size and (positions.min() < 0 or positions.max() >= 2**31)):
+    experts = checked_ids(experts, lambda at, text: record.error(f"layer {at[0]}, token {at[1]}: {text}"), empty=True)
+    if positions is None or outside(positions, 0) is not None:
         raise record.error("positions is not a list of positions")
     tokens = positions.size
     if experts.shape[1] < tokens:
@@ -134,7 +136,9 @@ def _record(source: Source, number: int, one: dict[str, Any]) -> _Record:
             raise record.error(f"extend_seq_lens does not add up to the {tokens} positions")
         lengths = whole.tolist()
     ids = _whole(one.get("input_ids"))
-    fits = ids is not None and ids.size == tokens and (ids.size == 0 or (ids.min() >= 0 and ids.max() < 2**31))
+    fits = ids is not None and ids.size == tokens and outside(ids, 0) is None
+    if not fits and one.get("input_ids") is not None:
+        source.note("token ids left out, because input_ids of some records are not one id for each position")
     rids = one.get("rids")
     of_all = isinstance(rids, list) and len(rids) == (tokens if lengths is None else len(lengths))
     return _Record(
@@ -156,7 +160,9 @@ def _whole(value: Any) -> Ints | None:
         array = np.asarray(value)
     except (ValueError, OverflowError):
         return None
-    return array.astype(np.int64) if array.ndim == 1 and array.dtype.kind in "iu" else None
+    if array.ndim != 1 or array.dtype.kind not in "iu" or outside(array, -LARGEST, 2**62) is not None:
+        return None
+    return array.astype(np.int64)
 
 
 def _logical(source: Source, saved: dict[str, Any], physical: Ints) -> tuple[Ints, int]:

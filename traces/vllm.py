@@ -7,18 +7,20 @@
 
 The last is a saved request output, or a response of the OpenAI server with choices in place of outputs; an object, a
 list, or JSON Lines. There an array is a nested list, base64 of a .npy file, or {"data": base64, "dtype", "shape"}.
-The last generated token is never fed back, so it has no experts. Several completions of a prompt become requests of
-their own, each with the prompt.
+The last generated token is never fed back, so it has no experts; -1 is a slot without one. Several completions of a
+prompt become requests of their own, each with the prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from remoe_sim.assembling import Ints
 from remoe_sim.encoded_arrays import flat_array, npy_array, routed_array, shaped
+from remoe_sim.errors import TraceError
+from remoe_sim.expert_ids import checked_ids
 from remoe_sim.import_source import Source
 from remoe_sim.importing import TraceFormat
 from remoe_sim.json_reading import Entry, first_fields, read_objects
@@ -49,7 +51,7 @@ class Vllm(TraceFormat):
     def read(self, source: Source) -> Trace:
         if source.head.startswith(_NPY):
             with source.open() as stream:
-                requests = [RequestArrays(npy_array(stream.read(), source.error))]
+                requests = [RequestArrays(npy_array(stream.read(), source.error), empty=True)]
         elif source.members:
             requests = [_from_npz(source)]
         else:
@@ -69,17 +71,23 @@ def _from_npz(source: Source) -> RequestArrays:
     if routed is None:
         raise source.error(f"array 'routed_experts' is missing (there are {', '.join(arrays.names)}); add it")
     if prompt is None:
-        return RequestArrays(routed, arrays.count("num_prompt_tokens"))
+        return RequestArrays(routed, arrays.count("num_prompt_tokens"), empty=True)
     if prompt.shape[1:] != routed.shape[1:]:
         raise arrays.error("routed_experts", f"shape {routed.shape}, but prompt_routed_experts has {prompt.shape}")
-    return RequestArrays(np.concatenate([prompt, routed]), len(prompt))
+    return RequestArrays(_one_below_the_other([prompt, routed], source.error), len(prompt), empty=True)
+
+
+def _one_below_the_other(parts: Sequence[Ints], fault: Callable[[str], TraceError]) -> Ints:
+    """The ids of a prompt and of what was generated, which may be of other types."""
+    return np.concatenate([checked_ids(part, lambda _, text: fault(text), empty=True) for part in parts])
 
 
 def _of_entry(entry: Entry) -> Iterator[RequestArrays]:
     if "experts_b64" in entry.fields:
         flat = flat_array(entry, "experts_b64")
         experts = shaped(entry, "experts_shape", flat, entry.get("experts_shape"))
-        yield RequestArrays(experts, entry.maybe_whole("num_prompt_tokens"), line=entry.line, place=entry.place)
+        prompt = entry.maybe_whole("num_prompt_tokens")
+        yield RequestArrays(experts, prompt, line=entry.line, place=entry.place, empty=True)
         return
     holder = next((name for name in ("outputs", "choices") if name in entry.fields), None)
     if holder is None:
@@ -102,11 +110,11 @@ def _completion(entry: Entry, completion: Entry, place: str) -> RequestArrays:
     if prompt is not None and routed is not None and prompt.shape[1:] != routed.shape[1:]:
         text = f"shape {routed.shape}, but prompt_routed_experts has {prompt.shape}; record it again"
         raise completion.error(text, "routed_experts")
-    experts = np.concatenate([part for part in (prompt, routed) if part is not None])
+    parts = [part for part in (prompt, routed) if part is not None]
+    experts = _one_below_the_other(parts, lambda text: completion.error(text, "routed_experts"))
     length = _prompt_length(entry) if prompt is None else len(prompt)
-    return RequestArrays(
-        experts, length, token_ids=_token_ids(entry, completion, len(experts)), line=entry.line, place=place
-    )
+    ids = _token_ids(entry, completion, len(experts))
+    return RequestArrays(experts, length, token_ids=ids, line=entry.line, place=place, empty=True)
 
 
 def _prompt_length(entry: Entry) -> int | None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from remoe_sim.capture.routers import ADVICE, Router
 
+UNWEIGHTED = "gate weights left out, because those of some layers are negative; slots are in their order all the same"
+Weights = npt.NDArray[np.floating[Any]]
 CLOSE = 0.02  # mean difference of gate weights up to which a scoring function counts as the router's
 
 
@@ -50,6 +55,21 @@ def read_choice(router: Router, tensors: list[Any]) -> Choice:
     logits = wide[-1]
     experts = logits.topk(min(top_k, router.experts), dim=-1).indices
     return Choice(experts, wide[0].gather(1, experts) if len(wide) > 1 else None, logits, guessed=len(wide) == 1)
+
+
+def checked_weights(name: str, weights: Weights, there: npt.NDArray[np.bool_] | slice = slice(None)) -> bool:
+    """Whether numbers [tokens, k] can be gate weights: negative ones order the experts, but they are something else.
+
+    there: the tokens that count. Raises ValueError, naming the router or layer, where one is infinite or NaN.
+    """
+    counted = weights[there]
+    if not np.isfinite(counted).all():
+        row = int(np.flatnonzero(~np.isfinite(counted).all(axis=1))[0])
+        raise ValueError(
+            f"the gate weights of {name} are {counted[row].tolist()} for recorded token {row}, so what the model "
+            "computed cannot be used; load it in another precision"
+        )
+    return not (counted < 0).any()
 
 
 def is_sigmoid(choice: Choice) -> bool:

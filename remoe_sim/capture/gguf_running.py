@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from remoe_sim.assembling import steps_of, to_decisions
+from remoe_sim.capture.choices import UNWEIGHTED, checked_weights
 from remoe_sim.capture.llama_models import PASS_TOKENS, LlamaModel, loaded
 from remoe_sim.capture.passes import FORCED
 from remoe_sim.capture.prompts import Prompt
@@ -100,14 +101,16 @@ def _generate(
 def _trace(path: Path, sized: SizedModel, tensors: RoutingTensors, seen: _Tokens, teacher_force: bool) -> Trace:
     request, position, token, phase, step = np.ascontiguousarray(seen.table.whole().T)
     layers = sorted(tensors.columns[EXPERTS])
-    decisions, weights, probs = [], [], []
+    decisions, weights, probs, usable = [], [], [], True
     for layer in layers:
         experts, gates = (tensors.columns[kind][layer].whole() for kind in (EXPERTS, WEIGHTS))
+        usable &= checked_weights(f"layer {layer}", gates)
         order = np.argsort(-gates, axis=1, kind="stable")  # they were chosen by other scores in some models
         decisions.append(to_decisions(np.take_along_axis(experts, order, axis=1), np.ones(len(experts), np.bool_)))
         weights.append(np.take_along_axis(gates, order, axis=1))
         if PROBS in tensors.columns:
             probs.append(tensors.columns[PROBS][layer].whole())
+    longest = int(position[phase == PREFILL].max(initial=0)) + 1
     of_layer = dict(zip(sized.moe_layers, sized.expert_bytes, strict=True))
     about = Model(
         experts=(sized.experts,) * len(layers),
@@ -126,9 +129,9 @@ def _trace(path: Path, sized: SizedModel, tensors: RoutingTensors, seen: _Tokens
         token_id=token,
         layer_numbers=tuple(layers),
         model=about,
-        source=InMemory(decisions, weights, probs or None),
+        source=InMemory(decisions, weights if usable else None, probs or None),
         origin={"format": "capture", "path": path.name, "sha256": None},
-        notes="; ".join(_notes(tensors, int(position[phase == PREFILL].max(initial=0)) + 1, teacher_force)),
+        notes="; ".join([*_notes(tensors, longest, teacher_force), *([] if usable else [UNWEIGHTED])]),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.assembling import steps_of, to_decisions
+from remoe_sim.capture.choices import UNWEIGHTED, checked_weights
 from remoe_sim.capture.routers import Router
 from remoe_sim.capture.weighing import weigh
 from remoe_sim.trace import DECODE, PREFILL, InMemory, Trace
@@ -67,7 +68,8 @@ class Block:
 @dataclass
 class Recorded:
     """All passes of a model. ends: tokens that end a request in a batch that generates; guessed: a router did not say
-    which experts it chose; sigmoid: a router's scores are not a softmax."""
+    which experts it chose; sigmoid: a router's scores are not a softmax; unweighted: what a router gave cannot be gate
+    weights."""
 
     model: Any
     routers: Sequence[Router]
@@ -77,6 +79,7 @@ class Recorded:
     requests: int = 0
     guessed: bool = False
     sigmoid: bool = False
+    unweighted: bool = False
 
     @property
     def passes(self) -> list[Pass]:
@@ -202,10 +205,14 @@ def _layer(
         for kind in ("weights", "probs")
     )
     if weights is not None:
+        name = f"the router '{recorded.routers[index].name}'"
+        usable = checked_weights(name, weights, routed)
         by_weight = np.argsort(-weights, axis=1, kind="stable")
         table = np.take_along_axis(table, by_weight, axis=1)
         weights = np.take_along_axis(weights, by_weight, axis=1).astype(np.float32)
         weights[~routed] = 0
+        if not usable:
+            weights, recorded.unweighted = None, True
     if probs is not None:
         probs = probs.astype(np.float16)
         probs[~routed] = 0
@@ -220,6 +227,8 @@ def _notes(recorded: Recorded, rows: _Rows) -> list[str]:
         notes.append(f"{rows.left_out} tokens left out that were computed for rows whose request had ended")
     if recorded.guessed:
         notes.append("experts are those with the largest router logits, as the routers do not say which they chose")
+    if recorded.unweighted:
+        notes.append(UNWEIGHTED)
     if any(one is not None and one.probs is not None for block in recorded.blocks for one in block.layers):
         kind = "sigmoid scores divided by their sum" if recorded.sigmoid else "a softmax of router logits"
         notes.append(f"probs are {kind}")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.blocks import block_rows, blocks_of
-from remoe_sim.exporting import ExportFormat
+from remoe_sim.exporting import ExportFormat, has_weights, slots_there
 from remoe_sim.trace import Trace
 
 
@@ -29,8 +29,8 @@ class PlainNpz(ExportFormat):
             raise trace.error("its layers have different numbers of experts, and an npz has one; export it as csv")
         shape = (trace.tokens, trace.moe_layers, max(trace.model.top_k))
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-            _member(file, "experts", np.int32, shape, lambda: (_experts(part, shape) for part in _parts(trace)))
-            if trace.source.weights(0) is not None:
+            _member(file, "experts", np.int32, shape, lambda: _experts(trace, shape))
+            if has_weights(trace):
                 _member(file, "weights", np.float32, shape, lambda: (_weights(part, shape) for part in _parts(trace)))
             for name, values in _facts(trace, turns).items():
                 array = np.asarray(values)
@@ -56,14 +56,16 @@ def _member(
             member.write(np.ascontiguousarray(part, dtype).tobytes())
 
 
-def _experts(part: Trace, shape: tuple[int, ...]) -> npt.NDArray[np.int32]:
-    """The ids of a block, -1 where a slot was not computed or a token was not routed."""
-    ids = np.full((part.tokens, *shape[1:]), -1, np.int32)
-    for index, k in enumerate(part.model.top_k):
-        decisions = part.source.decisions(index)
-        there: Any = True if decisions.valid is None else decisions.valid
-        ids[:, index, :k] = np.where(there, decisions.experts.astype(np.int32), -1)
-    return ids
+def _experts(trace: Trace, shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.int32]]:
+    """The ids of all blocks, -1 where a slot was not computed or a token was not routed."""
+    first = 0
+    for part in _parts(trace):
+        ids = np.full((part.tokens, *shape[1:]), -1, np.int32)
+        for index, k in enumerate(part.model.top_k):
+            there = slots_there(part, index, first, "an npz")
+            ids[:, index, :k] = np.where(there, part.source.decisions(index).experts.astype(np.int32), -1)
+        first += part.tokens
+        yield ids
 
 
 def _weights(part: Trace, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -91,5 +93,6 @@ def _facts(trace: Trace, turns: npt.NDArray[np.int64]) -> dict[str, Any]:
         "step": trace.step,
         "positions": trace.position,
         "layer_numbers": np.array(trace.layer_numbers),
+        "top_k": np.array(model.top_k),
         "n_experts": model.experts[0],
     } | {name: value for name, value in known.items() if value is not None}
