@@ -18,6 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from remoe_sim.input_files import check_regular
 from remoe_sim.plausible import check_parquet
 from remoe_sim.progress import stage
 from remoe_sim.remote_errors import MissingError, RemoteError, as_clause, first_line, without_secrets
@@ -57,6 +58,8 @@ def open_parquet(path: Path | RemotePath, ahead: int = 0, **options: Any) -> Any
     import pyarrow.parquet as pq
 
     source = path.open(ahead) if isinstance(path, RemotePath) else path
+    if isinstance(source, Path):
+        check_regular(source)
     file = pq.ParquetFile(source, pre_buffer=isinstance(path, RemotePath), **options)  # of no use on a disk
     if options.get("metadata") is None:
         size = source.stat().st_size if isinstance(source, Path) else source.seek(0, io.SEEK_END)
