@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_sim.errors import unknown
+from remoe_sim.input_files import read_text
 
 STATUSES = ("verified", "verified-secondary", "derived", "measured", "fitted", "assumed", "unverified")
 DOUBTFUL = ("assumed", "unverified")  # what uses such a number says so
@@ -58,7 +59,7 @@ def read_card(kind: str, name_or_path: str | Path) -> tuple[str, dict[str, Any]]
             raise unknown(kind, str(name_or_path), names, f"remoe-sim list {kind}s")
         path = _folder(kind) / f"{name_or_path}.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, f"{kind} card")
     except OSError as error:
         raise ValueError(
             f"{kind} card '{path}' cannot be read ({error.strerror or error}); give a name that 'remoe-sim list "

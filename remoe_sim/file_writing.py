@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
+from remoe_sim.file_places import UnwritableError as UnwritableError
+from remoe_sim.file_places import followed as followed
+from remoe_sim.file_places import keep_permissions, mode, opened_stream, status
 from remoe_sim.remote_files import RemotePath, place
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # such an error in the midst of work is one of writing
 
 
-class UnwritableError(OSError):
-    """A file that cannot be written; the message is a sentence that says which and why."""
-
-
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes its place when all went well and is removed otherwise.
+    """A path to write to, beside the file that `path` leads to; it takes its place when all went well and is removed
+    otherwise. Links are followed, and a file that is there keeps its owner and permissions.
 
     What killed writers of the same file left beside it goes as well. Two that write it at a time do not see each other,
-    and the later file stays. For a URL the file is written on this machine and sent at the end; ValueError where that
-    is not possible. Raises OSError with a sentence if the place cannot be written to.
+    and the later file stays. A pipe or a character device gets the whole file at the end; for a URL it is written on
+    this machine and sent at the end; ValueError where that is not possible. Raises OSError with a sentence if the place
+    cannot be written to.
     """
     target = place(path)
     if isinstance(target, RemotePath):
@@ -33,14 +36,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield beside
         return
     with told(target):
+        target = followed(target)
+        stands = status(target)
+        stream = opened_stream(target, stands)
+    if stream is not None:
+        with stream, _whole(stream, target) as beside:
+            yield beside
+        return
+    with told(target):
         remove_abandoned(target)
-        beside, file = _begun(target)
+        beside, file = _begun(target, stands)
     with file:
         try:
             yield beside
             with told(target):
                 if not file.closed:
                     os.fsync(file.fileno())
+                if stands is not None:
+                    os.chmod(beside, mode(stands))
                 os.replace(beside, target)
         except UnwritableError:
             raise
@@ -52,11 +65,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
-def _begun(target: Path) -> tuple[Path, IO[Any]]:
-    """A new file beside the target, locked so that nobody takes it for abandoned; closed where there are no locks."""
+@contextmanager
+def _whole(stream: IO[bytes], target: Path) -> Iterator[Path]:
+    """A temporary file that goes to an open pipe or device when all went well."""
+    with tempfile.TemporaryDirectory(prefix="remoe-sim-") as folder:
+        beside = Path(folder) / (target.name or "file")
+        yield beside
+        with told(target), beside.open("rb") as written:
+            shutil.copyfileobj(written, stream)
+            stream.flush()
+
+
+def _begun(target: Path, stands: os.stat_result | None) -> tuple[Path, IO[Any]]:
+    """A new file beside the target, locked so that nobody takes it for abandoned; closed where there are no locks.
+
+    stands: what is at the target; the new file can be read by nobody else than that one from the first byte on.
+    """
     while True:
         beside = target.with_name(f".{target.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
-        file = open(beside, "wb")  # noqa: SIM115
+        file = open(beside, "xb", opener=_private if stands is not None else None)  # noqa: SIM115
+        if stands is not None:
+            keep_permissions(target, stands, beside)
         mine = lock(file)
         if mine and beside.exists():  # nobody looked at it before it was locked
             return beside, file
@@ -65,11 +94,17 @@ def _begun(target: Path) -> tuple[Path, IO[Any]]:
             return beside, file
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 @contextmanager
 def told(target: Path) -> Iterator[None]:
     """Says errors as sentences about the target."""
     try:
         yield
+    except UnwritableError:
+        raise
     except OSError as error:
         raise in_words(error, target) from None
 
@@ -104,8 +139,9 @@ def locked(target: Path, otherwise: str) -> Iterator[None]:
     The lock is the system's, so that it goes with the process, however that ends; on a system without such locks two
     that make the same at a time are the user's to avoid.
     """
-    beside = target.with_name(f".{target.name}.lock")
     with told(target):
+        target = followed(target)
+        beside = target.with_name(f".{target.name}.lock")
         file = open(beside, "w")  # noqa: SIM115
     with file:
         if lock(file) is False or not beside.exists():  # without a name, it was another's, who has just finished

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from remoe_sim.input_files import check_regular
+
 NEEDED = "package 'gguf', which reads GGUF files, is not installed; install it with: pip install 'remoe-sim[gguf]'"
 _FORMS = "BbHhIif?__Qqd"  # of the numbers, by the code of their type; _ for text and list
 _TEXT, _LIST = 8, 9
@@ -39,6 +41,7 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """The header of a file, without what is of the tokenizer; ValueError, a clause, for what is no whole GGUF file."""
+    check_regular(path, "GGUF file")
     with path.open("rb") as file:
         if path.stat().st_size < 24:
             raise ValueError("too short")

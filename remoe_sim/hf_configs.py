@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_sim.attention import Attention, Compressed, DeltaNet, GroupedQueries, Latent, ShortConvolution
+from remoe_sim.input_files import UnsuitableError, read_text
 from remoe_sim.model_shapes import Shape, check_layers, check_shape
 
 EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
@@ -85,7 +86,9 @@ def shape_of_config(path: Path) -> Shape:
     """The shape that a `config.json` describes; ValueError for a file that is no such thing."""
     where = f"config '{path}'"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path, "config"))
+    except UnsuitableError:
+        raise
     except OSError as error:
         raise ValueError(
             f"{where} cannot be read ({error.strerror or error}); give the path of a config.json"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from remoe_sim.errors import TraceError
+from remoe_sim.input_files import UnsuitableError, check_regular
 from remoe_sim.plausible import check_unpacked
 from remoe_sim.progress import done
 from remoe_sim.remote_errors import RemoteError
@@ -284,6 +285,12 @@ def as_source(path: str | os.PathLike[str], given: Given) -> Source:
                 source.path = there.fetched()
     else:
         source = Source(there, given)
+        try:
+            check_regular(there)
+        except UnsuitableError as error:
+            raise source.error(f"this {error.why}") from None
+        except IsADirectoryError:
+            pass
     if not source.is_dir and not source.head:
         raise source.error("the file is empty; record it again")
     return source

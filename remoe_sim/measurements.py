@@ -9,6 +9,7 @@ token with `wall_ms` and `read_bytes`, and `stall_ms` if it is known (BigMoeOnEd
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from remoe_sim.cards import card_names
 from remoe_sim.errors import TraceError
+from remoe_sim.input_files import ROWS_BYTES, UnsuitableError, read_text
 
 Row = dict[str, str]
 
@@ -63,8 +65,10 @@ def read_runs(
     """
     given = Run("", "", model or "", quant, 0.0, None, top_k=top_k, overlap=overlap, lanes=lanes)
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            lines = [(number, line) for number, line in enumerate(file, 1) if not line.startswith("#")]
+        text = io.StringIO(read_text(path, "", ROWS_BYTES))
+        lines = [(number, line) for number, line in enumerate(text, 1) if not line.startswith("#")]
+    except UnsuitableError as error:
+        raise TraceError(f"{path}: it {error.why}") from None
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "no UTF-8 text"
         raise TraceError(f"{path}: it cannot be read ({why}); give a CSV file of measured runs") from None

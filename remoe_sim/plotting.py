@@ -62,6 +62,7 @@ def plot(
     """
     from remoe_sim.figures import functions
     from remoe_sim.figures._material import NotPossibleError
+    from remoe_sim.file_writing import followed, told
 
     all_figures = {name.replace("_", "-"): function for name, function in functions().items()}
     chosen = _several(figure, list(all_figures), "figure") if figure is not None else list(all_figures)
@@ -70,7 +71,8 @@ def plot(
     if is_url(output):
         raise ValueError(f"'{output}': figures are written to folders of this machine; name one and copy it then")
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    with told(folder):
+        followed(folder).mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     left_out: dict[str, str] = {}
     for name in chosen:

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from remoe_sim.errors import unknown
+from remoe_sim.input_files import read_bytes
 from remoe_sim.plugin_sources import forget_changed, is_ours, remember, sources_of
 
 
@@ -147,10 +148,13 @@ def _set_bounds(found: Any, check: bool) -> None:
 
 def _from_file(path: str, base: type) -> Any:
     """The plug-in that a file of the user's defines."""
-    if not Path(path).is_file():
-        raise ValueError(
-            f"policy '{path}': there is no such file; give the path of a Python file that defines a policy"
+    try:
+        read_bytes(path, "policy")
+    except OSError as error:
+        why = (
+            "there is no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
         )
+        raise ValueError(f"policy '{path}': {why}; give the path of a Python file that defines a policy") from None
     name = "remoe_sim_user_" + hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:12]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -16,16 +16,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from remoe_sim.input_files import check_regular
 from remoe_sim.plausible import check_parquet
 from remoe_sim.progress import stage
 from remoe_sim.remote_errors import MissingError, RemoteError, as_clause, first_line, without_secrets
+from remoe_sim.remote_waiting import moved, patience, tried
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
 _HERE = re.compile(r"(file|local)://", re.IGNORECASE)
 WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "hf", "memory")  # no half objects there
 INSTALL = "python -m pip install 'remoe-sim[remote]'"
+T = TypeVar("T")
 AHEAD = 2**23  # bytes that are read at once of what is read from its beginning to its end
 
 
@@ -57,6 +60,8 @@ def open_parquet(path: Path | RemotePath, ahead: int = 0, **options: Any) -> Any
     import pyarrow.parquet as pq
 
     source = path.open(ahead) if isinstance(path, RemotePath) else path
+    if isinstance(source, Path):
+        check_regular(source)
     file = pq.ParquetFile(source, pre_buffer=isinstance(path, RemotePath), **options)  # of no use on a disk
     if options.get("metadata") is None:
         size = source.stat().st_size if isinstance(source, Path) else source.seek(0, io.SEEK_END)
@@ -82,7 +87,7 @@ class RemotePath:
         except ImportError:
             raise ValueError(f"{scheme}:// needs the package fsspec, which is missing; run: {INSTALL}") from None
         try:
-            system, inner = fsspec.core.url_to_fs(url)
+            system, inner = fsspec.core.url_to_fs(url, **patience(url))
         except ImportError as error:
             raise ValueError(f"{scheme}:// needs a package that is missing ({error}); {_remedy(scheme)}") from None
         except Exception as error:
@@ -131,19 +136,22 @@ class RemotePath:
 
     def is_dir(self) -> bool:
         """Whether anything lies below it; of the web only pages in HTML are asked for links."""
+
+        def found() -> bool:
+            if self._web and self._system.info(self._inner).get("mimetype") != "text/html":
+                return False
+            return bool(self._system.isdir(self._inner))
+
         try:
-            with self._guarded():
-                if self._web and self._system.info(self._inner).get("mimetype") != "text/html":
-                    return False
-                return bool(self._system.isdir(self._inner))
+            return self._tried(found)
         except MissingError:
             return False
 
     def rglob(self, pattern: str) -> list[RemotePath]:
         """All files below whose names fit."""
-        with self._guarded():
-            start = self._system._strip_protocol(self._inner).rstrip("/")
-            found = [one for one in self._system.find(self._inner) if fnmatch(one.rsplit("/", 1)[-1], pattern)]
+        start = self._system._strip_protocol(self._inner).rstrip("/")
+        below = self._tried(lambda: self._system.find(self._inner))
+        found = [one for one in below if fnmatch(one.rsplit("/", 1)[-1], pattern)]
         return [self / one.removeprefix(start).lstrip("/") for one in sorted(found) if one.startswith(f"{start}/")]
 
     def glob(self, pattern: str) -> list[RemotePath]:
@@ -154,9 +162,8 @@ class RemotePath:
         """The bytes, with random access. ahead: how many are read beyond what is asked for."""
         if self._copy is not None:
             return _Reader(self, self._copy.open("rb"))
-        with self._guarded():
-            how = {"cache_type": "readahead", "block_size": ahead} if ahead else {"cache_type": "none"}
-            return _Reader(self, self._system.open(self._inner, "rb", **how))
+        how = {"cache_type": "readahead", "block_size": ahead} if ahead else {"cache_type": "none"}
+        return _Reader(self, self._tried(lambda: self._system.open(self._inner, "rb", **how)))
 
     @property
     def is_fetched(self) -> bool:
@@ -169,8 +176,9 @@ class RemotePath:
             folder = tempfile.mkdtemp(prefix="remoe-sim-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             copy = Path(folder) / (self.name or "file")
-            with self._guarded(), stage(f"fetching {self.name}", self._system.info(self._inner).get("size")) as done:
-                self._system.get_file(self._inner, str(copy), callback=_callback(done.advance))
+            size = self._tried(lambda: self._system.info(self._inner).get("size"))
+            with stage(f"fetching {self.name}", size) as done:
+                moved(lambda told: self._system.get_file(self._inner, str(copy), callback=told), done, self.name)
             self._copy = copy
         return self._copy
 
@@ -182,8 +190,8 @@ class RemotePath:
             beside = Path(folder) / (self.name or "file")
             yield beside
             try:
-                with self._guarded(), stage(f"sending {self.name}", beside.stat().st_size) as done:
-                    self._system.put_file(str(beside), self._inner, callback=_callback(done.advance))
+                with stage(f"sending {self.name}", beside.stat().st_size) as done:
+                    moved(lambda told: self._system.put_file(str(beside), self._inner, callback=told), done, self.name)
             except RemoteError as error:
                 raise ValueError(f"{self}: {error}") from None
 
@@ -199,15 +207,10 @@ class RemotePath:
     def _web(self) -> bool:
         return _scheme(self._system) in ("http", "https")
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Drivers raise what they like; from here it is one kind of error."""
-        try:
-            yield
-        except RemoteError:
-            raise
-        except Exception as error:
-            raise as_clause(error) from None
+    def _tried(self, work: Callable[[], T]) -> T:
+        """What a driver answers, asked again where that may help. Drivers raise what they like; here it is one kind of
+        error."""
+        return tried(work, self.name)
 
 
 class _Reader(io.RawIOBase):
@@ -242,40 +245,30 @@ class _Reader(io.RawIOBase):
         super().close()
 
     def _size(self) -> int:
-        with self._path._guarded():
-            try:
-                return int(self._file.seek(0, io.SEEK_END))
-            except (ValueError, TypeError):  # a stream
-                self._file = self._path.fetched().open("rb")
-                return int(self._file.seek(0, io.SEEK_END))
+        try:
+            return int(self._file.seek(0, io.SEEK_END))
+        except (ValueError, TypeError):  # a stream
+            self._file = self._path.fetched().open("rb")
+            return int(self._file.seek(0, io.SEEK_END))
 
     def _part(self, count: int) -> bytes:
         if isinstance(self._file, io.BytesIO):  # of memory://, the same object for all who opened it
             with self._file.getbuffer() as whole:
                 return bytes(whole[self._at : self._at + count])
-        with self._path._guarded():
-            try:
-                self._file.seek(self._at)
-                return bytes(self._file.read(count))
-            except ValueError:  # so says fsspec of a server that gives no parts
-                self._file = self._path.fetched().open("rb")
-                self._file.seek(self._at)
-                return bytes(self._file.read(count))
+        return self._path._tried(lambda: self._read(count))
+
+    def _read(self, count: int) -> bytes:
+        try:
+            self._file.seek(self._at)
+            return bytes(self._file.read(count))
+        except ValueError:  # so says fsspec of a server that gives no parts
+            self._file = self._path.fetched().open("rb")
+            self._file.seek(self._at)
+            return bytes(self._file.read(count))
 
 
 def _scheme(system: Any) -> str:
     return str(system.protocol if isinstance(system.protocol, str) else system.protocol[0])
-
-
-def _callback(advance: Callable[[int], None]) -> Any:
-    """What fsspec calls as bytes come or go."""
-    from fsspec.callbacks import Callback
-
-    class Advance(Callback):  # type: ignore[misc]
-        def relative_update(self, inc: int = 1) -> None:
-            advance(inc)
-
-    return Advance()
 
 
 def _remedy(scheme: str) -> str:

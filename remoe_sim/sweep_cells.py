@@ -58,8 +58,14 @@ class Subject:
         return cls(name, itself, expert_bytes, content_hash(trace), trace.model.experts, slots, facts)
 
     def load(self, size: int | None = None) -> Trace:
-        """The trace with sizes of experts as far as they are known; scheduled anew for `size` requests at once."""
+        """The trace with sizes of experts as far as they are known; scheduled anew for `size` requests at once.
+
+        TraceError if the file holds another trace by now, or here.
+        """
         trace = self.given if isinstance(self.given, Trace) else read_trace(self.given)
+        if trace is not self.given and content_hash(trace) != self.digest:
+            raise trace.error("this is another trace than the one that the sweep was planned with; run the sweep again "
+                              "while nobody writes to the file, and let workers see the same files")  # fmt: skip
         trace = known_sizes(trace, self.expert_bytes)
         return trace if size is None else batch(trace, size)
 

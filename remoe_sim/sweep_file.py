@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remoe_sim.file_writing import locked, remove_abandoned, replacing
+from remoe_sim.file_writing import followed, locked, remove_abandoned, replacing
+from remoe_sim.input_files import UnsuitableError, check_regular, kind_of
 from remoe_sim.remote_files import open_parquet
 
 if TYPE_CHECKING:
@@ -45,13 +46,14 @@ Row = dict[str, Any]
 class SweepFile:
     """The rows of a sweep, on disk if it has a path, which nobody else may write to meanwhile.
 
-    wanted: the names of every cell of the sweep by its key, in the order of rows. Rows of other cells stay in the file,
-    behind those. `replaced`: rows about wanted cells that were made by another version, of another content of the trace
-    or card, and are dropped.
+    wanted: the names of every cell of the sweep, and the hash of its trace, by its key, in the order of rows. Rows of
+    other cells stay in the file, behind those, also those of another trace that had the same path. `replaced`: rows
+    about wanted cells that were made by another version, or of another content of a card or policy, and are dropped.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, wanted: dict[str, Row]) -> None:
         self.path, self.wanted = None if path is None else Path(path), wanted
+        _check_place(path)
         self.rows: dict[str, Row] = {}
         self.replaced = 0
         self._written, self._took, self._new = time.monotonic(), 0.0, False
@@ -107,8 +109,9 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 def is_sweep(path: Path) -> bool:
     """Whether there is a Parquet file that `sweep` wrote, by whichever release."""
     try:
+        check_regular(path)
         return _MARK in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError, UnsuitableError):
         return False
 
 
@@ -118,8 +121,8 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 
 def _identity(row: Row) -> tuple[Any, ...]:
-    """What a row is about, in the user's eyes."""
-    return tuple(row[name] for name in NAMES if name != "version")
+    """What a row is about, in the user's eyes; its trace is known by its content, wherever its file is or was."""
+    return (row["trace_hash"], *(row[name] for name in NAMES if name not in ("version", "trace")))
 
 
 def read_rows(path: Path) -> Sequence[Row]:
@@ -134,6 +137,8 @@ def read_rows(path: Path) -> Sequence[Row]:
         raise ValueError(f"'{path}': there is no such file; name the file of a sweep") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError):
         pass
+    except UnsuitableError:
+        raise
     except ValueError as error:
         raise ValueError(f"'{path}' cannot be read: {error}; name another file, or move it away") from None
     raise ValueError(f"'{path}' is there and is no sweep of this release; name another file, or move it away")
@@ -145,7 +150,16 @@ def alone(path: str | os.PathLike[str] | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    _check_place(path)
     target = Path(path)
     with locked(target, f"another sweep is writing to '{target}'; wait for it, or name another file"):
-        remove_abandoned(target)
+        remove_abandoned(followed(target))
         yield
+
+
+def _check_place(path: str | os.PathLike[str] | None) -> None:
+    """ValueError for a pipe or a device: what was written to it cannot be read again."""
+    with suppress(FileNotFoundError):
+        kind = None if path is None else kind_of(os.stat(path))
+        if kind is not None:
+            raise ValueError(f"'{path}' is {kind}, and a sweep goes on with what it wrote; name a file")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from remoe_sim.card_doubts import of_rows
 from remoe_sim.charts import Chart, Series, line_chart
 from remoe_sim.page import Charts, Facts, Page, Section, Table, Text, base_name
+from remoe_sim.sweep_labels import told_apart
 from remoe_sim.units import plural
 
 if TYPE_CHECKING:
@@ -60,9 +61,7 @@ def sweep_page(frame: pd.DataFrame, path: str) -> Page:
     if not len(frame):
         raise ValueError(f"'{path}' holds no rows yet; run the sweep first")
     frame = frame.astype(object).where(frame.notna(), None)
-    short = {name: base_name(name) for name in frame["trace"].unique()}
-    if len(set(short.values())) == len(short):  # else only folders tell them apart
-        frame["trace"] = frame["trace"].map(short)
+    frame = told_apart(frame, base_name)
     groups = list(frame.groupby(list(SAME), sort=False, dropna=False))
     varied = [name for name in NAMED if len(set(frame[name])) > 1]
     sections = [Section("Settings", [Facts(_settings(frame)), *_warnings(frame, varied)])]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from remoe_sim.remote_files import is_url
 from remoe_sim.sweep_axes import axes_of, several
-from remoe_sim.sweep_cells import Pass, Subject, passes_of
+from remoe_sim.sweep_cells import Cell, Pass, Subject, passes_of
 from remoe_sim.sweep_file import SweepFile, alone
 from remoe_sim.sweep_gathering import rows_of
 from remoe_sim.sweep_units import Cut, Unit, here, units_of
@@ -111,7 +111,7 @@ def _subjects(given: Sequence[Any], expert_bytes: Any) -> list[Subject]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """passes, without cells that two lists named; wanted: the names of all cells by their keys."""
+    """passes, without cells that two lists named; wanted: the names of all cells by their keys, with `trace_hash`."""
 
     passes: list[Pass]
     wanted: dict[str, dict[str, Any]]
@@ -120,7 +120,12 @@ class _Plan:
     def of(cls, passes: list[Pass]) -> _Plan:
         wanted: dict[str, dict[str, Any]] = {}
         for one in passes:
-            one.cells = [cell for cell in one.cells if wanted.setdefault(cell.key, cell.names) is cell.names]
+            first: dict[str, Cell] = {}
+            for cell in one.cells:
+                if cell.key not in wanted:
+                    first.setdefault(cell.key, cell)
+            one.cells = list(first.values())
+            wanted |= {cell.key: cell.names | {"trace_hash": one.subject.digest} for cell in one.cells}
         return cls([one for one in passes if one.cells], wanted)
 
     def left(self, file: SweepFile) -> list[Pass]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from remoe_sim.arrow_lists import from_arrow, to_numpy
 from remoe_sim.errors import TraceError
 from remoe_sim.gate_weights import EXPECTED, wrong_weight
+from remoe_sim.input_files import UnsuitableError
 from remoe_sim.progress import done, stage
 from remoe_sim.remote_errors import MissingError, RemoteError
 from remoe_sim.remote_files import RemotePath, is_url, open_parquet, place
@@ -97,6 +98,8 @@ class _FileLayers:
             return error
         if isinstance(error, RemoteError) and not (isinstance(error, MissingError) and self.path.is_dir()):
             return self.error(str(error))
+        if isinstance(error, UnsuitableError):
+            return self.error(f"this {error.why}")
         if isinstance(error, FileNotFoundError):
             return self.error("there is no such file; give the path of a trace, or sample:NAME for a bundled one")
         if isinstance(error, IsADirectoryError) or self._is_folder():

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import remoe_sim
+from remoe_sim.errors import TraceError
+from remoe_sim.remote_files import is_url
 from remoe_sim.showing import Shown
 from remoe_sim.stamps import stamp
 from remoe_sim.sweep_axes import several
@@ -98,8 +100,9 @@ def verify(
     """Compute some cells of a sweep's file again from its traces, and compare every column bit for bit.
 
     traces: where the traces are now, told by their content; without them they are looked for under their recorded
-    paths. sample: how many cells, drawn by `seed`, or "all". policy, device: files of policies and of device cards that
-    the sweep used, told by their names; model, expert_bytes, train: as they were given to the sweep.
+    paths, from here and from the folder of the file. sample: how many cells, drawn by `seed`, or "all". policy, device:
+    files of policies and of device cards that the sweep used, told by their names; model, expert_bytes, train: as they
+    were given to the sweep.
 
     Raises ValueError for a file that is no sweep of this version, and TraceError for a trace that is not there, or is
     another one than the rows were made of.
@@ -112,8 +115,10 @@ def verify(
         len(rows) if sample == "all" else min(parse_count(sample, "sample (a number of cells, or all)", 1), len(rows))
     )
     chosen = np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False)).tolist()
-    again = _Again(_traces(traces), _by_name(policy, _policy_name), _by_name(device, _device_name), model,
-                   {"expert_bytes": expert_bytes, "train": train})  # fmt: skip
+    again = _Again(
+        Path(path).parent, _traces(traces), _by_name(policy, _policy_name), _by_name(device, _device_name), model,
+        {"expert_bytes": expert_bytes, "train": train},
+    )  # fmt: skip
     differences = [one for number in chosen for one in again.differences(number, rows[number])]
     return Verification(str(path), len(rows), seed, tuple(chosen), tuple(differences))
 
@@ -144,6 +149,7 @@ class _Again:
 
     def __init__(
         self,
+        folder: Path,
         traces: dict[str, Trace],
         policies: dict[str, Any],
         devices: dict[str, Any],
@@ -151,7 +157,7 @@ class _Again:
         rest: dict[str, Any],
     ) -> None:
         self.traces, self.policies, self.devices, self.model, self.rest = traces, policies, devices, model, rest
-        self.given = bool(traces)
+        self.folder, self.given = folder, bool(traces)
 
     def differences(self, number: int, row: Row) -> Iterator[Difference]:
         """The columns in which a row is not what it should be."""
@@ -206,13 +212,29 @@ class _Again:
                 raise ValueError(
                     f"none of the traces that are given is that of '{row['trace']}' ({wanted}); name it too"
                 )
-            trace = read_trace(row["trace"])
-            if content_hash(trace) != wanted:
-                raise trace.error(
-                    f"it is another trace than the rows were made of ({wanted}); give the path of that one"
-                )
-            self.traces[wanted] = trace
+            self.traces[wanted] = self.found(row)
         return self.traces[wanted]
+
+    def found(self, row: Row) -> Trace:
+        """The trace of a row under its recorded path, seen from here or from the folder of the sweep's file."""
+        wanted, path = row["trace_hash"], row["trace"]
+        errors: list[TraceError] = []
+        for place in [path] if _is_fixed(path) else [path, str(self.folder / path)]:
+            try:
+                trace = read_trace(place)
+            except TraceError as error:
+                errors.append(error)
+                continue
+            if content_hash(trace) == wanted:
+                return trace
+            why = f"it is another trace than the rows were made of ({wanted}); give the path of that one"
+            errors.insert(0, trace.error(why))
+        raise errors[0]
+
+
+def _is_fixed(path: str) -> bool:
+    """Whether a path means the same from every folder."""
+    return path.startswith("sample:") or is_url(path) or Path(path).is_absolute()
 
 
 def _same(recorded: Any, recomputed: Any) -> bool:

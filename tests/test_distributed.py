@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_sweep_file import SAMPLE
+from test_sweep_file import SAMPLE, three_runs
 from test_user_policy import FEWEST_HITS
 
 import remoe_sim
@@ -49,6 +49,10 @@ def test_rows_are_those_of_a_local_sweep(given, client):
     rows = remoe_sim.sweep(SAMPLE, client=client, progress=lambda *now: seen.append(now), **given)
     pd.testing.assert_frame_equal(rows, remoe_sim.sweep(SAMPLE, **given), check_exact=True)
     assert seen == [(done, len(rows)) for done in range(len(rows) + 1)]
+
+
+def test_traces_of_one_name_keep_their_rows(client, tmp_path, monkeypatch):
+    assert len(pd.read_parquet(three_runs(tmp_path, monkeypatch, client))) == 12
 
 
 def test_layers_are_units_of_their_own(client, monkeypatch):

@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from data import DEMO
 from foreign_files import flame_moe
 from imported import refused, rows_of
-from web_server import Failing, Folder, Ranges, serving
+from web_server import Failing, Flaky, Folder, Ranges, Silent, Slow, serving
 
 import remoe_sim
+import remoe_sim.remote_waiting
 import remoe_sim.trace_reader
 from remoe_sim import TraceError, import_trace, read_trace, synth, write_trace
 from remoe_sim.cli import main
@@ -217,6 +218,55 @@ def test_a_server_that_breaks_off(tmp_path, in_parts):
     with pytest.raises(TraceError) as caught:
         read_trace(url.replace("//", "//me:secret@") + "/t.parquet?signature=secret")
     assert "secret" not in str(caught.value)
+
+
+@WEB
+@pytest.mark.parametrize("lost", [0, 200])
+def test_a_silent_server_is_given_up_with_a_sentence(tmp_path, monkeypatch, capsys, lost):
+    """Whether it never answers, or stops in the midst of a file."""
+    monkeypatch.setattr(remoe_sim.remote_waiting, "STALL_S", 0.4)
+    write_trace(trace(), tmp_path / "t.parquet")
+    remoe_sim.export(trace(), tmp_path / "routing.npz")
+    with serving(tmp_path, Silent, lost=lost) as server:
+        with pytest.raises(TraceError, match=r"t\.parquet: the server sends nothing; try again later"):
+            read_trace(f"{server.url}/t.parquet")
+        refused(f"{server.url}/routing.npz", "the server sends nothing; try again later")
+        assert 2 <= server.asked <= 24
+    said = capsys.readouterr().err
+    assert "t.parquet: waiting for the server, which sends nothing" in said
+    assert "t.parquet: the server sends nothing; trying again (2 of 3)" in said
+
+
+@WEB
+def test_a_slow_server_is_waited_for(tmp_path, monkeypatch):
+    """However long all of it takes, as long as something comes."""
+    monkeypatch.setattr(remoe_sim.remote_waiting, "STALL_S", 1.5)
+    remoe_sim.export(trace(), tmp_path / "routing.npz")
+    with serving(tmp_path, Slow, pause=0.25) as server:
+        same(import_trace(f"{server.url}/routing.npz"), import_trace(tmp_path / "routing.npz"))
+    session = place("http://h/t")._system.client_kwargs["timeout"]
+    assert (session.total, session.sock_read) == (None, 1.5)
+
+
+@WEB
+def test_what_may_pass_is_tried_again(tmp_path, capsys):
+    remoe_sim.export(trace(), tmp_path / "routing.npz")
+    with serving(tmp_path, Flaky, lost=2) as server:
+        same(import_trace(f"{server.url}/routing.npz"), import_trace(tmp_path / "routing.npz"))
+        assert "routing.npz: the server fails (503" in capsys.readouterr().err
+    with serving(tmp_path, Flaky, lost=99) as server:
+        refused(f"{server.url}/routing.npz", "the server fails \\(503")
+        assert server.asked <= 8
+
+
+def test_what_a_user_configured_for_fsspec_stays(monkeypatch):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setitem(fsspec.config.conf, "https", {"client_kwargs": {"trust_env": True, "timeout": "mine"}})
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 7}})
+    patience = remoe_sim.remote_waiting.patience
+    assert patience("https://h/t") == {"https": {"client_kwargs": {"timeout": "mine", "trust_env": True}}}
+    assert patience("simplecache::s3://b/t")["s3"]["config_kwargs"]["read_timeout"] == 7
+    assert patience("memory://t") == {}
 
 
 @WEB

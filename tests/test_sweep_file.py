@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from data import DEMO
 from test_user_policy import FEWEST_HITS
 
 import remoe_sim
+from remoe_sim.cli import main
 from remoe_sim.sweep_file import COLUMNS, NAMES, alone
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
@@ -69,6 +71,90 @@ def test_a_trace_is_known_by_its_content(tmp_path):
     assert second["key"].tolist() == first["key"].tolist()
     with pytest.raises(ValueError, match=r"one.parquet' and '.*two.parquet' hold the same trace; name it once"):
         remoe_sim.sweep([one, two], "lru", 8)
+
+
+def three_runs(folder, monkeypatch, client=None):
+    """Three traces of one name, each in a folder of its own and swept from there into one file above."""
+    for number in range(3):
+        run = folder / f"run-{number}"
+        run.mkdir()
+        trace = remoe_sim.synth(tokens=120, layers=2, experts=8, top_k=2, request_tokens=40, seed=number)
+        remoe_sim.write_trace(trace, run / "trace.parquet")
+        monkeypatch.chdir(run)
+        remoe_sim.sweep("trace.parquet", "lru,fifo", "2,4", output="../all.parquet", client=client)
+    monkeypatch.chdir(folder)
+    return folder / "all.parquet"
+
+
+def test_traces_of_one_name_keep_their_rows(tmp_path, monkeypatch):
+    path = three_runs(tmp_path, monkeypatch)
+    rows = pd.read_parquet(path)
+    assert len(rows) == 12
+    assert rows["trace_hash"].value_counts().tolist() == [4, 4, 4]
+    assert rows["trace"].unique().tolist() == ["trace.parquet"]
+
+
+def test_traces_of_one_name_are_verified_and_shown_apart(tmp_path, monkeypatch):
+    path = three_runs(tmp_path, monkeypatch)
+    traces = [tmp_path / f"run-{number}" / "trace.parquet" for number in range(3)]
+    assert remoe_sim.verify(path, traces, sample="all").equal
+    monkeypatch.chdir(tmp_path / "run-0")  # the others' paths lead to this one's trace here
+    with pytest.raises(remoe_sim.TraceError, match=r"it is another trace than the rows were made of \(xxh3:"):
+        remoe_sim.verify(path, sample="all")
+    page = remoe_sim.report(path)
+    facts = [name for name, _, _ in page.sections[0].parts[0].rows if name.startswith("trace ")]
+    hashes = [one.partition(":")[2][:8] for one in pd.read_parquet(path)["trace_hash"].unique()]
+    assert facts == ["trace hash", *(f"trace trace.parquet ({digest})" for digest in hashes)]
+    assert "3 combinations" in page.html
+
+
+def test_figures_draw_traces_of_one_name_apart(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from remoe_sim.figures._panels import split_rows
+    from remoe_sim.figures.capacity_hits import curve_rows
+
+    rows = curve_rows(pd.read_parquet(three_runs(tmp_path, monkeypatch)))
+    assert len(rows) == 12
+    titles = [title for title, _ in split_rows(rows, ["trace"])]
+    assert len(set(titles)) == 3
+    assert all(title.startswith("trace (") for title in titles)
+
+
+def test_one_trace_of_several_names_is_one(tmp_path):
+    from remoe_sim.sweep_labels import stem, told_apart
+
+    frame = pd.DataFrame({"trace": ["a/t.parquet", "t.parquet", "b/t.parquet", "c/u.parquet"]})
+    frame["trace_hash"] = ["xxh3:1", "xxh3:1", "xxh3:2", "xxh3:3"]
+    assert told_apart(frame, stem)["trace"].tolist() == ["a/t.parquet", "a/t.parquet", "b/t.parquet", "u"]
+    assert told_apart(frame)["trace"].tolist() == ["a/t.parquet", "a/t.parquet", "b/t.parquet", "c/u.parquet"]
+
+
+def test_a_trace_beside_the_file_of_the_sweep_is_found_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    remoe_sim.write_trace(remoe_sim.read_trace(SAMPLE), "t.parquet")
+    remoe_sim.sweep("t.parquet", "lru", 8, output="s.parquet")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert remoe_sim.verify("../s.parquet").equal
+
+
+def test_a_trace_that_is_written_anew_meanwhile_is_another(tmp_path):
+    def replaced(done, total):
+        remoe_sim.write_trace(remoe_sim.synth(tokens=90, layers=2, experts=8, top_k=2, seed=1), tmp_path / "t.parquet")
+
+    remoe_sim.write_trace(remoe_sim.synth(tokens=90, layers=2, experts=8, top_k=2, seed=0), tmp_path / "t.parquet")
+    with pytest.raises(remoe_sim.TraceError, match="another trace than the one that the sweep was planned with"):
+        remoe_sim.sweep(tmp_path / "t.parquet", "lru", 4, progress=replaced)
+
+
+def test_what_a_sweep_writes_is_no_trace_however_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    remoe_sim.write_trace(remoe_sim.read_trace(SAMPLE), "t.parquet")
+    for _ in range(2):
+        done = CliRunner().invoke(
+            main, ["sweep", "*.parquet", "--policy", "lru", "--cache", "8", "-o", "./s.parquet"], catch_exceptions=False
+        )
+        assert done.exit_code == 0
 
 
 def test_what_stands_at_the_place_of_the_file_is_not_overwritten(tmp_path):

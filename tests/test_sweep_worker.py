@@ -66,7 +66,7 @@ def test_what_a_worker_refuses(tmp_path):
     path.unlink()
     assert work(payload, fingerprint()).startswith(f"says: {path}: there is no such file")
     remoe_sim.write_trace(remoe_sim.read_trace(SAMPLE).with_sizes(8), path)
-    assert "this is another file than the one that the sweep was planned with" in work(payload, fingerprint())
+    assert "this is another trace than the one that the sweep was planned with" in work(payload, fingerprint())
 
 
 def test_a_policy_is_found_where_it_is_unpickled(tmp_path, monkeypatch):

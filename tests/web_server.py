@@ -45,16 +45,64 @@ class Failing(Folder):
         self.send_error(self.server.status)
 
 
+class Silent(Folder):
+    """Takes requests and sends nothing, or only the head of an answer, until the server ends."""
+
+    def do_HEAD(self):
+        self.server.asked += 1
+        self.server.over.wait()
+
+    def do_GET(self):
+        if self.server.lost:  # so many bytes come
+            whole = Path(self.translate_path(self.path)).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(whole)))
+            self.end_headers()
+            self.wfile.write(whole[: self.server.lost])
+            self.wfile.flush()
+        self.do_HEAD()
+
+
+class Flaky(Folder):
+    """Is busy (503) at the first requests of a kind, as many as `lost` says, and answers the others."""
+
+    def send_head(self):
+        self.server.asked += 1
+        if self.server.lost:
+            self.server.lost -= 1
+            self.send_error(503)
+            return None
+        return super().send_head()
+
+
+class Slow(Folder):
+    """Sends a file in ten pieces with a pause before each."""
+
+    def do_GET(self):
+        whole = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(whole)))
+        self.end_headers()
+        size = -(-len(whole) // 10)
+        for at in range(0, len(whole), size):
+            self.server.over.wait(self.server.pause)
+            self.wfile.write(whole[at : at + size])
+            self.wfile.flush()
+
+
 @contextmanager
-def serving(folder, handler=Ranges, status=500):
-    """The server; `url` is its address, `sent` what it sent, `lost` how many bytes of each part it does not send."""
+def serving(folder, handler=Ranges, status=500, lost=0, pause=0.0):
+    """The server; `url` is its address, `sent` what it sent, `lost` how many bytes of each part it does not send,
+    `asked` how often it was asked in vain."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
     server.daemon_threads = True
-    server.sent, server.lost, server.status = [], 0, status
+    server.sent, server.lost, server.status = [], lost, status
+    server.asked, server.pause, server.over = 0, pause, threading.Event()
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield server
     finally:
+        server.over.set()
         server.shutdown()
         server.server_close()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from remoe_sim.input_files import ROWS_BYTES, read_text
+
 EXPECTED = 'expected an object with "prompt", "text" or "messages", and "completion" if there is one'
 
 
@@ -33,7 +35,7 @@ def read_prompts(given: str | os.PathLike[str] | Sequence[str]) -> list[Prompt]:
         return _some(prompts, "the sequence of prompts")
     path = Path(given)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, "prompts", ROWS_BYTES).splitlines()
     except OSError as error:
         why = error.strerror or error
         raise ValueError(f"prompts '{path}' cannot be read ({why}); give a .txt or .jsonl file") from None

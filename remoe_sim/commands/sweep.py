@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,11 +27,14 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
         return
     import tomllib
 
-    with open(path, "rb") as file:
-        try:
-            content = tomllib.load(file)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no TOML: {error}; correct it there") from None
+    from remoe_sim.input_files import UnsuitableError, read_text
+
+    try:
+        content = tomllib.loads(read_text(path, "configuration"))
+    except UnsuitableError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path} is no TOML: {error}; correct it there") from None
     known = {one.name for one in ctx.command.params if one.name not in (None, "config", "dry_run", "as_json")}
     values = {}
     for key, value in content.items():
@@ -92,10 +96,12 @@ def command(
     """
     import remoe_sim
 
-    files = _files(traces)
-    if output in files:
-        files.remove(output)
-        note(f"{output} is what this sweep writes, so it is not taken for a trace")
+    files = []
+    for one in _files(traces):
+        if output is not None and _same_file(one, output):
+            note(f"{one} is what this sweep writes, so it is not taken for a trace")
+        else:
+            files.append(one)
     call = {"traces": files, "output": output, "client": dask, **arguments}
     if dry_run:
         frame = remoe_sim.sweep(dry_run=True, **call)
@@ -132,6 +138,14 @@ def _files(traces: tuple[str, ...]) -> list[str]:
     return found
 
 
+def _same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, however they are written."""
+    try:
+        return one == other or os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
 def _print(frame: pd.DataFrame) -> None:
     from remoe_sim.commands.curve import records
     from remoe_sim.stamps import stamp
@@ -158,8 +172,10 @@ def _show_plan(frame: pd.DataFrame) -> None:
 
 def _show(frame: pd.DataFrame) -> None:
     """Policies side by side at some limits, the first few tables; the rest is in the file."""
+    from remoe_sim.sweep_labels import told_apart
+
     console = _console()
-    groups = list(frame.groupby(list(_SAME), sort=False, dropna=False))
+    groups = list(told_apart(frame).groupby(list(_SAME), sort=False, dropna=False))
     for names, rows in groups[:MOST_TABLES]:
         console.print(_heading(dict(zip(_SAME, names, strict=True))), soft_wrap=True)
         console.print(_side_by_side(rows))

@@ -105,8 +105,10 @@ def by_name(data: Any, rows: Callable[[Trace], pd.DataFrame]) -> pd.DataFrame:
 
 
 def has_columns(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """The rows; ValueError if they lack a column."""
+    """The rows, with a label for each content of a trace; ValueError if they lack a column."""
+    from remoe_sim.sweep_labels import stem, told_apart
+
     missing = [name for name in columns if name not in frame]
     if missing:
         raise ValueError(f"the rows have no column '{missing[0]}'; this figure takes {', '.join(columns)}")
-    return frame
+    return told_apart(frame, stem)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.figures._look import Sheet, legend, sheet
 from remoe_sim.figures._material import Page
+from remoe_sim.sweep_labels import stem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ TIMED = (*COUNTED, "device", "overlap", "misses_from", "lanes", "context", "comp
 MOST = 6  # panels of one figure
 Panel = tuple[str, "pd.DataFrame"]
 _WORDS: dict[str, Callable[[Any], str]] = {
-    "trace": lambda value: value if value.startswith("sample:") else Path(value).stem,
+    "trace": stem,
     "scope": lambda value: {"layer": "a cache per layer", "global": "one cache"}.get(value, value),
     "batch": lambda value: f"batch {value}",
     "admission": lambda value: f"admission {value}",

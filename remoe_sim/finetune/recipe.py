@@ -14,6 +14,7 @@ from typing import Any
 
 from remoe_sim.errors import unknown
 from remoe_sim.finetune import terms
+from remoe_sim.input_files import read_text
 
 GIVEN = ("logits", "ids", "real", "logp", "reference", "experts")  # what a pass offers; other parameters are options
 FOLDER = Path(__file__).parent / "recipes"
@@ -79,7 +80,7 @@ def read_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
             raise unknown("recipe", name_or_path, recipe_names())
         path = FOLDER / f"{name_or_path}.toml"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path, "recipe"))
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "no UTF-8 text"
         raise ValueError(

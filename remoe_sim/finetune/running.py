@@ -13,7 +13,7 @@ from typing import Any
 
 from remoe_sim.capture.routers import text_config
 from remoe_sim.capture.running import load
-from remoe_sim.file_writing import locked
+from remoe_sim.file_writing import followed, locked, told
 from remoe_sim.finetune.gates import Gates
 from remoe_sim.finetune.recipe import Recipe, Stage, read_recipe
 from remoe_sim.finetune.texts import digest, flat, read_texts, split
@@ -81,7 +81,8 @@ def run(
     of which are held out; progress: called after every step, with a Point where one was evaluated. What was interrupted
     goes on from its last evaluation when it is called again in the same way. Raises ValueError for what cannot be used.
     """
-    output = Path(output)
+    with told(Path(output)):
+        output = followed(Path(output))
     if output.exists():
         raise ValueError(f"'{output}' is there already; give a folder that is not, or remove it")
     if not output.resolve().parent.is_dir():
