@@ -18,6 +18,7 @@ from remoe_sim.input_files import read_text
 STATUSES = ("verified", "verified-secondary", "derived", "measured", "fitted", "assumed", "unverified")
 DOUBTFUL = ("assumed", "unverified")  # what uses such a number says so
 KINDS = ("model", "device")
+MOST = 10**24  # of a number of a card; no byte, operation or second counts so far
 _FACT_KEYS = {"value", "status", "source"}
 
 
@@ -69,7 +70,7 @@ def read_card(kind: str, name_or_path: str | Path) -> tuple[str, dict[str, Any]]
         raise ValueError(f"{kind} card '{path}' is no UTF-8 text; give the path of a TOML file") from None
     try:
         return path.name.removesuffix(".toml"), tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also of a number with thousands of digits
         raise ValueError(f"{kind} card '{path}' is no valid TOML: {error}; correct the file") from None
 
 
@@ -117,6 +118,8 @@ def _check_numbers(name: str, value: Any, where: str) -> None:
     if isinstance(value, list):
         for one in value:
             _check_numbers(name, one, where)
+    elif isinstance(value, int) and abs(value) > MOST:
+        raise ValueError(f"{where}: '{name}' is above {MOST}; give a smaller number")
     elif isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{where}: '{name}' is {value}; give a number that is 0 or more")
 

@@ -92,6 +92,10 @@ def run() -> None:
         if signal.getsignal(ending) is signal.SIG_DFL:
             signal.signal(ending, _end)
     try:
+        if any(name.startswith("NUMBA_") for name in os.environ):
+            from remoe_sim.exhaustion import check_compiler_settings
+
+            check_compiler_settings()
         with shown():
             status = main.main(prog_name="remoe-sim", standalone_mode=False)
         sys.stdout.flush()
@@ -108,6 +112,13 @@ def run() -> None:
         sys.exit(1)
     except (ValueError, OSError) as error:
         _stop(_in_words(error), 2)
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        from remoe_sim.exhaustion import in_words
+
+        sentence = in_words(error)
+        if sentence is None:
+            raise
+        _stop(sentence, 2)
 
 
 def _end(number: int, frame: Any) -> None:

@@ -14,6 +14,7 @@ from remoe_sim.attention import Attention, Compressed, DeltaNet, GroupedQueries,
 from remoe_sim.input_files import UnsuitableError, read_text
 from remoe_sim.model_shapes import Shape, check_layers, check_shape
 
+MOST = 2**40  # of any number of a configuration
 EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
 TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk")
 FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
@@ -65,9 +66,9 @@ class Config:
         value = self.get(*names)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
             raise ValueError(
-                f"{self.where}: {' or '.join(names)} is {'missing' if value is None else repr(value)}; give the "
+                f"{self.where}: {' or '.join(names)} is {'missing' if value is None else repr(value)[:60]}; give the "
                 "config.json of a Mixture-of-Experts model, or write a card"
             )
         return value
@@ -77,7 +78,7 @@ class Config:
         value = self.get(name)
         if value is None:
             return None
-        if not isinstance(value, list) or not all(type(one) is int and one >= 0 for one in value):
+        if not isinstance(value, list) or not all(type(one) is int and 0 <= one <= MOST for one in value):
             raise ValueError(f"{self.where}: {name} is {str(value)[:60]}; give a list of whole numbers")
         return value
 

@@ -11,6 +11,8 @@ _FACTORS = {
 }  # fmt: skip
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
 _LARGEST = 2**62
+_DIGITS = 30  # of a size in any unit; more than any that is possible
+_SHOWN = 60  # characters of what a user typed, in messages
 _MOST_IN_RANGE = 1_000_000
 
 
@@ -19,22 +21,28 @@ def parse_bytes(text: str | int | float) -> int:
 
     Raises ValueError for anything else, also for a negative size.
     """
-    match = _SIZE.fullmatch(str(text))
+    match = _SIZE.fullmatch(_text(text))
     if match is None or match[2].lower() not in _FACTORS:
-        raise ValueError(f"'{text}' is not a size; give a number of bytes or one with a unit, such as 4000MiB or 1.5GB")
+        raise ValueError(
+            f"'{_short(text)}' is not a size; give a number of bytes or one with a unit, such as 4000MiB or 1.5GB"
+        )
     factor = _FACTORS[match[2].lower()]
-    size = int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
+    whole = match[1].partition(".")[0].lstrip("0")
+    size = _LARGEST + 1
+    if len(whole) <= _DIGITS:
+        size = int(whole or "0") * factor if match[1].isdigit() else round(float(match[1]) * factor)
     if size > _LARGEST:
-        raise ValueError(f"'{text}' is too large a size; at most {_LARGEST} bytes are possible")
+        raise ValueError(f"'{_short(text)}' is too large a size; at most {_LARGEST} bytes are possible")
     return size
 
 
 def parse_count(text: str | int, what: str, least: int = 0) -> int:
     """A whole number ≥ `least` of at most 18 digits; ValueError otherwise, naming `what`."""
-    if re.fullmatch(r"\d{19,}", str(text)):
-        raise ValueError(f"{what} '{text}' is not possible; give a whole number of at most 18 digits")
-    if not re.fullmatch(r"\d+", str(text)) or int(text) < least:
-        raise ValueError(f"{what} '{text}' is not possible; give a whole number that is {least} or more")
+    text = _text(text)
+    if re.fullmatch(r"\d{19,}", text):
+        raise ValueError(f"{what} '{_short(text)}' is not possible; give a whole number of at most 18 digits")
+    if not re.fullmatch(r"\d+", text) or int(text) < least:
+        raise ValueError(f"{what} '{_short(text)}' is not possible; give a whole number that is {least} or more")
     return int(text)
 
 
@@ -42,19 +50,21 @@ def parse_number(text: str | float, what: str, most: float = float("inf")) -> fl
     """A finite number from 0 to `most`; ValueError otherwise, naming `what`."""
     try:
         number = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
     if not 0 <= number <= most or number == float("inf"):
         allowed = "that is 0 or more" if most == float("inf") else f"from 0 to {most:g}"
-        raise ValueError(f"{what} '{text}' is not possible; give a number {allowed}")
+        raise ValueError(f"{what} '{_short(text)}' is not possible; give a number {allowed}")
     return number
 
 
 def parse_ms(text: str | float, what: str) -> float:
     """Milliseconds of a time above 0 such as `150ms`, `0.15s` or a plain number of them; ValueError otherwise."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|)\s*", str(text))
-    if match is None or not float(match[1]):
-        raise ValueError(f"{what} '{text}' is not possible; give a time above 0 with its unit, such as 150ms or 0.15s")
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|)\s*", _text(text))
+    if match is None or not 0 < float(match[1]) <= _LARGEST:
+        raise ValueError(
+            f"{what} '{_short(text)}' is not possible; give a time above 0 with its unit, such as 150ms or 0.15s"
+        )
     return float(match[1]) * (1000 if match[2] == "s" else 1)
 
 
@@ -85,3 +95,15 @@ def format_bytes(size: float) -> str:
 def plural(number: int, noun: str) -> str:
     """`1 request`, `8 requests`."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _text(given: object) -> str:
+    """What was given as text; Python makes none of whole numbers of thousands of digits."""
+    if isinstance(given, int) and abs(given) > 10**400:
+        return ("-" if given < 0 else "") + "9" * 400
+    return str(given)
+
+
+def _short(given: object) -> str:
+    text = _text(given)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}…{text[-10:]}"

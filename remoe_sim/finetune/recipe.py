@@ -80,13 +80,15 @@ def read_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
             raise unknown("recipe", name_or_path, recipe_names())
         path = FOLDER / f"{name_or_path}.toml"
     try:
-        values = tomllib.loads(read_text(path, "recipe"))
+        text = read_text(path, "recipe")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "no UTF-8 text"
         raise ValueError(
             f"recipe '{path}' cannot be read ({why}); give {', '.join(recipe_names())} or a file"
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    try:
+        values = tomllib.loads(text)
+    except ValueError as error:  # also of a number with thousands of digits
         raise ValueError(f"recipe '{path}' is no valid TOML: {error}; correct the file") from None
     return recipe_of(path.stem, values, f"recipe '{path.name}'")
 
