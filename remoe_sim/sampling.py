@@ -57,7 +57,8 @@ def _means(lookups: int, miss_rate: float, parts: int) -> npt.NDArray[np.float64
     ends = np.arange(parts + 1) / parts
     below = binom.cdf(np.arange(lookups), lookups, miss_rate)  # a quantile is the number of these that are below it
     upto = np.maximum(ends[:, None] - below[None, :], 0.0).sum(axis=1)
-    return np.diff(upto) * parts
+    means: npt.NDArray[np.float64] = np.diff(upto) * parts
+    return means
 
 
 def _rounded(mean: npt.NDArray[np.float64], part: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
