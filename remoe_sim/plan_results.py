@@ -86,7 +86,7 @@ class PlanResult:
 @dataclass(frozen=True, repr=False)
 class PlanReport(Shown):
     """Results of one call: quantisations, in each devices, in each policies, as they were given. ordered_by: `price` or
-    `list`, what "the cheapest" goes by; None if that was not the question."""
+    `list`, what `chosen` goes by; None if that was not the question."""
 
     trace: dict[str, Any]
     results: tuple[PlanResult, ...]
@@ -109,10 +109,16 @@ class PlanReport(Shown):
         return [one for one in self.results if one.policy == policy]
 
     @property
-    def cheapest(self) -> PlanResult | None:
-        """Of the devices that reach the target within their memory, the cheapest; None if none does."""
+    def chosen(self) -> PlanResult | None:
+        """Of the devices that reach the target within their memory, the cheapest, or without prices the first; None if
+        none does."""
         reaching = [one for one in self.leading if one.reached]
         return min(reaching, key=lambda one: one.price or 0.0, default=None) if self.ordered_by else None
+
+    @property
+    def cheapest(self) -> PlanResult | None:
+        """What is chosen by price; None without prices."""
+        return self.chosen if self.ordered_by == "price" else None
 
     @property
     def sentence(self) -> str:
@@ -123,12 +129,16 @@ class PlanReport(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim plan --json` prints."""
-        best = self.cheapest
+        best, cheapest = (
+            None if one is None else {"device": one.device.name, "quant": one.model.quant}
+            for one in (self.chosen, self.cheapest)
+        )
         return {
             **stamp(SCHEMA),
             "trace": self.trace,
             "ordered_by": self.ordered_by,
-            "cheapest": None if best is None else {"device": best.device.name, "quant": best.model.quant},
+            "chosen": best,
+            "cheapest": cheapest,
             "sentence": self.sentence,
             "results": [one.to_dict() for one in self.results],
             "notes": list(self.notes),

@@ -52,8 +52,7 @@ def plan(
 ) -> PlanReport:
     """The memory that a time per output token (TPOT) takes, and the time that a memory gives.
 
-    device: names, cards or Devices, one or several ("a,b" or a list); with prices as "a=700,b=1600" or {"a": 700}, else
-    taken as listed from the cheapest. target_tpot: mean time per token, such as "150ms" or "0.15s" (a number is ms).
+    device: names, cards or Devices, one or several ("a,b" or a list); with prices as "a=700,b=1600" or {"a": 700}. target_tpot: mean time per token, such as "150ms" or "0.15s" (a number is ms).
     memory: bytes for everything, instead of the device's. quant: one or several. The rest as in `replay`, whose times
     at one cache are exactly those of the curve; policies with an order of experts take one pass, others one per limit.
 

@@ -193,15 +193,21 @@ def test_the_cheapest_device_of_a_list():
     assert listed.ordered_by == "list"
     assert {one.policy for one in listed.leading} == {"lru"}
     assert [one.reached for one in listed.leading] == [False, True, True, True]
-    assert listed.cheapest.device.name == DEVICE
-    assert "as listed" in listed.sentence
+    assert listed.chosen.device.name == DEVICE
+    assert listed.cheapest is None  # nobody said what they cost
+    assert listed.sentence.startswith("First of the list: ")
+    assert "heap" not in listed.sentence
+    answer = listed.to_dict()
+    assert answer["cheapest"] is None
+    assert answer["chosen"] == {"device": DEVICE, "quant": listed.chosen.model.quant}
     priced = remoe_sim.plan(DEMO, "rtx-4090=1600,rtx-3090=700", "8ms", policy="lru")
     assert (priced.ordered_by, priced.cheapest.device.name) == ("price", "rtx-3090")
-    assert "at 700" in priced.sentence
+    assert priced.sentence.startswith("Cheapest by the prices given, at 700: ")
+    assert priced.chosen is priced.cheapest
     same = remoe_sim.plan(DEMO, {"rtx-4090": 600, "rtx-3090": 700}, "8ms", policy="lru")
     assert same.cheapest.device.name == "rtx-4090"
     nobody = remoe_sim.plan(DEMO, names, "0.1ms", policy="lru")
-    assert nobody.cheapest is None
+    assert nobody.cheapest is nobody.chosen is None
     assert nobody.sentence.startswith("None of the 4 choices")
     fastest = remoe_sim.plan(DEMO, names, policy="lru")
     assert fastest.ordered_by is None
