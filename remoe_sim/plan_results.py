@@ -28,7 +28,9 @@ class PlanResult:
     what is not for experts. Points: no_cache and all_experts, the ends of the curve; knee, where it lies farthest below
     the chord between them (None for a straight line); target, the smallest cache that takes at most target_ms per
     token (None if no cache does, or none was asked for); memory, the largest cache for which there is room (None if
-    there is none at all). every_limit: whether `curve` has every limit.
+    there is none at all). limits: how many there are, every one at which lookups begin to hit, or where
+    only a replay tells, that whole experts can fill; every_limit: whether `curve` has them all; ordered: no time rises
+    with the limit, so that the answers are certain even if it has not.
     """
 
     device: Device
@@ -47,7 +49,12 @@ class PlanResult:
     memory: Point | None
     all_experts: Point
     curve: tuple[Point, ...]
-    every_limit: bool
+    limits: int
+    ordered: bool
+
+    @property
+    def every_limit(self) -> bool:
+        return len(self.curve) == self.limits
 
     @property
     def reached(self) -> bool | None:
@@ -77,6 +84,8 @@ class PlanResult:
             **{name: None if point is None else point.to_dict() for name, point in points.items()},
             "sentence": self.sentence,
             "every_limit": self.every_limit,
+            "limits": self.limits,
+            "limits_tried": len(self.curve),
             "curve": [
                 {"capacity": one.capacity, "memory_bytes": one.memory_bytes, "tpot_ms": one.mean} for one in self.curve
             ],
@@ -119,6 +128,17 @@ class PlanReport(Shown):
     def cheapest(self) -> PlanResult | None:
         """What is chosen by price; None without prices."""
         return self.chosen if self.ordered_by == "price" else None
+
+    @property
+    def tried(self) -> str:
+        """Which limits were looked at, a clause; nothing where all were."""
+        partly = {one.policy: one for one in self.results if not one.every_limit}
+        if not partly:
+            return ""
+        counts = ", ".join(f"{name} {len(one.curve):,} of {one.limits:,}" for name, one in partly.items())
+        unsure = [name for name, one in partly.items() if not one.ordered]
+        doubt = f"; with {' and '.join(unsure)} a smaller cache may do" if unsure else ""
+        return f"not every limit was tried ({counts}), but all around the answers{doubt}"
 
     @property
     def sentence(self) -> str:

@@ -71,7 +71,7 @@ def _why(result: PlanResult) -> str:
 
 
 def sentence_of_all(report: PlanReport) -> str:
-    """The answer in one sentence: of the one device, or the cheapest or first that reaches a target, or without one the fastest."""
+    """Answer in one sentence: for the one device, for the one chosen for a target, or without one for the fastest."""
     leading = report.leading
     if len(leading) == 1:
         return sentence(leading[0])[:-1] + _bound(report, leading[0]) + "."
