@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.cards import Fact
-from remoe_sim.device_cards import Device
+from remoe_sim.device_cards import MOST, Device
 from remoe_sim.device_cards import device as find_device
 from remoe_sim.errors import unknown
 from remoe_sim.estimating import estimate_one
@@ -235,7 +235,10 @@ def _to_x(name: str, value: float) -> float:
 
 
 def _from_x(name: str, x: float) -> float:
-    return 1 / (1 + math.exp(-min(max(x, -50.0), 50.0))) if name in SHARES else math.exp(min(max(x, -60.0), 60.0))
+    """A number that a card may have, however far a fit goes: beyond the limits nothing changes any more."""
+    if name in SHARES:
+        return 1 / (1 + math.exp(-min(max(x, -50.0), 50.0)))
+    return min(max(math.exp(min(max(x, -60.0), 60.0)), 1 / MOST), MOST)
 
 
 def _facts(names: Sequence[str], x: npt.NDArray[np.float64]) -> dict[str, Fact]:
@@ -247,7 +250,9 @@ def _spread(jacobian: npt.NDArray[np.float64], residuals: npt.NDArray[np.float64
     freedom = max(residuals.size - jacobian.shape[1], 1)
     variance = float((residuals**2).sum()) / freedom
     values, vectors = np.linalg.eigh(jacobian.T @ jacobian)
-    with np.errstate(divide="ignore"):
-        inverse = np.where(values > 1e-9 * values.max(initial=0.0), 1 / np.maximum(values, 1e-300), 1e12)
+    known = values > 1e-9 * values.max(initial=0.0)
+    inverse = 1 / np.where(known, values, np.inf)
     spread: npt.NDArray[np.float64] = np.sqrt(variance * ((vectors**2) * inverse).sum(axis=1))
+    free = (vectors[:, ~known] ** 2).sum(axis=1) > 1e-6  # it can move without any residual that moves
+    spread[free] = np.inf
     return spread

@@ -14,7 +14,7 @@ from remoe_sim.kernels import tallies
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.metrics import adjacent_reuse
 from remoe_sim.part_replay import in_parts, replay_parts
-from remoe_sim.pinning import NONE, Entries, Pins, room_beside, with_pinned, without
+from remoe_sim.pinning import NONE, Entries, Pins, most_held, room_beside, starting_bytes, with_pinned, without
 from remoe_sim.policy import Outcome, Policy, Rules
 from remoe_sim.preload import Preload
 from remoe_sim.progress import layers_stage, stage
@@ -169,7 +169,7 @@ def replay_stream(
 ) -> tuple[Stream, Outcome, Tally]:
     """Replay one cache, check the outcome and count it; the stream comes back without lookups of pinned entries."""
     table = np.zeros((3, 4), np.int64)
-    free = limit
+    free, full = limit, stream
     if pinned.size:
         free = room_beside(stream, pinned, limit)
         stream, hits = without(stream, pinned)
@@ -177,9 +177,11 @@ def replay_stream(
     outcome = policy.replay(stream, free, rules)
     check_outcome(stream, outcome, free)
     tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
+    peak = int(outcome.running.max(initial=0))
     if pinned.size:
+        peak = most_held(full, stream, pinned, outcome, starting_bytes(stream, rules.preload, free))
         outcome = with_pinned(stream, pinned, outcome)
-    return stream, outcome, Tally(table, int(outcome.evictions), int(outcome.running.max(initial=0)))
+    return stream, outcome, Tally(table, int(outcome.evictions), peak)
 
 
 def _replay_global(

@@ -14,7 +14,7 @@ from remoe_sim.device_cards import Device
 from remoe_sim.device_cards import device as find_device
 from remoe_sim.model_cards import model as find_model
 from remoe_sim.model_sizes import SizedModel
-from remoe_sim.sampling import distinct_experts, draw
+from remoe_sim.sampling import distinct_experts, draw, drawable
 from remoe_sim.showing import Shown
 from remoe_sim.stamps import stamp
 from remoe_sim.timelines import Log, Reads, Steps, Times, check_overlap, log, run
@@ -165,14 +165,20 @@ def _estimate(
     all_bytes = lookups * sum(model.expert_bytes) / batch  # per token, if nothing is cached
     miss_rate = 1.0 - hits if hits is not None else 1.0 if read is None else min(1.0, read / all_bytes)
     read_bytes = miss_rate * all_bytes if read is None else float(read)
-    needed, missing = draw(len(model.moe_layers), lookups, miss_rate)
-    drawn = float((missing * np.array(model.expert_bytes)).sum()) / missing.shape[0] / batch
-    factor = read_bytes / drawn if drawn else 1.0  # so that exactly the bytes that were asked for are read
-    costs = costs.with_reads_times(factor)
+    layers, sizes = len(model.moe_layers), np.array(model.expert_bytes)
+    drawn_rate = drawable(layers, lookups, miss_rate)
+    share = miss_rate / drawn_rate if drawn_rate else 1.0  # of the steps have misses at that rate, the others none
+    needed, missing = draw(layers, lookups, drawn_rate)
+    drawn = share * float((missing * sizes).sum()) / missing.shape[0] / batch
+    costs = costs.with_reads_times(read_bytes / drawn if drawn else 1.0)  # exactly what was asked for is read
     count = needed.shape[0]
     steps = Steps(np.full(count, batch), np.full(count, batch * context), np.full(count, batch), needed)
     reads = Reads.of(costs, missing, overlap)
     times = run(costs, steps, reads, overlap, compute_ms)
+    if share < 1:
+        without = run(costs, steps, Reads.of(costs, np.zeros_like(missing), overlap), overlap, compute_ms)
+        times = without.towards(times, share)
+        reads = Reads.of(costs, draw(layers, lookups, miss_rate)[1], overlap)
     said = {
         "top_k": model.top_k, "batch": batch, "overlap": overlap, "misses_from": costs.misses_from,
         "lanes": next((int(lanes) for lanes in costs.lanes if lanes), None),

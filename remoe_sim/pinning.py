@@ -98,3 +98,30 @@ def with_pinned(stream: Stream, pinned: Entries, outcome: Outcome) -> Outcome:
     """The outcome with the bytes of the pinned entries added to what is held."""
     held = int(stream.weights[pinned].sum())
     return replace(outcome, resting=outcome.resting + held, running=outcome.running + held)
+
+
+def starting_bytes(stream: Stream, preload: Entries, limit: int) -> int:
+    """Bytes that an emptied cache starts with: of what is preloaded, as much as fits."""
+    fits = np.cumsum(stream.sizes[preload]) <= limit
+    return int(stream.weights[preload[fits]].sum())
+
+
+def most_held(full: Stream, stream: Stream, pinned: Entries, outcome: Outcome, start: int) -> int:
+    """The most bytes held at once, pinned entries included; 0 where nothing is looked up.
+
+    full: the stream with lookups of pinned entries, among whose groups are those that want nothing else and find what
+    the group before left, or at first `start`; outcome: of the stream without them, and without pinned bytes.
+    """
+    if not full.entries.size:
+        return 0
+    is_pinned = np.zeros(full.n_entries, np.bool_)
+    is_pinned[pinned] = True
+    others = np.append(0, np.cumsum(~is_pinned[full.entries]))[full.offsets]
+    wants = np.diff(others) > 0
+    before = np.cumsum(wants)[~wants]  # groups that want others, before each that does not
+    opened = np.repeat(stream.epochs[:-1], np.diff(full.epochs))[
+        ~wants
+    ]  # the first of them since the cache was emptied
+    found = np.append(0, outcome.resting)[before]
+    idle = int(np.where(before > opened, found, start).max(initial=0))
+    return max(idle, int(outcome.running.max(initial=0))) + int(full.weights[pinned].sum())

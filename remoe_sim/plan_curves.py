@@ -1,8 +1,9 @@
 """Time per token at every limit of a cache, or at as many limits as it takes to answer.
 
 Where the timeline of all limits is cheap, all are looked at. Elsewhere GRID limits at equal distances are, and what
-lies between two of them is bisected for a target (with more of a cache that has an order of experts nothing is missed
-that was not, so no time rises) and divided again around the knee.
+lies between two of them is bisected for a target and divided again around the knee. With more of a cache that has an
+order of experts nothing is missed that was not, so no time rises; with other policies a smaller cache may do, and
+`PlanReport.tried` says so.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 from remoe_sim.costs import Costs
 from remoe_sim.plan_memory import Beside, Room
 from remoe_sim.plan_misses import Misses
-from remoe_sim.streams import Longs
 from remoe_sim.threads import map_layers
 from remoe_sim.timelines import PARTS, Reads, Steps, run
 from remoe_sim.timing import DeviceRun
@@ -62,16 +62,16 @@ class PlanCurve:
     def __init__(self, on: DeviceRun, costs: Costs, steps: Steps, misses: Misses, room: Room, beside: Beside) -> None:
         self._on, self._costs, self._steps, self._misses = on, costs, steps, misses
         self._room, self._beside = room, beside
-        self.limits: Longs = misses.limits
-        self.last = self.limits.size - 1
+        self.limits = misses.limits
+        self.last = len(self.limits) - 1
         self._points: dict[int, Point] = {}
-        pairs = self.limits.size * steps.needed.size
-        self.complete = pairs <= MOST_PAIRS or self.limits.size <= GRID
+        pairs = len(self.limits) * steps.needed.size
+        self.complete = pairs <= MOST_PAIRS or len(self.limits) <= GRID
         self._look(range(self.last + 1) if self.complete else np.linspace(0, self.last, GRID).round().astype(int))
 
     def memory(self, number: int) -> int:
         """Bytes of everything at a limit."""
-        limit = int(self.limits[number])
+        limit = self.limits[number]
         return self._beside.total + self._room.cache(limit) + self._room.workspace(limit)
 
     def point(self, number: int) -> Point:
@@ -117,6 +117,11 @@ class PlanCurve:
             self._look(sorted(between))
 
     @property
+    def ordered(self) -> bool:
+        """Whether no time rises with the limit, so that an answer between limits that were tried is certain."""
+        return self._misses.ordered
+
+    @property
     def points(self) -> tuple[Point, ...]:
         """All that were looked at, from the smallest limit."""
         return tuple(self._points[number] for number in sorted(self._points))
@@ -126,7 +131,7 @@ class PlanCurve:
         self._points.update(zip(new, map_layers(lambda i: self._timed(new[i]), len(new)), strict=True))
 
     def _timed(self, number: int) -> Point:
-        limit = int(self.limits[number])
+        limit = self.limits[number]
         reads = Reads.of(self._costs, self._misses.at(limit), self._on.overlap)
         times = run(self._costs, self._steps, reads, self._on.overlap, self._on.compute_ms)
         tpot, parts, rate = times.tpot_ms, times.parts_ms, times.tokens_per_second

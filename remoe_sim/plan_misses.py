@@ -3,7 +3,10 @@ experts, else from a pass per limit."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ import numpy.typing as npt
 from remoe_sim.caches import Caches
 from remoe_sim.engine import replay_stream
 from remoe_sim.policy import Policy, Rules, StackPolicy
-from remoe_sim.streams import Longs, Stream
+from remoe_sim.streams import Stream
 from remoe_sim.threads import map_layers
 from remoe_sim.timelines import Counts
 from remoe_sim.timing import StepCounts
@@ -74,11 +77,21 @@ class Misses:
         return counts.missed[0]
 
     @property
-    def limits(self) -> Longs:
-        """Ascending: 0 to all experts, in steps of one expert per layer, or of the largest expert's bytes."""
+    def ordered(self) -> bool:
+        """Whether a larger cache never misses what a smaller one does not."""
+        return all(one.needs is not None for one in self.accesses)
+
+    @cached_property
+    def limits(self) -> Sequence[int]:
+        """Ascending, from 0 to all experts: every limit at which lookups begin to hit, or where only a replay tells,
+        every limit that whole experts can fill: all multiples of what their sizes have in common."""
         model = self.caches.trace.model
         if self.caches.settings.per_layer:
-            return np.arange(max(model.experts) + 1)
+            return range(max(model.experts) + 1)
         assert model.expert_bytes is not None
         total = sum(size * count for size, count in zip(model.expert_bytes, model.experts, strict=True))
-        return np.append(np.arange(0, total, max(model.expert_bytes)), total)
+        if not self.ordered:
+            return range(0, total + 1, math.gcd(*model.expert_bytes))
+        needs = np.unique(np.concatenate([one.needs for one in self.accesses if one.needs is not None]))
+        limits: list[int] = np.unique(np.append(needs[needs < total], (0, total))).tolist()
+        return limits

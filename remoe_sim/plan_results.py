@@ -28,7 +28,9 @@ class PlanResult:
     what is not for experts. Points: no_cache and all_experts, the ends of the curve; knee, where it lies farthest below
     the chord between them (None for a straight line); target, the smallest cache that takes at most target_ms per
     token (None if no cache does, or none was asked for); memory, the largest cache for which there is room (None if
-    there is none at all). every_limit: whether `curve` has every limit.
+    there is none at all). limits: how many there are, every one at which lookups begin to hit, or where
+    only a replay tells, that whole experts can fill; every_limit: whether `curve` has them all; ordered: no time rises
+    with the limit, so that the answers are certain even if it has not.
     """
 
     device: Device
@@ -47,7 +49,12 @@ class PlanResult:
     memory: Point | None
     all_experts: Point
     curve: tuple[Point, ...]
-    every_limit: bool
+    limits: int
+    ordered: bool
+
+    @property
+    def every_limit(self) -> bool:
+        return len(self.curve) == self.limits
 
     @property
     def reached(self) -> bool | None:
@@ -77,6 +84,8 @@ class PlanResult:
             **{name: None if point is None else point.to_dict() for name, point in points.items()},
             "sentence": self.sentence,
             "every_limit": self.every_limit,
+            "limits": self.limits,
+            "limits_tried": len(self.curve),
             "curve": [
                 {"capacity": one.capacity, "memory_bytes": one.memory_bytes, "tpot_ms": one.mean} for one in self.curve
             ],
@@ -86,7 +95,7 @@ class PlanResult:
 @dataclass(frozen=True, repr=False)
 class PlanReport(Shown):
     """Results of one call: quantisations, in each devices, in each policies, as they were given. ordered_by: `price` or
-    `list`, what "the cheapest" goes by; None if that was not the question."""
+    `list`, what `chosen` goes by; None if that was not the question."""
 
     trace: dict[str, Any]
     results: tuple[PlanResult, ...]
@@ -109,10 +118,27 @@ class PlanReport(Shown):
         return [one for one in self.results if one.policy == policy]
 
     @property
-    def cheapest(self) -> PlanResult | None:
-        """Of the devices that reach the target within their memory, the cheapest; None if none does."""
+    def chosen(self) -> PlanResult | None:
+        """Of the devices that reach the target within their memory, the cheapest, or without prices the first; None if
+        none does."""
         reaching = [one for one in self.leading if one.reached]
         return min(reaching, key=lambda one: one.price or 0.0, default=None) if self.ordered_by else None
+
+    @property
+    def cheapest(self) -> PlanResult | None:
+        """What is chosen by price; None without prices."""
+        return self.chosen if self.ordered_by == "price" else None
+
+    @property
+    def tried(self) -> str:
+        """Which limits were looked at, a clause; nothing where all were."""
+        partly = {one.policy: one for one in self.results if not one.every_limit}
+        if not partly:
+            return ""
+        counts = ", ".join(f"{name} {len(one.curve):,} of {one.limits:,}" for name, one in partly.items())
+        unsure = [name for name, one in partly.items() if not one.ordered]
+        doubt = f"; with {' and '.join(unsure)} a smaller cache may do" if unsure else ""
+        return f"not every limit was tried ({counts}), but all around the answers{doubt}"
 
     @property
     def sentence(self) -> str:
@@ -123,12 +149,16 @@ class PlanReport(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim plan --json` prints."""
-        best = self.cheapest
+        best, cheapest = (
+            None if one is None else {"device": one.device.name, "quant": one.model.quant}
+            for one in (self.chosen, self.cheapest)
+        )
         return {
             **stamp(SCHEMA),
             "trace": self.trace,
             "ordered_by": self.ordered_by,
-            "cheapest": None if best is None else {"device": best.device.name, "quant": best.model.quant},
+            "chosen": best,
+            "cheapest": cheapest,
             "sentence": self.sentence,
             "results": [one.to_dict() for one in self.results],
             "notes": list(self.notes),

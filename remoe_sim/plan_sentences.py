@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remoe_sim.units import plural
+from remoe_sim.units import format_bytes, plural
 
 if TYPE_CHECKING:
     from remoe_sim.plan_curves import Point
@@ -14,8 +14,8 @@ GIB = 2**30
 
 
 def gib(size: float) -> str:
-    """A size with two decimals: `9.87 GiB`."""
-    return f"{size / GIB:,.2f} GiB"
+    """A size with two decimals: `9.87 GiB`; a small one in a smaller unit."""
+    return f"{size / GIB:,.2f} GiB" if size >= GIB / 10 else format_bytes(size)
 
 
 def cache_in_words(point: Point, experts: int) -> str:
@@ -71,7 +71,7 @@ def _why(result: PlanResult) -> str:
 
 
 def sentence_of_all(report: PlanReport) -> str:
-    """The answer in one sentence: of the one device, or the cheapest, or without a target the fastest."""
+    """Answer in one sentence: for the one device, for the one chosen for a target, or without one for the fastest."""
     leading = report.leading
     if len(leading) == 1:
         return sentence(leading[0])[:-1] + _bound(report, leading[0]) + "."
@@ -81,13 +81,12 @@ def sentence_of_all(report: PlanReport) -> str:
             return f"None of the {plural(len(leading), 'choice')} has room for the model even without a cache."
         best = min(fitting, key=lambda one: one.memory.mean if one.memory else 0.0)
         return f"Fastest within its memory: {sentence(best)}"
-    by = "by the prices given" if report.ordered_by == "price" else "as listed, the first taken as the cheapest"
     target = f"{leading[0].target_ms:,g} ms per token"
-    if report.cheapest is None:
+    if report.chosen is None:
         return f"None of the {plural(len(leading), 'choice')} reaches {target} with {leading[0].policy} in its memory."
-    best = report.cheapest
-    price = "" if best.price is None else f" at {best.price:,g}"
-    return f"Cheapest ({by}){price}: {sentence(best)}"
+    best = report.chosen
+    by = "First of the list" if best.price is None else f"Cheapest by the prices given, at {best.price:,g}"
+    return f"{by}: {sentence(best)}"
 
 
 def _bound(report: PlanReport, result: PlanResult) -> str:

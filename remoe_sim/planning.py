@@ -52,10 +52,10 @@ def plan(
 ) -> PlanReport:
     """The memory that a time per output token (TPOT) takes, and the time that a memory gives.
 
-    device: names, cards or Devices, one or several ("a,b" or a list); with prices as "a=700,b=1600" or {"a": 700}, else
-    taken as listed from the cheapest. target_tpot: mean time per token, such as "150ms" or "0.15s" (a number is ms).
-    memory: bytes for everything, instead of the device's. quant: one or several. The rest as in `replay`, whose times
-    at one cache are exactly those of the curve; policies with an order of experts take one pass, others one per limit.
+    device: names, cards or Devices, one or several ("a,b" or a list); with prices as "a=700,b=1600" or {"a": 700}.
+    target_tpot: mean time per token, such as "150ms" or "0.15s" (a number is ms). memory: bytes for everything, instead
+    of the device's. quant: one or several. The rest as in `replay`, whose times at one cache are exactly those of the
+    curve; policies with an order of experts take one pass, others one per limit.
 
     Memory is one budget: weights beside routed experts, output head, embedding, KV cache (of `context` tokens per
     request, else of the trace's longest), the cache, and a workspace for the largest group (all of it under bypass,
@@ -131,7 +131,7 @@ def _result(
     chosen = point(knee), point(reaching), point(within)
     return PlanResult(
         device, model, policy.label, policy.online, optimal, price, said, there, beside, target, curve.point(0),
-        *chosen, curve.point(curve.last), curve.points, curve.complete,
+        *chosen, curve.point(curve.last), curve.points, len(curve.limits), curve.ordered,
     )  # fmt: skip
 
 

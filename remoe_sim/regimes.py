@@ -16,7 +16,6 @@ from remoe_sim.policy import Policy
 from remoe_sim.settings import Limit
 from remoe_sim.streams import Longs
 from remoe_sim.threads import map_layers
-from remoe_sim.trace import DECODE as DECODE_PHASE
 from remoe_sim.trace import Trace
 
 TARGETS = (50, 80, 90, 95)  # per cent of decode lookups
@@ -81,19 +80,20 @@ def _summary(needed: Longs, room: Longs, counts: Longs) -> dict[str, Any]:
     return {**found, "above_one": above, "share_above_one": rate(above, groups)}
 
 
-def token_cycle(trace: Trace, limit: Limit, per_layer: bool, statistics: Sequence[LayerStatistics]) -> dict[str, Any]:
+def token_cycle(caches: Caches, limit: Limit, statistics: Sequence[LayerStatistics]) -> dict[str, Any]:
     """What one decode token touches, beside the limit, in bytes where they are known and limited, else in experts.
 
     At one token per step an entry's reuse under LRU in one cache of all layers costs the bytes of all other layers'
     groups plus its place in its own: below `lru_hits_nothing_below` no decode lookup hits there (`floods`). Larger
-    steps cost more. None where some decode token was not routed at some layer, since then that is not certain.
+    steps cost more. None where that is not certain: where a step, of whatever phase, needs less than a token's experts
+    at some layer, where the cache starts with experts, and in sequential order where a step has several tokens.
     """
+    trace, per_layer = caches.trace, caches.settings.per_layer
     model = trace.model
     in_bytes = model.expert_bytes is not None and (per_layer or limit.budget is not None)
     sizes = model.expert_bytes if in_bytes and model.expert_bytes is not None else (1,) * trace.moe_layers
     cycle = sum(k * size for k, size in zip(model.top_k, sizes, strict=True))
-    decode = int(np.count_nonzero(trace.phase == DECODE_PHASE))
-    complete = sum(layer.reuse.decode_slots for layer in statistics) == decode * sum(model.top_k)
+    certain = _floods_for_certain(caches, statistics)
     below = cycle - max((k - 1) * size for k, size in zip(model.top_k, sizes, strict=True))
     held = limit.in_all
     if per_layer and limit.budget is None:
@@ -103,9 +103,29 @@ def token_cycle(trace: Trace, limit: Limit, per_layer: bool, statistics: Sequenc
         "token_cycle": cycle,
         "limit": held,
         "limit_over_token_cycle": rate(held, cycle),
-        "lru_hits_nothing_below": below if complete else None,
-        "floods": held < below if complete else None,
+        "lru_hits_nothing_below": below if certain else None,
+        "floods": held < below if certain else None,
     }
+
+
+def _floods_for_certain(caches: Caches, statistics: Sequence[LayerStatistics]) -> bool:
+    """Whether between two uses of an entry, at least a token's experts are used at each other layer."""
+    if caches.preload.everywhere.size or not (caches.settings.order == "set" or caches.tokens.one_per_step):
+        return False
+    return all(_whole_in_every_step(caches, one.index) for one in statistics if one.null_decisions or one.dropped_slots)
+
+
+def _whole_in_every_step(caches: Caches, index: int) -> bool:
+    """Whether some token of each step has all its slots at a layer."""
+    decisions, tokens = caches.trace.decisions(index), caches.tokens
+    whole: npt.NDArray[np.bool_] = np.ones(caches.trace.tokens, np.bool_)
+    if decisions.valid is not None:
+        whole = np.logical_and.reduce(decisions.valid, axis=1)
+    if decisions.routed is not None:
+        whole = whole & decisions.routed
+    if tokens.rows is not None:
+        whole = whole[tokens.rows]
+    return not tokens.n_steps or bool(np.logical_or.reduceat(whole, tokens.starts[:-1]).all())
 
 
 def working_sets(trace: Trace, statistics: Sequence[LayerStatistics]) -> list[dict[str, Any]]:

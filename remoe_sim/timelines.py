@@ -104,6 +104,11 @@ class Times:
         sums = (self.parts * self.steps.decode[:, None]).sum(axis=0) / tokens * 1e3
         return {name: float(value) for name, value in zip(PARTS, sums, strict=True)}
 
+    def towards(self, other: Times, share: float) -> Times:
+        """What the same steps take on average if a share of them goes as in another run."""
+        seconds = self.seconds + share * (other.seconds - self.seconds)
+        return replace(self, seconds=seconds, parts=self.parts + share * (other.parts - self.parts))
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "tpot_ms": self.tpot_ms,

@@ -93,7 +93,7 @@ def verdict(
         least_misses=_least_misses(trace, limit, belady, same),
         left_out=left_out,
         regime=regime(caches, limit),
-        token_cycle=token_cycle(trace, limit, settings.per_layer, statistics),
+        token_cycle=token_cycle(caches, limit, statistics),
         working_set=working_sets(trace, statistics),
         experts_needed=experts_needed(caches, shown),
     )  # fmt: skip

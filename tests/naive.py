@@ -30,6 +30,10 @@ class Event:  # one group
     first: list  # distinct, in order of first appearance
     kind: dict  # entry -> decode | prefill | warmup
 
+    def without(self, pinned):
+        left = ([entry for entry in entries if entry not in pinned] for entries in (self.entries, self.first))
+        return Event(self.step, self.layer, self.request, *left, self.kind)
+
 
 def events(rows, *, order="set", phase="all", warmup=0, reset="never"):
     """The groups in execution order: by step, then layer, then (sequential) row and slot; none is empty."""
@@ -193,8 +197,8 @@ def fitting(entries, limit, size):
     return [entry for entry, so_far in zip(entries, used, strict=True) if so_far <= limit]
 
 
-def replay(rows, policy, *, limit, scope="layer", sizes=None, admission="mandatory", preload=(), **grouping):
-    """Counts of one policy; `grouping` goes to events().
+def replay(rows, policy, *, limit, scope="layer", sizes=None, admission="mandatory", preload=(), pinned=(), **grouping):
+    """Counts of one policy, without lookups of `pinned` entries; `grouping` goes to events().
 
     `limit` is a list with one per layer, or one number in scope global; it counts entries, or bytes where
     `sizes` (bytes of an expert, per layer) are given. `preload`: entries to start with, most used first.
@@ -224,7 +228,8 @@ def replay(rows, policy, *, limit, scope="layer", sizes=None, admission="mandato
     access = keep_best if policy in STACK else touch_each
     lookups, missed, evictions, peak = [], [], 0, 0
     by_request = grouping.get("reset") == "request"
-    epochs = groupby(events(rows, **grouping), key=lambda event: by_request and event.request)
+    groups = [event.without(pinned) for event in events(rows, **grouping)]
+    epochs = groupby(groups, key=lambda event: by_request and event.request)
     for epoch in [list(epoch) for _, epoch in epochs]:
         history = History(epoch, preload)
         orders = [order(index, history) for index in range(len(limits))]
@@ -234,6 +239,9 @@ def replay(rows, policy, *, limit, scope="layer", sizes=None, admission="mandato
         for event in epoch:
             history.touch(event)
             index = event.layer if scope == "layer" else 0
+            if not event.entries:  # of pinned ones only
+                peak = max(peak, sum(held))
+                continue
             before, group = set(caches[index]), set(event.entries)
             caches[index] = access(orders[index], caches[index], event, limits[index], size, admission)
             after = set(caches[index])

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import remoe_sim
-from remoe_sim.calibrating import fit_devices, predict_ms
+from remoe_sim.calibrating import FITTABLE, fit_devices, predict_ms
 from remoe_sim.cards import Fact
 from remoe_sim.cli import main
 from remoe_sim.measurements import Run, model_card_of, quant_of, read_runs
@@ -145,3 +145,22 @@ def test_what_is_not_possible_is_said_in_a_sentence(tmp_path, text, arguments, s
     path.write_text(text)
     with pytest.raises(ValueError, match=says):
         remoe_sim.calibrate(path, "laptop", **arguments)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e12])
+@pytest.mark.parametrize("name", FITTABLE)
+def test_no_fit_leaves_what_a_card_may_say(name, factor, tmp_path):
+    """Runs so fast or so slow that a number would have to be beyond anything: the card stays one that is read."""
+    start = remoe_sim.device("rtx-4090") if name.startswith("host") else remoe_sim.device("laptop")
+    place = "host" if name.startswith("host.") else "cpu" if name.startswith("host") else "storage"
+    runs = [replace(run, tpot_ms=factor * run.tpot_ms) for run in runs_of(start)]
+    answer = remoe_sim.calibrate(runs, start, [name], misses_from=place)
+    answer.device.to_toml(tmp_path / "mine.toml")
+    again = remoe_sim.device(tmp_path / "mine.toml")
+    assert again.facts[name].value == answer.fitted[0].value
+
+
+def test_a_number_that_the_runs_say_nothing_of_is_not_determined():
+    start = remoe_sim.device("laptop")
+    answer = remoe_sim.calibrate(runs_of(start), start, "expert_s,state_bytes_per_s")  # olmoe has no such state
+    assert [one.low is None for one in answer.fitted] == [False, True]

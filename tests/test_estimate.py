@@ -3,11 +3,17 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples
 
 import remoe_sim
+from remoe_sim.cards import Fact
 from remoe_sim.cli import main
+from remoe_sim.costs import costs_of
 from remoe_sim.sampling import distinct_experts, draw
 
 PHONE = {"model": "qwen3-30b-a3b", "device": "oneplus-15r", "quant": "q4_k_m"}
@@ -112,3 +118,58 @@ def test_json_table_and_timeline(tmp_path):
 def test_what_is_not_possible_is_said_in_a_sentence(arguments, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         remoe_sim.estimate(**{**PHONE, **arguments})
+
+
+EXACT = remoe_sim.device("rtx-4090").changed(
+    {
+        name: Fact(value, "assumed", "test")
+        for name, value in {
+            "host.latency_s": 0, "host.overhead_s": 0, "host.bandwidth_bytes_per_s": 1e10, "host.lanes": 1
+        }.items()
+    }
+)  # fmt: skip
+
+
+def bytes_waited_for(**arguments):
+    """What the only link carries per token, told from the waiting alone: every read takes its bytes / bandwidth."""
+    one = remoe_sim.estimate(**{**PHONE, "device": EXACT, "overlap": "none", **arguments})[0]
+    return one.times.parts_ms["pcie_wait"] / 1e3 * 1e10 / one.said["batch"], one
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("rate", [0, 0.3, 0.8, 0.99, 0.998, 0.999, 0.9995, 0.9999, 0.99999, 1 - 1e-9, 1])
+def test_the_bytes_that_are_read_are_those_that_are_said(rate, batch):
+    carried, one = bytes_waited_for(hit_rate=rate, batch=batch)
+    assert carried == pytest.approx(one.bytes_per_token, rel=1e-6, abs=1e-6)
+    assert one.bytes_per_token == pytest.approx(
+        (1 - rate) * remoe_sim.estimate(**PHONE, batch=batch)[0].bytes_per_token
+    )
+
+
+@pytest.mark.parametrize("model", ["qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v2-lite"])
+@given(st.floats(0, 1) | st.floats(0, 0.01))
+@examples(20)
+def test_so_are_bytes_that_are_asked_for_and_reads_are_as_large_as_experts(model, share):
+    most = remoe_sim.estimate(model, EXACT, "q8_0")[0].bytes_per_token
+    asked = round(share * most)
+    carried, one = bytes_waited_for(model=model, quant="q8_0", bytes_per_token=asked)
+    assert carried == pytest.approx(asked, rel=1e-6, abs=1e-3)
+    whole = costs_of(one.model, EXACT).near_sizes
+    assert one.costs.near_sizes / whole == pytest.approx(1, rel=0.02) or not asked
+
+
+def test_time_rises_with_every_miss():
+    rates = [1 - 10.0**-n for n in range(12)] + [1]
+    times = [tpot(hit_rate=rate) for rate in rates]
+    assert times == sorted(times, reverse=True)
+    assert times[-2] > times[-1]
+
+
+@pytest.mark.parametrize(("lookups", "rate"), [(8, 0.3), (1, 0.01), (64, 0.9), (5, 0.0), (5, 1.0)])
+def test_means_of_parts_are_those_of_many_quantiles(lookups, rate):
+    from scipy.stats import binom
+
+    from remoe_sim.sampling import _means
+
+    many = binom.ppf((np.arange(16 * 4000) + 0.5) / (16 * 4000), lookups, rate).clip(0).reshape(16, 4000)
+    assert _means(lookups, rate, 16) == pytest.approx(many.mean(axis=1), abs=2e-3)

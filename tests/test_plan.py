@@ -107,8 +107,10 @@ def test_what_stands_beside_experts_by_hand():
     bypass = remoe_sim.plan(trace, DEVICE, policy="lru", admission="bypass")[0]
     assert [point.workspace_bytes for point in bypass.curve] == [21, 21, 20, 10, 0]
     everywhere = remoe_sim.plan(trace, DEVICE, policy="lru", scope="global")[0]
-    assert [sizes(point) for point in everywhere.curve] == [0, 10, 20, 30, 40, 50, 60, 68]
-    assert [point.workspace_bytes for point in everywhere.curve] == [21, 11, 1, 0, 0, 0, 0, 0]
+    assert [sizes(point) for point in everywhere.curve] == [0, 31, 34, 41, 68]  # where lookups begin to hit
+    assert [point.workspace_bytes for point in everywhere.curve] == [21, 0, 0, 0, 0]
+    fifo = remoe_sim.plan(trace, DEVICE, policy="fifo", scope="global")[0]
+    assert [sizes(point) for point in fifo.curve] == list(range(69))
 
 
 def test_memory_of_a_model_with_a_card_and_a_context():
@@ -193,15 +195,21 @@ def test_the_cheapest_device_of_a_list():
     assert listed.ordered_by == "list"
     assert {one.policy for one in listed.leading} == {"lru"}
     assert [one.reached for one in listed.leading] == [False, True, True, True]
-    assert listed.cheapest.device.name == DEVICE
-    assert "as listed" in listed.sentence
+    assert listed.chosen.device.name == DEVICE
+    assert listed.cheapest is None  # nobody said what they cost
+    assert listed.sentence.startswith("First of the list: ")
+    assert "heap" not in listed.sentence
+    answer = listed.to_dict()
+    assert answer["cheapest"] is None
+    assert answer["chosen"] == {"device": DEVICE, "quant": listed.chosen.model.quant}
     priced = remoe_sim.plan(DEMO, "rtx-4090=1600,rtx-3090=700", "8ms", policy="lru")
     assert (priced.ordered_by, priced.cheapest.device.name) == ("price", "rtx-3090")
-    assert "at 700" in priced.sentence
+    assert priced.sentence.startswith("Cheapest by the prices given, at 700: ")
+    assert priced.chosen is priced.cheapest
     same = remoe_sim.plan(DEMO, {"rtx-4090": 600, "rtx-3090": 700}, "8ms", policy="lru")
     assert same.cheapest.device.name == "rtx-4090"
     nobody = remoe_sim.plan(DEMO, names, "0.1ms", policy="lru")
-    assert nobody.cheapest is None
+    assert nobody.cheapest is nobody.chosen is None
     assert nobody.sentence.startswith("None of the 4 choices")
     fastest = remoe_sim.plan(DEMO, names, policy="lru")
     assert fastest.ordered_by is None
@@ -261,3 +269,46 @@ def test_json_frames_and_table():
 def test_what_is_not_possible_is_said_in_a_sentence(arguments, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         remoe_sim.plan(DEMO, **{"device": DEVICE, **arguments})
+
+
+@given(
+    planned(),
+    st.sampled_from(("lru", "lfu", "belady", "fifo")),
+    st.sampled_from(("mandatory", "bypass")),
+    st.floats(0, 1),
+)
+@examples(30)
+def test_no_smaller_budget_reaches_the_target(traces, policy, admission, share):
+    """Experts of unequal size in one cache: every budget that any contents can have is tried against the answer."""
+    trace, preload = traces
+    given = {"device": DEVICE, "scope": "global", "admission": admission, "preload": preload}
+    ends = remoe_sim.plan(trace, policy=policy, **given)[0]
+    target = ends.all_experts.mean + share * (ends.no_cache.mean - ends.all_experts.mean)
+    one = remoe_sim.plan(trace, policy=policy, target_tpot=target, **given)[0]
+    assert one.every_limit
+    reaching = [
+        budget
+        for budget in range(0, sizes(one.all_experts) + 1, 1000)
+        if remoe_sim.replay(trace, policy=policy, budget=budget, **given).results[0].tpot_ms["mean"] <= target
+    ]
+    assert sizes(one.target) == min(reaching)
+
+
+def test_what_was_not_tried_is_said(monkeypatch):
+    rows = [Row(1, n, n, DECODE, [[n * n % 15], [n * n * n % 13]]) for n in range(40)]
+    trace = with_dense(trace_of(rows, Shape((16, 16), (1, 1), (7001, 13003))))
+    monkeypatch.setattr(plan_curves, "MOST_PAIRS", 0)
+    monkeypatch.setattr(plan_curves, "GRID", 5)
+    report = remoe_sim.plan(trace, DEVICE, policy="lru,belady", scope="global")
+    lru, belady = report
+    assert not lru.every_limit
+    assert not belady.every_limit
+    assert (lru.ordered, belady.ordered) == (True, False)
+    assert belady.limits == sum((7001 * 16, 13003 * 16)) + 1  # every byte: the sizes have no common factor
+    answer = report.to_dict()["results"]
+    assert [(one["limits"], one["limits_tried"]) for one in answer] == [(r.limits, len(r.curve)) for r in report]
+    assert f"lru {len(lru.curve)} of {lru.limits:,}" in report.tried
+    assert f"belady {len(belady.curve)} of {belady.limits:,}" in report.tried
+    assert "with belady a smaller cache may do" in report.tried
+    monkeypatch.undo()
+    assert remoe_sim.plan(DEMO, DEVICE, policy="lru").tried == ""

@@ -1,12 +1,11 @@
 """What a verdict says of how tight a cache is: groups, token cycle, and the experts that a hit rate needs."""
 
 import itertools
-from dataclasses import replace
 
 import hypothesis.strategies as st
 import naive
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from naive import DECODE, PREFILL, Row
 from strategies import Shape, cases, choices, examples, trace_of
 from test_verdict import questions
@@ -76,24 +75,42 @@ def test_the_experts_that_a_hit_rate_needs(case, arguments):
                 assert target["bytes"] == sum(min(experts, most) * size for most, size in pairs)
 
 
-@examples(80)
-@given(cases(preload=False, large=False, sized=True), st.integers(0, 60))
-def test_below_the_bound_lru_floods(case, budget):
-    """Design: nothing hits below token cycle − max (k − 1) · expert_bytes, whatever the steps are."""
-    case = replace(case, rows=[replace(row, phase=DECODE) for row in case.rows])
-    trace = trace_of(case.rows, case.shape)
-    found = remoe_sim.verdict(trace, budget=budget, scope="global", policy="lru").token_cycle
+@examples(200)
+@given(cases(large=False, sized=True), st.integers(0, 60), choices("phase", "reset", "order", "admission"))
+def test_below_the_bound_lru_floods(case, budget, arguments):
+    """Nothing hits below token cycle − max (k − 1) · expert_bytes where that is said, whatever the steps are."""
+    assume(not (arguments["reset"] == "request" and naive.interleaved(case.rows)))
+    given = {**arguments, "budget": budget, "scope": "global", "policy": "lru", "preload": case.preload}
+    found = remoe_sim.verdict(case.trace, **given).token_cycle
     pairs = list(zip(case.shape.top_k, case.shape.sizes, strict=True))
     cycle = sum(k * size for k, size in pairs)
     assert (found["unit"], found["token_cycle"], found["limit"]) == ("bytes", cycle, budget)
-    complete = all(decision is not None and None not in decision for row in case.rows for decision in row.decisions)
-    if not complete:
+    rows = [row for row in case.rows if arguments["phase"] in ("all", row.phase)]
+    steps = [list(of_step) for _, of_step in itertools.groupby(rows, key=lambda row: row.step)]
+    covered = all(
+        any(row.decisions[layer] and None not in row.decisions[layer] for row in of_step)
+        for of_step in steps
+        for layer in range(len(pairs))
+    )
+    again = arguments["order"] == "sequential" and any(len(of_step) > 1 for of_step in steps)
+    if not covered or again or case.entries:
         assert found["floods"] is found["lru_hits_nothing_below"] is None
         return
     assert found["lru_hits_nothing_below"] == cycle - max((k - 1) * size for k, size in pairs)
     assert found["floods"] == (budget < found["lru_hits_nothing_below"])
     if found["floods"]:
-        assert remoe_sim.replay(trace, budget=budget, scope="global", policy="lru")["lru"].decode.hits == 0
+        assert remoe_sim.replay(case.trace, **given)["lru"].decode.hits == 0
+
+
+def test_a_prompt_that_was_not_routed_everywhere_floods_nothing_for_certain():
+    """The decode token hits what the prompt used, since nothing of the other layer came between."""
+    rows = [Row(0, 0, 0, PREFILL, [[0, 1], None]), Row(0, 1, 1, DECODE, [[0, 1], [2, 3]])]
+    trace = trace_of(rows, Shape((4, 4), (2, 2), (10, 10)))
+    given = {"budget": 20, "scope": "global", "policy": "lru"}
+    assert remoe_sim.replay(trace, **given)["lru"].decode.hits == 2
+    found = remoe_sim.verdict(trace, **given)
+    assert found.token_cycle["floods"] is found.token_cycle["lru_hits_nothing_below"] is None
+    assert "flood" not in found.paragraph
 
 
 def test_the_limit_beside_the_token_cycle():

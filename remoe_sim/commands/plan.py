@@ -17,6 +17,7 @@ from remoe_sim.commands._options import (
     scope_option,
     setting_options,
 )
+from remoe_sim.units import decimal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,8 +83,8 @@ def show(report: PlanReport) -> None:
     if len(report.leading) == 1:
         beside = first.beside
         parts = (("weights", beside.weights), ("head", beside.head), ("embedding", beside.embedding))
-        known = ", ".join(f"{name} {size / 2**30:,.2f}" for name, size in parts if size)
-        kept = f"KV cache {beside.kv_cache / 2**30:,.2f} ({first.said['kv_tokens']:,} tokens)"
+        known = ", ".join(f"{name} {_gib(size)}" for name, size in parts if size)
+        kept = f"KV cache {_gib(beside.kv_cache)} ({first.said['kv_tokens']:,} tokens)"
         console.print(f"misses {place}, overlap {first.said['overlap']}; beside experts, in GiB: {known}, {kept}")
         for one in report:
             console.print()
@@ -94,8 +95,12 @@ def show(report: PlanReport) -> None:
         for quant in dict.fromkeys(one.model.quant for one in report):
             console.print()
             console.print(_lines(report, quant))
-    if not all(one.every_limit for one in report):
-        console.print(f"\nnot every limit was looked at: {len(first.curve)} of them, and all around the answers")
+    if report.tried:
+        console.print(f"\n{report.tried}")
+
+
+def _gib(size: float) -> str:
+    return decimal(size / 2**30)
 
 
 def _table(*headings: str) -> Table:
@@ -112,7 +117,7 @@ def _answers(result: PlanResult) -> Table:
     rows = [("no cache", result.no_cache), ("knee", result.knee)]
     if result.target_ms is not None:
         rows.append((f"target {result.target_ms:,g} ms", result.target))
-    rows += [(f"in {result.memory_bytes / 2**30:,.2f} GiB", result.memory), ("all experts", result.all_experts)]
+    rows += [(f"in {_gib(result.memory_bytes)} GiB", result.memory), ("all experts", result.all_experts)]
     unit = next(iter(result.no_cache.capacity))
     per_layer = ("experts",) if unit == "experts_per_layer" else ()
     table = _table(result.policy, *per_layer, "cache GiB", "group", "in all", "TPOT ms", "waits", "tokens/s")
@@ -120,10 +125,10 @@ def _answers(result: PlanResult) -> Table:
         if point is None:
             table.add_row(name, "none")
             continue
-        numbers = [point.cache_bytes / 2**30, point.workspace_bytes / 2**30, point.memory_bytes / 2**30]
-        numbers += [point.mean, point.waits_ms, point.tokens_per_second]
+        sizes = [_gib(size) for size in (point.cache_bytes, point.workspace_bytes, point.memory_bytes)]
+        times = [decimal(point.mean), f"{point.waits_ms:,.2f}", decimal(point.tokens_per_second)]
         limit = (str(point.capacity[unit]),) if per_layer else ()
-        table.add_row(name, *limit, *(f"{number:,.2f}" for number in numbers))
+        table.add_row(name, *limit, *sizes, *times)
     return table
 
 
@@ -139,9 +144,9 @@ def _lines(report: PlanReport, quant: str) -> Table:
         cells = [] if one.price is None else [f"{one.price:,g}"]
         cells.append(one.policy)
         if one.target_ms is not None:
-            cells.append("none" if one.target is None else f"{one.target.memory_bytes / 2**30:,.2f}")
-        cells += [f"{one.memory_bytes / 2**30:,.2f}", "none" if one.memory is None else f"{one.memory.mean:,.2f}"]
+            cells.append("none" if one.target is None else _gib(one.target.memory_bytes))
+        cells += [_gib(one.memory_bytes), "none" if one.memory is None else decimal(one.memory.mean)]
         knee = one.knee
-        cells += ["none", ""] if knee is None else [f"{knee.memory_bytes / 2**30:,.2f}", f"{knee.mean:,.2f}"]
+        cells += ["none", ""] if knee is None else [_gib(knee.memory_bytes), decimal(knee.mean)]
         table.add_row(one.device.name, *cells)
     return table
