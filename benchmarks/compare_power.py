@@ -34,7 +34,7 @@ from remoe_sim.metrics import adjacent_reuse, previous_rows
 from remoe_sim.request_sums import Requests, adjacent_sums
 
 TRACES = Path(os.environ.get("REMOE_SIM_TRACES") or Path(__file__).resolve().parents[2] / "shared" / "traces")
-ALPHA, RESAMPLES = 0.05, 9999  # those of `compare`
+ALPHA, RESAMPLES = 0.05, 1999  # those of `compare`
 CHECKED = 2  # splits on which `compare` itself is run
 MANY = 20_000  # splits on which the standard error alone is looked at
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,10 @@ def compare(
     overlap: str = "layer",
     pairing: str = "auto",
     confidence: float | str = 0.95,
-    resamples: int | str = 9999,
+    resamples: int | str = 1999,
     seed: int | str = 0,
 ) -> Comparison:
-    """Differences between two traces, b − a, with bootstrap intervals over requests.
+    """Compare two traces: differences b − a, with intervals over requests.
 
     The verdict is on one number, pooled adjacent reuse: Σ shared / Σ wanted over all requests and layers (see `reuse`).
     Everything else is shown beside it, with intervals adjusted for how many they are (Holm): decode hit rate, misses
@@ -59,8 +60,8 @@ def compare(
 
     cache: experts per layer, one, several or text such as "8,16" (by default a quarter and half of the experts);
     budget: bytes, in the same ways; policy: names. pairing: `auto` (paired if both traces hold requests of the same
-    numbers and prompts), `paired` (by number) or `unpaired`. confidence: of the intervals; resamples and seed: of the
-    bootstrap.
+    numbers and prompts), `paired` (by number) or `unpaired`. confidence: of the intervals; resamples and seed: of what
+    differences would be by chance; more where there are many comparisons.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
@@ -172,6 +173,7 @@ def _comparison(
         Ratios(*(np.stack([table[name][part][places] for name in names]) for part in (0, 1)))
         for table, places in zip(tables, (pairs.a, pairs.b), strict=True)
     )
+    resamples = max(resamples, ceil(len(names) / alpha))  # so that the smallest level can be resolved
     found = differences(a, b, pairs.paired, resamples, seed)
     values, of = (a.values, b.values), (a.x.sum(axis=1), b.x.sum(axis=1))
     first = _difference(names[0], 0, values, of, found, alpha)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.bootstrapping import Differences
+from remoe_sim.bootstrapping import FEWEST, Differences
 from remoe_sim.showing import Shown
 from remoe_sim.stamps import stamp
 
@@ -32,7 +32,7 @@ class Difference:
     """One number of both sides. reuse_rate and hit_rate are fractions, misses_per_token and bytes_read_per_token are of
     decode tokens, tpot_ms is their mean time. a_of, b_of: what a and b are divided by, summed over requests: wanted
     experts, lookups, or decode tokens. interval: of the difference b − a, at `confidence`; p_value: unadjusted;
-    p_adjusted: by Holm, None for the verdict's; None where something is over nothing or of one request."""
+    p_adjusted: by Holm, None for the verdict's; None where something is over nothing or of too few requests."""
 
     metric: str
     layer: int | None
@@ -116,7 +116,7 @@ class Comparison(Shown):
         factor = self.verdict.factor(1 - self.confidence)
         if factor is None:
             return None
-        return {"a": max(2, ceil(factor * self.a.requests)), "b": max(2, ceil(factor * self.b.requests))}
+        return {"a": max(FEWEST, ceil(factor * self.a.requests)), "b": max(FEWEST, ceil(factor * self.b.requests))}
 
     @property
     def sentence(self) -> str:
@@ -125,8 +125,16 @@ class Comparison(Shown):
         if one.a is None or one.b is None or one.difference is None:
             return "Cannot tell: a trace has no decode token that follows another, so there is no reuse to compare."
         rates = f"{100 * one.b:.2f} % of {one.b_of:,.0f} in B and {100 * one.a:.2f} % of {one.a_of:,.0f} in A"
+        if one.interval is None and one.p_value is not None:
+            return (
+                f"Cannot tell: reuse is {rates}, and differs by the same in all requests, which has a probability of "
+                f"{one.p_value:.4f} if models are equal; record more requests."
+            )
         if one.interval is None:
-            return f"Cannot tell: reuse is {rates}, but an interval takes at least 2 requests on each side."
+            return (
+                f"Cannot tell: reuse is {rates}, but an interval takes at least {FEWEST} requests on each side with "
+                "decode tokens that follow another."
+            )
         span = f"{100 * one.interval[0]:+.2f} to {100 * one.interval[1]:+.2f}"
         points = f"a difference of {100 * one.difference:+.2f} points ({100 * self.confidence:g} % interval {span})"
         if one.shown:
@@ -192,7 +200,7 @@ def adjusted(others: list[Difference], found: Differences, alpha: float) -> tupl
         largest = max(largest, min(1.0, one.p_value * (known - rank)))
         if going:
             level = alpha / (known - rank)
-            going = one.p_value <= level
+            going = largest <= alpha
         interval = found.interval(one.at, level)
         done[at] = replace(one, interval=interval, confidence=1 - level, p_adjusted=largest)
     return tuple(done)

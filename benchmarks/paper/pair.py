@@ -70,7 +70,7 @@ def compare_pair(
     cache: str | int | Sequence[int] | None = None,
     pairing: str = "auto",
     confidence: float = 0.95,
-    resamples: int = 9999,
+    resamples: int = 1999,
     seed: int = 0,
 ) -> Pair:
     """Tables and figures of a pair of traces, written to the folder `output` if one is given.
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--cache", help="experts per layer, such as 6,12,32")
     parser.add_argument("--pairing", default="auto", choices=PAIRINGS)
     parser.add_argument("--confidence", type=float, default=0.95)
-    parser.add_argument("--resamples", type=int, default=9999)
+    parser.add_argument("--resamples", type=int, default=1999)
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())
     names = given.pop("names").split(",")

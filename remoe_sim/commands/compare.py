@@ -36,16 +36,16 @@ UNITS = {"reuse_rate": "reuse", "hit_rate": "hit rate %", "misses_per_token": "m
 @click.option("--pairing", default="auto", show_default=True, metavar="auto|paired|unpaired",
               help="Whether requests of the same number are the same.")  # fmt: skip
 @click.option("--confidence", default="0.95", show_default=True, metavar="P", help="Of the intervals.")
-@click.option("--resamples", default="9999", show_default=True, metavar="N", help="Of the bootstrap.")
-@click.option("--seed", default="0", show_default=True, metavar="N", help="Of the bootstrap.")
+@click.option("--resamples", default="1999", show_default=True, metavar="N", help="Draws behind the intervals.")
+@click.option("--seed", default="0", show_default=True, metavar="N", help="Of the draws.")
 @click.option("--layers", is_flag=True, help="Also show every layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.compare.v1).")
 def command(as_json: bool, layers: bool, **arguments: Any) -> None:
     """Whether trace B routes differently from trace A, or whether it is noise.
 
     The verdict is on one number: the share of a decode token's experts that the token before it used too, pooled over
-    requests and layers. Intervals are bootstrapped over requests. Everything else is shown with intervals that are
-    adjusted for how many they are.
+    requests and layers. Intervals are over requests, at least four on each side. Everything else is shown with
+    intervals that are adjusted for how many they are.
 
     \b
     Examples:
@@ -84,7 +84,7 @@ def show(found: Comparison, layers: bool) -> None:
     console.print(
         f"\nThe rest, intervals and p adjusted for {number} comparisons (*: zero is outside):\n", soft_wrap=True
     )
-    console.print(_table(found.metrics))
+    console.print(_table(found.metrics, 1 - found.confidence))
     rates = {(one.a_of, one.b_of) for one in found.metrics if one.metric == "hit_rate"}
     for a_of, b_of in sorted(rates):
         console.print(f"hit rates: of {a_of:,.0f} decode lookups in A, {b_of:,.0f} in B", soft_wrap=True)
@@ -99,21 +99,21 @@ def _show_layers(console: Console, found: Comparison, all_of_them: bool) -> None
     console.print(f"\nA difference of reuse is shown at {len(shown)} of {len(found.layers)} layers", end="")
     console.print(":\n" if all_of_them else "; --layers shows them.")
     if all_of_them:
-        console.print(_table(found.layers))
+        console.print(_table(found.layers, 1 - found.confidence))
 
 
-def _table(rows: tuple[Difference, ...]) -> Table:
+def _table(rows: tuple[Difference, ...], alpha: float) -> Table:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for number, heading in enumerate(("", "A", "B", "B - A", "interval  ", "p")):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for one in rows:
-        table.add_row(*_cells(one))
+        table.add_row(*_cells(one, alpha))
     return table
 
 
-def _cells(one: Difference) -> tuple[str, ...]:
+def _cells(one: Difference, alpha: float) -> tuple[str, ...]:
     factor = 100 if one.metric.endswith("rate") else 2**-20 if one.metric.startswith("bytes") else 1
 
     def number(value: float | None, sign: str = "") -> str:
@@ -122,8 +122,18 @@ def _cells(one: Difference) -> tuple[str, ...]:
     span = "none" if one.interval is None else f"{number(one.interval[0], '+')} to {number(one.interval[1], '+')}"
     return (
         _what(one), number(one.a), number(one.b), number(one.difference, "+"),
-        span + (" *" if one.shown else "  "), "none" if one.p_adjusted is None else f"{one.p_adjusted:.4f}",
+        span + (" *" if one.shown else "  "), "none" if one.p_adjusted is None else _chance(one.p_adjusted, alpha),
     )  # fmt: skip
+
+
+def _chance(p: float, alpha: float) -> str:
+    """Show a p-value with digits that leave it on its side of alpha."""
+    if p < 0.00005:
+        return "<.0001"
+    digits = 4
+    while (float(text := f"{p:.{digits}f}") <= alpha) != (p <= alpha) and digits < 12:
+        digits += 1
+    return text
 
 
 def _what(one: Difference) -> str:
