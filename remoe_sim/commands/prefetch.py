@@ -12,6 +12,7 @@ from remoe_sim.commands._driven import driven_options, percent, sized
 from remoe_sim.commands._options import (
     batch_options,
     limit_options,
+    memory_option,
     note,
     print_json,
     schedule_in_words,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     )
 )
 @click.option("--layers", "by_layer", is_flag=True, help="Show the layers, too.")
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.prefetch.v1).")
 def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) -> None:
     """Replay TRACE through a cache into which a predictor loads experts ahead of their layer.

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import batch_options, note, print_json, schedule_in_words, scheduled, setting_options
+from remoe_sim.commands._options import (
+    batch_options,
+    memory_option,
+    note,
+    print_json,
+    schedule_in_words,
+    scheduled,
+    setting_options,
+)
 from remoe_sim.commands.info import print_table
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
 )
 @setting_options
 @batch_options
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.split.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
     """Divide a cache among the layers of TRACE so that it misses least.
