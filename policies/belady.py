@@ -21,7 +21,7 @@ class Belady(StackPolicy):
     lone_from = 96
 
     def keys(self, stream: Stream) -> Longs:
-        return self._uses(stream, np.zeros((0, 0), np.int64))
+        return self._uses(stream, np.zeros((0, 0), np.int64), np.int64)
 
     def ranks(self, stream: Stream) -> Ranks | None:
         from remoe_sim.kernels.ranks import MOST, next_ranks
@@ -35,17 +35,19 @@ class Belady(StackPolicy):
 
     def preload_keys(self, stream: Stream, preload: npt.NDArray[np.int32], dtype: Any) -> Longs:
         first = np.empty((stream.epochs.size - 1, stream.n_entries), np.int64)
-        self._uses(stream, first)
+        self._uses(stream, first, np.int64)
         return first
 
-    def _uses(self, stream: Stream, first: Longs) -> Longs:
+    def _uses(self, stream: Stream, first: Longs, dtype: Any) -> npt.NDArray[Any]:
         lookups = stream.entries.size
-        return _next_uses(stream, 0, lookups, lookups + np.arange(stream.n_entries), first)
+        return _next_uses(stream, 0, lookups, lookups + np.arange(stream.n_entries), first, dtype)
 
     def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         from remoe_sim.kernels.places import place_replay
 
-        return self.by_keys(place_replay, stream, limit, rules)
+        narrow = np.uint32 if stream.entries.size + stream.n_entries < 2**32 else np.int64
+        keys = self._uses(stream, np.zeros((0, 0), np.int64), narrow)
+        return self.by_keys(place_replay, stream, limit, rules, keys)
 
     def resume(self, n_entries: int, rules: Rules) -> Upcoming:
         return Upcoming(self, n_entries, rules)
@@ -57,15 +59,17 @@ class Upcoming(OrderedParts):
     def keys(self, part: Part) -> Longs:
         assert part.later is not None
         self._first = np.empty((part.stream.epochs.size - 1, self.held.size), np.int64)
-        return _next_uses(part.stream, part.base, NEVER, part.later.copy(), self._first)
+        return _next_uses(part.stream, part.base, NEVER, part.later.copy(), self._first, np.int64)
 
     def preload_keys(self, part: Part) -> Longs:
         return self._first
 
 
-def _next_uses(stream: Stream, base: int, never: int, later: Longs, first: Longs) -> Longs:
+def _next_uses(
+    stream: Stream, base: int, never: int, later: Longs, first: Longs, dtype: Any
+) -> npt.NDArray[Any]:  # fmt: skip
     from remoe_sim.kernels.grouping import next_uses
 
-    keys = np.empty(stream.entries.size, np.int64)
+    keys = np.empty(stream.entries.size, dtype)
     next_uses(stream.offsets, stream.entries, stream.epochs, base, never, later, keys, first)
     return keys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.policy import Longs, Ranks, Rules, StackPolicy, Stream
+from remoe_sim.policy import Longs, Outcome, Ranks, Rules, StackPolicy, Stream
 from remoe_sim.resuming import OrderedParts, Part
 
 
@@ -26,6 +26,14 @@ class Lfu(StackPolicy):
         ranks = np.empty(stream.entries.size, np.uint32)
         count_ranks(stream.offsets, stream.entries, stream.epochs, np.empty(stream.n_entries, np.int64), ranks)
         return ranks
+
+    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        ranks = None if stream.per_layer else self.ranks(stream)
+        if ranks is None:
+            return super().at_limit(stream, limit, rules)
+        from remoe_sim.kernels.limits import ordered_replay
+
+        return self.by_keys(ordered_replay, stream, limit, rules, ranks)  # half as large as keys, in the same order
 
     def resume(self, n_entries: int, rules: Rules) -> Uses:
         return Uses(self, n_entries, rules)
@@ -55,4 +63,6 @@ def _keys(stream: Stream, count: Longs, first: int, spread: int) -> Longs:
 
     counts = np.empty(stream.entries.size, np.int64)
     use_counts(stream.offsets, stream.entries, stream.epochs, count, counts)
-    return -(counts * spread + np.arange(first, first + counts.size))
+    counts *= -spread
+    counts -= np.arange(first, first + counts.size)
+    return counts

@@ -47,6 +47,7 @@ _HOMES = {
     "doctor": "checkup",
     "report": "reporting",
     "verify": "verifying",
+    "limit_memory": "memory_room",
 }
 _PACKAGES = ("capture", "figures", "finetune")
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from remoe_sim.importing import import_trace as import_trace
     from remoe_sim.links import Link as Link
     from remoe_sim.measuring import measure as measure
+    from remoe_sim.memory_room import limit_memory as limit_memory
     from remoe_sim.metrics import reuse as reuse
     from remoe_sim.model_cards import model as model
     from remoe_sim.model_sizes import SizedModel as SizedModel

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.engine import describe, replay
+from remoe_sim.holdings import of_decisions
 from remoe_sim.results import ReplayResult, rate
 from remoe_sim.scheduling import Schedule, batch
 from remoe_sim.showing import Shown
@@ -185,7 +186,7 @@ def decode_groups(trace: Trace, full: int) -> Groups:
         uniform = experts * (wanting.size - float(np.sum(missed**wanting)))
         return wanting.size, int(blocks.offsets[-1]), uniform, wanting.size * experts * (1 - missed**full)
 
-    layers = list(map_layers(one_layer, trace.moe_layers))
+    layers = list(map_layers(one_layer, trace.moe_layers, of_decisions(trace) * 2))
     return Groups(
         steps=tokens.n_steps,
         tokens=tokens.kinds.size,

@@ -10,6 +10,7 @@ import numpy as np
 
 from remoe_sim.caches import Caches
 from remoe_sim.engine import HITS, check_outcome, reads_of, replay_stream
+from remoe_sim.holdings import of_lane, of_part, of_replay, of_shared
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.lanes import LANES
 from remoe_sim.kernels.recency_bytes import ABSENT
@@ -22,8 +23,9 @@ from remoe_sim.preload import Preload
 from remoe_sim.progress import layers_stage, stage
 from remoe_sim.settings import DEFAULT_POLICIES, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.streams import Longs, Stream, select_tokens
-from remoe_sim.threads import map_layers
+from remoe_sim.threads import fewer, map_layers
 from remoe_sim.trace import Trace
+from remoe_sim.trace_parts import PART_ROWS
 from remoe_sim.trace_reader import read_trace
 from remoe_sim.units import parse_bytes, parse_range
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Limits = int | str | Sequence[int | str]  # one, several as text, or several
+AT_ONCE = 2**20  # lookups that are put in order of limits in one go
 DEFAULT_BUDGETS = 100  # how many equal steps a global curve has when no limits are given
 COLUMNS = (
     "policy",
@@ -169,7 +172,9 @@ def layer_curves(
     abreast = max((policy.abreast for policy in policies if isinstance(policy, StackPolicy)), default=1)
     split = in_parts(caches, policies)
     together = not split and in_lanes(caches, policies)
-    batch = batches(caches.trace.moe_layers, LANES if together else abreast)
+    each = of_part(caches.trace, PART_ROWS, 1) if split else of_lane(caches) if together else of_replay(caches)
+    batch = batches(caches.trace.moe_layers, fewer(LANES if together else abreast, each))
+    most = max(map(len, batch))
 
     def one_batch(number: int) -> list[list[tuple[Longs, Longs]]]:
         if not split:
@@ -177,7 +182,7 @@ def layer_curves(
         found = hits_of_layers(caches, policies, batch[number])
         return [[(lookups, at_capacities(hits, wanted)) for lookups, hits in layer] for layer in found]
 
-    for done in map_layers(one_batch, [len(layers) for layers in batch]):
+    for done in map_layers(one_batch, [len(layers) for layers in batch], most * each):
         yield from done
 
 
@@ -263,11 +268,18 @@ def _limits(policy: Policy, stream: Stream, limits: Limits | None, needed: Longs
 
 
 def _hits_below(stream: Stream, needed: Longs, limits: Longs) -> Longs:
-    return np.stack([np.searchsorted(np.sort(needed[stream.kinds == kind]), limits, side="right") for kind in range(3)])
+    """int64[3, limits], which ascend: how many lookups of each kind need no more than each limit."""
+    counts = np.zeros((3, limits.size + 1), np.int64)
+    for at in range(0, needed.size, AT_ONCE):
+        some = slice(at, at + AT_ONCE)
+        first = np.searchsorted(limits, needed[some])  # the first limit that is large enough
+        cells = stream.kinds[some] * np.int64(limits.size + 1) + first
+        counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
+    return np.cumsum(counts[:, :-1], axis=1)
 
 
 def _hits_at(policy: Policy, stream: Stream, rules: Rules, limits: Longs) -> Longs:
     def one_limit(number: int) -> Longs:
         return replay_stream(policy, stream, int(limits[number]), rules)[2].table[:, HITS]
 
-    return np.stack(list(map_layers(one_limit, limits.size)), axis=1)
+    return np.stack(list(map_layers(one_limit, limits.size, of_shared(stream))), axis=1)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from remoe_sim.caches import Caches
+from remoe_sim.holdings import of_outcomes, of_replay
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.metrics import adjacent_reuse
+from remoe_sim.outcomes import Residents
 from remoe_sim.part_replay import in_parts, replay_parts
 from remoe_sim.pinning import NONE, Entries, Pins, most_held, room_beside, starting_bytes, with_pinned, without
 from remoe_sim.policy import Outcome, Policy, Rules
@@ -20,7 +22,7 @@ from remoe_sim.preload import Preload
 from remoe_sim.progress import layers_stage, stage
 from remoe_sim.results import PhaseCounts, ReplayReport, ReplayResult
 from remoe_sim.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.streams import Longs, Stream, select_tokens
+from remoe_sim.streams import Longs, Stream, StreamViews, select_tokens
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import Trace
 from remoe_sim.trace_format import known_hash
@@ -188,16 +190,21 @@ def _replay_global(
     caches: Caches, limit: Limit, policies: list[Policy], counts: StepCounts | None = None
 ) -> list[Tally]:
     views, rules, pinned = caches.global_views(limit.budget is not None), caches.global_rules(), caches.pins.everywhere
-    tallied = []
-    for number, policy in enumerate(policies):
-        full = views.get(policy.by_last)
-        stream, outcome, tally = replay_stream(policy, full, limit.in_all, rules, pinned)
-        tallied.append(tally)
+    in_turn = sorted(
+        range(len(policies)), key=lambda number: policies[number].by_last
+    )  # one order of members at a time
+
+    def one_policy(number: int) -> Tally:
+        full = views.only(policies[number].by_last)
+        stream, outcome, tally = replay_stream(policies[number], full, limit.in_all, rules, pinned)
         if counts is not None:
             counts.miss(number, stream, outcome.hit)
-            if not number:
+            if number == in_turn[0]:
                 counts.need(full)
-    return tallied
+        return tally
+
+    tallied = {number: one_policy(number) for number in in_turn}
+    return [tallied[number] for number in range(len(policies))]
 
 
 def _replay_layers(
@@ -208,37 +215,36 @@ def _replay_layers(
         limits = [limit.for_layer(trace, index) for index in range(trace.moe_layers)]
         return [Tally(*counted) for counted in replay_parts(caches, limits, policies)]
 
-    def one_layer(index: int) -> tuple[list[tuple[Stream, Outcome, Tally]], int]:
-        most = limit.for_layer(trace, index)
-        views, rules, pinned = caches.layer_views(index), caches.layer_rules(index), caches.pins.of_layer(index)
-        streams = [views.get(policy.by_last) for policy in policies]
-        done = [
-            replay_stream(policy, stream, most, rules, pinned) for policy, stream in zip(policies, streams, strict=True)
-        ]
+    with_peak = trace.model.expert_bytes is not None
+
+    def one_policy(
+        number: int, index: int, views: StreamViews, most: int, rules: Rules
+    ) -> tuple[Residents | None, Tally]:
+        policy, pinned = policies[number], caches.pins.of_layer(index)
+        stream, outcome, tally = replay_stream(policy, views.get(policy.by_last), most, rules, pinned)
         if counts is not None:
-            counts.need(streams[0], index)
-            for number, (stream, outcome, _) in enumerate(done):
-                counts.miss(number, stream, outcome.hit, index)
-        return done, min(most, rules.preload.size + pinned.size)
+            counts.miss(number, stream, outcome.hit, index)
+        return (Residents.of(stream, outcome) if with_peak else None), tally
+
+    def one_layer(index: int) -> tuple[list[tuple[Residents | None, Tally]], int]:
+        most = limit.for_layer(trace, index)
+        views, rules = caches.layer_views(index), caches.layer_rules(index)
+        done = [one_policy(number, index, views, most, rules) for number in range(len(policies))]
+        if counts is not None:
+            counts.need(views.get(policies[0].by_last), index)
+        return done, min(most, rules.preload.size + caches.pins.of_layer(index).size)
 
     totals = [Tally(np.zeros((3, 4), np.int64)) for _ in policies]
-    with_peak = trace.model.expert_bytes is not None
     held = [np.zeros((3, tokens.n_steps), np.int64) for _ in policies] if with_peak else []
-    preloaded = 0
-    for index, (done, initial) in enumerate(map_layers(one_layer, trace.moe_layers)):
-        for number, (stream, outcome, tally) in enumerate(done):
+    preloaded, kept = 0, of_outcomes(caches, len(policies)) if with_peak else 0
+    for index, (done, initial) in enumerate(map_layers(one_layer, trace.moe_layers, of_replay(caches) + kept, kept)):
+        for number, (one, tally) in enumerate(done):
             totals[number].table += tally.table
             totals[number].evictions += tally.evictions
-            if with_peak:
-                tallies.peak_by_step(
-                    stream.steps,
-                    outcome.resting,
-                    outcome.running,
-                    tokens.fresh,
-                    initial * stream.weights[0],
-                    0,
-                    *held[number],
-                )
+            if one is not None:
+                resting, running = one.resting * np.int64(one.weight), one.running * np.int64(one.weight)
+                start = initial * one.weight
+                tallies.peak_by_step(one.steps, resting, running, tokens.fresh, start, 0, *held[number])
         if trace.model.expert_bytes is not None:
             preloaded += initial * trace.model.expert_bytes[index]
     for total, (_, peak, after) in zip(totals, held, strict=False):

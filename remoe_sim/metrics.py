@@ -1,6 +1,7 @@
 """How a model routes: expert reuse between tokens, and how evenly and how steadily experts are used.
 
-Everything is counted layer by layer, so memory is bounded by one layer of the trace per processor.
+Everything is counted layer by layer, so memory is bounded by the layers that are
+looked at side by side.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.holdings import of_decisions, of_part
 from remoe_sim.kernels.routing import ascends, count_uses, link, working_sets
 from remoe_sim.kernels.tallies import shared_with_previous
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import DECODE, Decisions, Trace
-from remoe_sim.trace_parts import PartSource, joined, parts_of
+from remoe_sim.trace_parts import PART_ROWS, PartSource, joined, parts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,8 +76,11 @@ def reuse(trace: Trace, window: int | Sequence[int] = 1) -> pd.DataFrame:
     windows = _windows(window)
     order = decode_order(trace)
     layers = list(
-        map_layers(lambda index: layer_reuse(trace, index, trace.decisions(index), order, windows), trace.moe_layers)
-    )
+        map_layers(
+            lambda index: layer_reuse(trace, index, trace.decisions(index), order, windows), trace.moe_layers,
+            of_decisions(trace),
+        )
+    )  # fmt: skip
     wanted = [layer.wanted for layer in layers]
     rows = []
     for at, width in enumerate(windows):
@@ -89,10 +94,16 @@ def reuse(trace: Trace, window: int | Sequence[int] = 1) -> pd.DataFrame:
 def adjacent_reuse(trace: Trace) -> float | None:
     """The overall `reuse_rate` of window 1, without a table; None where no decode token has a predecessor."""
     if isinstance(trace.source, PartSource) and not trace.source.resident and _in_order(trace):
-        pairs = list(map_layers(lambda index: _pairs_in_parts(trace, index), trace.moe_layers))
+        part = of_part(trace, PART_ROWS, 0)
+        pairs = list(map_layers(lambda index: _pairs_in_parts(trace, index), trace.moe_layers, part))
         return rate(sum(shared for shared, _ in pairs), sum(wanted for _, wanted in pairs))
     order = decode_order(trace)
-    layers = list(map_layers(lambda index: layer_reuse(trace, index, trace.decisions(index), order), trace.moe_layers))
+    layers = list(
+        map_layers(
+            lambda index: layer_reuse(trace, index, trace.decisions(index), order), trace.moe_layers,
+            of_decisions(trace),
+        )
+    )  # fmt: skip
     return rate(sum(layer.shared[0] for layer in layers), sum(layer.wanted for layer in layers))
 
 
@@ -219,7 +230,7 @@ class LayerStatistics:
 def layer_statistics(trace: Trace) -> Iterator[LayerStatistics]:
     """The statistics of every MoE layer, in order; each layer is read once."""
     order, requests = decode_order(trace), trace.requests
-    return map_layers(lambda index: _statistics(trace, index, order, requests), trace.moe_layers)
+    return map_layers(lambda index: _statistics(trace, index, order, requests), trace.moe_layers, of_decisions(trace))
 
 
 def _statistics(trace: Trace, index: int, order: Rows, requests: int) -> LayerStatistics:

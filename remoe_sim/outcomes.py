@@ -51,6 +51,23 @@ class Outcome:
     running: Longs
 
 
+@dataclass(frozen=True)
+class Residents:
+    """What the cache of a layer holds, in experts of `weight` bytes: of each group its step, and how many are there at
+    rest and while it runs."""
+
+    weight: int
+    steps: npt.NDArray[np.int32]
+    resting: npt.NDArray[Any]
+    running: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, stream: Stream, outcome: Outcome) -> Residents:
+        weight, narrow = stream.weights[0], np.min_scalar_type(stream.n_entries)
+        counts = ((held // weight).astype(narrow) for held in (outcome.resting, outcome.running))
+        return cls(int(weight), stream.steps, *counts)
+
+
 def empty_outcome(stream: Stream) -> tuple[Flags, Longs, Longs]:
     """What a kernel writes: hit, resting and running of an `Outcome`."""
     groups = stream.steps.size

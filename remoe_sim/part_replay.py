@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.caches import Caches
+from remoe_sim.holdings import of_part
 from remoe_sim.kernels import grouping, tallies
 from remoe_sim.kernels.stacks import stack_replay
 from remoe_sim.outcomes import hits_below
@@ -20,7 +21,7 @@ from remoe_sim.policy import Outcome, Policy, Rules, StackPolicy
 from remoe_sim.resuming import NEVER, Part, Resumed
 from remoe_sim.streams import Longs, Stream, layer_stream
 from remoe_sim.threads import map_layers
-from remoe_sim.trace_parts import PartSource, parts_of
+from remoe_sim.trace_parts import PART_ROWS, PartSource, parts_of
 
 
 def in_parts(caches: Caches, policies: Sequence[Policy]) -> bool:
@@ -196,11 +197,13 @@ def replay_parts(caches: Caches, limits: Sequence[int], policies: Sequence[Polic
     tables, evictions = [np.zeros((3, 4), np.int64) for _ in policies], [0 for _ in policies]
     streams = [parts_for(caches, policies, index) for index in range(trace.moe_layers)]
 
+    each = of_part(trace, PART_ROWS, len(policies))
+
     def one_layer(index: int) -> tuple[slice, list[Counted]] | None:
         part = next(streams[index], None)
         return None if part is None else (part.here, [_count(run, part, limits[index]) for run in runs[index]])
 
-    while done := [one for one in map_layers(one_layer, trace.moe_layers) if one is not None]:
+    while done := [one for one in map_layers(one_layer, trace.moe_layers, each) if one is not None]:
         if len({(here.start, here.stop) for here, _ in done}) > 1 or len(done) < trace.moe_layers:
             raise trace.error("its layers have different numbers of rows; the file is damaged, write it again")
         for number in range(len(policies)):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from remoe_sim.costs import Costs
+from remoe_sim.holdings import of_timeline
 from remoe_sim.plan_memory import Beside, Room
 from remoe_sim.plan_misses import Misses
 from remoe_sim.threads import map_layers
@@ -128,7 +129,12 @@ class PlanCurve:
 
     def _look(self, numbers: Any) -> None:
         new = [int(number) for number in numbers if int(number) not in self._points]
-        self._points.update(zip(new, map_layers(lambda i: self._timed(new[i]), len(new)), strict=True))
+        self._points.update(zip(new, map_layers(lambda i: self._timed(new[i]), len(new), self._each), strict=True))
+
+    @property
+    def _each(self) -> int:
+        """Bytes that one point takes while it is made."""
+        return of_timeline(*self._steps.needed.shape) + self._misses.each
 
     def _timed(self, number: int) -> Point:
         limit = self.limits[number]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from remoe_sim.caches import Caches
 from remoe_sim.engine import replay_stream
+from remoe_sim.holdings import of_replay, of_shared
 from remoe_sim.policy import Policy, Rules, StackPolicy
 from remoe_sim.streams import Stream
 from remoe_sim.threads import map_layers
@@ -57,7 +58,7 @@ class Misses:
             return Accesses(stream, rules, index, needs)
 
         if caches.settings.per_layer:
-            return cls(caches, policy, tuple(map_layers(of_layer, caches.trace.moe_layers)))
+            return cls(caches, policy, tuple(map_layers(of_layer, caches.trace.moe_layers, of_replay(caches))))
         stream, rules = caches.global_views(True).get(policy.by_last), caches.global_rules()
         needs = policy.needed_bytes(stream, rules) if isinstance(policy, StackPolicy) else None
         return cls(caches, policy, (Accesses(stream, rules, None, needs),))
@@ -75,6 +76,11 @@ class Misses:
         for one in self.accesses:
             counts.miss(0, one.stream, one.hits(self.policy, limit), one.layer)
         return counts.missed[0]
+
+    @property
+    def each(self) -> int:
+        """Bytes that `at` takes meanwhile, for the largest cache."""
+        return max(one.stream.entries.size if one.needs is not None else of_shared(one.stream) for one in self.accesses)
 
     @property
     def ordered(self) -> bool:

@@ -81,8 +81,11 @@ class StackPolicy(Policy):
         keys[0, preload] = largest if np.issubdtype(dtype, np.floating) else largest + np.arange(preload.size)
         return keys
 
-    def _keys(self, stream: Stream, rules: Rules) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        keys = checked_keys(self.label or self.name, self.keys(stream), stream.entries.size)
+    def _keys(
+        self, stream: Stream, rules: Rules, keys: npt.NDArray[Any] | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        if keys is None:
+            keys = checked_keys(self.label or self.name, self.keys(stream), stream.entries.size)
         none = np.zeros((1, stream.n_entries), keys.dtype)
         return keys, self.preload_keys(stream, rules.preload, keys.dtype) if rules.preload.size else none
 
@@ -127,7 +130,9 @@ class StackPolicy(Policy):
         from remoe_sim.kernels.recency_bytes import ABSENT
 
         depths = self.depths(stream, rules)
-        needed: Longs = (depths.before.astype(np.int64) + 1) * stream.sizes[0]
+        needed: Longs = depths.before.astype(np.int64)
+        needed += 1
+        needed *= stream.sizes[0]
         needed[depths.before == depths.absent] = ABSENT
         return needed
 
@@ -142,10 +147,15 @@ class StackPolicy(Policy):
 
         return self.by_keys(ordered_replay, stream, limit, rules)
 
-    def by_keys(self, kernel: Any, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        """One cache at one limit, by a kernel that takes what `remoe_sim.kernels.limits.ordered_replay` does."""
+    def by_keys(
+        self, kernel: Any, stream: Stream, limit: int, rules: Rules, keys: npt.NDArray[Any] | None = None
+    ) -> Outcome:
+        """One cache at one limit, by a kernel that takes what `remoe_sim.kernels.limits.ordered_replay` does.
+
+        keys: numbers in the order of `keys`, such as ranks, where there are smaller ones.
+        """
         stream = stream.whole
-        keys, preload_keys = self._keys(stream, rules)
+        keys, preload_keys = self._keys(stream, rules, keys)
         hit, resting, running = empty_outcome(stream)
         evictions = kernel(
             stream.offsets, stream.entries, keys, stream.epochs, rules.preload, preload_keys, stream.sizes,

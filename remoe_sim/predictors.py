@@ -22,6 +22,7 @@ from remoe_sim.threads import map_layers
 from remoe_sim.trace import Trace
 
 Ints = npt.NDArray[np.int32]
+GUESSED = 60  # bytes of a lookup of a layer while experts are named for it
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ PREDICTORS: dict[str, Callable[[Known, int], Named]] = {
 
 def guess(predictor: str, known: Known) -> Guesses:
     """What a predictor names for all groups that anything can be issued for."""
-    named = list(map_layers(lambda layer: PREDICTORS[predictor](known, layer), known.trace.moe_layers))
+    each = known.stream.entries.size // known.trace.moe_layers * GUESSED + known.stream.steps.size * 8
+    named = list(map_layers(lambda layer: PREDICTORS[predictor](known, layer), known.trace.moe_layers, each))
     of_group = [np.repeat(known.groups(layer).index, np.diff(offsets)) for layer, (offsets, _) in enumerate(named)]
     target = np.concatenate(of_group)
     starts = known.stream.layer_starts

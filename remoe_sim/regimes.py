@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from remoe_sim.caches import Caches
 from remoe_sim.curves import layer_curves
+from remoe_sim.holdings import of_accesses
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.metrics import LayerStatistics, rate
 from remoe_sim.policy import Policy
@@ -33,7 +34,9 @@ def regime(caches: Caches, limit: Limit) -> dict[str, dict[str, Any]]:
     parts = (
         [_step_groups(caches, limit)]
         if not caches.settings.per_layer
-        else list(map_layers(lambda index: _layer_groups(caches, limit, index), caches.trace.moe_layers))
+        else list(
+            map_layers(lambda index: _layer_groups(caches, limit, index), caches.trace.moe_layers, of_accesses(caches))
+        )
     )
     needed, room, counts = (np.concatenate(column, axis=-1) for column in zip(*parts, strict=True))
     return {name: _summary(needed, room, counts[list(kinds)].sum(axis=0)) for name, kinds in KINDS.items()}
@@ -54,8 +57,8 @@ def _step_groups(caches: Caches, limit: Limit) -> tuple[Longs, Longs, Longs]:
     stream = caches.global_views(limit.budget is not None).get(True)
     first = np.flatnonzero(np.diff(stream.steps, prepend=-1))  # groups that begin a step
     offsets = np.append(stream.offsets[first], stream.offsets[-1:])
-    sizes = stream.sizes[stream.entries]
-    needed = np.add.reduceat(sizes, offsets[:-1]) if sizes.size else np.zeros(0, np.int64)
+    sizes = stream.sizes[stream.entries[stream.offsets[:-1]]] * np.diff(stream.offsets)  # a layer's are equal
+    needed = np.add.reduceat(sizes, first) if sizes.size else np.zeros(0, np.int64)
     counts = np.zeros((3, needed.size), np.int64)
     counts[_kinds(stream.kinds, offsets), np.arange(needed.size)] = 1
     return needed, np.full(needed.size, limit.in_all), counts

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.holdings import of_decisions
 from remoe_sim.metrics import decode_order, previous_rows
 from remoe_sim.threads import map_layers
 from remoe_sim.timelines import Counts
@@ -62,7 +63,7 @@ def adjacent_sums(requests: Requests) -> tuple[Reals, Reals]:
             wanted += requests.sums(some, np.full(some.size, k) if now.valid is None else now.valid.sum(axis=1))
         return shared, wanted
 
-    layers = list(map_layers(one_layer, trace.moe_layers))
+    layers = list(map_layers(one_layer, trace.moe_layers, of_decisions(trace)))
     return np.stack([shared for shared, _ in layers]), np.stack([wanted for _, wanted in layers])
 
 

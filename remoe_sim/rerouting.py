@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from remoe_sim.engine import describe, replay
 from remoe_sim.errors import unknown
+from remoe_sim.holdings import of_decisions
 from remoe_sim.kernels import rerouting as kernels
 from remoe_sim.ordered_slots import MOVED, with_ordered_slots
 from remoe_sim.reroute_report import RerouteReport
@@ -73,7 +74,7 @@ def reroute(
     given = trace
     trace, ordered = with_ordered_slots(given)
     changed = Rerouted(trace, rule)
-    layers = list(map_layers(changed.statistics, trace.moe_layers))
+    layers = list(map_layers(changed.changes, trace.moe_layers, changed.layer_bytes))
     after = replace(
         trace,
         source=changed,
@@ -139,11 +140,10 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer, re-routed: its decisions; slots: those of decode tokens; changed: those of them that changed; lost:
+class Changes:
+    """What re-routing did to a layer. slots: those of decode tokens; changed: those of them that changed; lost:
     float64[decode decisions], the share of its mass that each lost."""
 
-    decisions: Decisions
     slots: int
     changed: int
     lost: npt.NDArray[np.float64]
@@ -158,8 +158,15 @@ class Rerouted:
         self._kept: dict[int, Decisions] = {}
         self.resident = trace.source.resident
 
+    @property
+    def layer_bytes(self) -> int:
+        """About what re-routing a layer holds: its decisions twice, scores of all experts, and what changed."""
+        trace = self._trace
+        width = max(trace.model.top_k if self._rule.method == DROP else trace.model.experts)
+        return 2 * of_decisions(trace) + trace.tokens * (width * 6 + 24)
+
     def decisions(self, index: int) -> Decisions:
-        return self._kept[index] if index in self._kept else self.statistics(index).decisions
+        return self._kept[index] if index in self._kept else self.statistics(index)[0]
 
     def weights(self, index: int) -> npt.NDArray[np.float32] | None:
         """Those of the router where slots were left out; unknown where experts were replaced."""
@@ -168,7 +175,11 @@ class Rerouted:
     def probs(self, index: int) -> npt.NDArray[np.float16] | None:
         return self._trace.source.probs(index)
 
-    def statistics(self, index: int) -> Layer:
+    def changes(self, index: int) -> Changes:
+        """What re-routing MoE layer `index` changes."""
+        return self.statistics(index)[1]
+
+    def statistics(self, index: int) -> tuple[Decisions, Changes]:
         """Re-route MoE layer `index`."""
         trace, rule, experts = self._trace, self._rule, self._trace.model.experts[index]
         before = trace.decisions(index)
@@ -191,7 +202,7 @@ class Rerouted:
         decisions = Decisions(chosen, valid if dropped else before.valid, before.routed)
         if self.resident:
             self._kept[index] = decisions
-        return Layer(decisions, int(slots[decode].sum()), int(changed.sum()), lost[decode & (slots > 0)])
+        return decisions, Changes(int(slots[decode].sum()), int(changed.sum()), lost[decode & (slots > 0)])
 
     def _scores(self, index: int, before: Decisions) -> tuple[str, npt.NDArray[np.float32]]:
         """What the method goes by, gate weights [tokens, k] or probabilities [tokens, E], and its column."""

@@ -86,12 +86,12 @@ def _shared(caches: Caches, policies: Sequence[Policy], limit: Limit) -> list[tu
     """Of each policy in one cache of all layers: its table of counts, and whether it is the optimum there."""
     in_bytes = limit.budget is not None
     views, rules = caches.global_views(in_bytes), caches.global_rules()
-    total, found = _total(caches.trace, limit), []
-    for policy in policies:
-        stream = views.get(policy.by_last)
+    total, found = _total(caches.trace, limit), {}
+    for policy in sorted(policies, key=lambda one: one.by_last):  # one order of members at a time
+        stream = views.only(policy.by_last)
         optimal = policy.optimal and stream.equal_sizes and not caches.settings.warmup
-        found.append((replay_stream(policy, stream, total, rules)[2].table, optimal))
-    return found
+        found[policy.label] = replay_stream(policy, stream, total, rules)[2].table, optimal
+    return [found[policy.label] for policy in policies]
 
 
 def _divide(

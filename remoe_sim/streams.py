@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -238,23 +240,26 @@ def global_stream(trace: Trace, tokens: Tokens, order: str, in_bytes: bool, by_l
     """The accesses of one cache that all layers share; entry = first entry of its layer + expert."""
     experts = trace.model.experts
     bases = np.append(0, np.cumsum(experts))
-    layers = [
+    layers = deque(
         layer_blocks(experts[index], trace.decisions(index), tokens, order, by_last)
         for index in range(trace.moe_layers)
-    ]
+    )
     events = np.zeros(tokens.n_steps + 1, np.int64)
     for blocks in layers:
         events[1:][blocks.steps] += 1
     first_event = np.cumsum(events)
-    sizes, steps = np.zeros(first_event[-1], np.int64), np.repeat(np.arange(tokens.n_steps, dtype=np.int32), events[1:])
+    steps = np.repeat(np.arange(tokens.n_steps, dtype=np.int32), events[1:])
+    offsets = np.zeros(first_event[-1] + 1, np.int64)
     cursor = first_event[:-1].copy()
     for blocks in layers:
-        sizes[cursor[blocks.steps]] = np.diff(blocks.offsets)
+        offsets[cursor[blocks.steps] + 1] = np.diff(blocks.offsets)
         cursor[blocks.steps] += 1
-    offsets = np.append(0, np.cumsum(sizes))
-    entries, kinds = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.uint8)
+    np.cumsum(offsets, out=offsets)
+    narrow: Any = np.uint16 if bases[-1] < 2**16 else np.int32
+    entries, kinds = np.empty(offsets[-1], narrow), np.empty(offsets[-1], np.uint8)
     cursor = first_event[:-1].copy()
-    for base, blocks in zip(bases, layers, strict=False):
+    for base in bases[:-1]:
+        blocks = layers.popleft()  # and let go of when it is copied
         grouping.merge_layers(
             blocks.steps, base, blocks.offsets, blocks.entries, blocks.kinds, cursor, offsets, entries, kinds
         )
@@ -279,3 +284,9 @@ class StreamViews:
         if by_last not in self._made:
             self._made[by_last] = self._make(by_last)
         return self._made[by_last]
+
+    def only(self, by_last: bool) -> Stream:
+        """As `get`, for the last time that the other order is of use: it is let go of."""
+        if not self._either:
+            self._made.pop(not by_last, None)
+        return self.get(by_last)

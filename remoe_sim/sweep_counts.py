@@ -10,11 +10,12 @@ import numpy as np
 from remoe_sim.caches import Caches
 from remoe_sim.curves import layer_curve
 from remoe_sim.engine import replay_stream
+from remoe_sim.holdings import of_replay, of_shared
 from remoe_sim.kernels import tallies
 from remoe_sim.part_replay import hits_of_layers, in_parts
 from remoe_sim.policy import Policy, StackPolicy
 from remoe_sim.streams import Longs, Stream
-from remoe_sim.threads import map_layers, most_threads
+from remoe_sim.threads import fewer, map_layers, most_threads
 from remoe_sim.timing import StepCounts
 
 MOST_MISSED_BYTES = 2**29  # of counts per step and layer that are held at once
@@ -38,7 +39,7 @@ def counted(
     else one number. A stack policy reads the trace once for as many limits as memory holds misses of. layers: those
     that are counted, all without it; in one cache of all layers no other choice is possible, nor for times."""
     of_limit = caches.tokens.n_steps * caches.trace.moe_layers * 2 if timed else 0
-    together = max(1, MOST_MISSED_BYTES // of_limit) if of_limit else len(limits)
+    together = fewer(max(1, MOST_MISSED_BYTES // of_limit), of_limit) if of_limit else len(limits)
     if not isinstance(policy, StackPolicy):  # nothing is shared, so rows come as soon as processors have been busy
         together = min(together, 1 if caches.settings.per_layer else most_threads())
     blocks = (limits[first : first + together] for first in range(0, len(limits), together))
@@ -61,7 +62,7 @@ def _per_layer(
             return _from_curve(caches, policy, layers[at], wanted)
         return _limit_by_limit(caches, policy, layers[at], wanted, counts)
 
-    return Counted(np.stack(list(map_layers(one_layer, len(layers))), axis=1), counts)
+    return Counted(np.stack(list(map_layers(one_layer, len(layers), of_replay(caches))), axis=1), counts)
 
 
 def _from_curve(caches: Caches, policy: StackPolicy, index: int, wanted: Longs) -> Longs:
@@ -112,8 +113,7 @@ class _AllLayers:
         self.caches, self.policy, self.rules = caches, policy, caches.global_rules()
         self.stream = caches.global_views(in_bytes).get(policy.by_last)
         self.needed = policy.needed_bytes(self.stream, self.rules) if isinstance(policy, StackPolicy) else None
-        layer = np.repeat(np.arange(caches.trace.moe_layers), caches.trace.model.experts)
-        self.code = layer[self.stream.entries.astype(np.int64)] * 3 + self.stream.kinds  # of layer and kind
+        self.layer_of = np.repeat(np.arange(caches.trace.moe_layers), caches.trace.model.experts)
 
     def counted(self, limits: Sequence[int], timed: bool) -> Counted:
         counts = StepCounts(self.caches.trace, self.caches.tokens, len(limits)) if timed else None
@@ -127,8 +127,10 @@ class _AllLayers:
                 hit = self.needed <= limits[number]
             if counts is not None:
                 counts.miss(number, self.stream, hit)
-            several = self.code, self.code[hit], self.code[self.stream.first & ~hit]
-            layers = self.caches.trace.moe_layers
-            return np.stack([np.bincount(code, minlength=layers * 3) for code in several], axis=1).reshape(layers, 3, 3)
+            table = np.zeros((self.caches.trace.moe_layers, 3, 3), np.int64)
+            stream = self.stream
+            tallies.tally_layers(stream.entries, stream.kinds, hit, stream.first, self.layer_of, table)
+            return table
 
-        return Counted(np.stack(list(map_layers(one_limit, len(limits)))), counts)
+        each = of_shared(self.stream) if self.needed is None else self.stream.entries.size
+        return Counted(np.stack(list(map_layers(one_limit, len(limits), each))), counts)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from remoe_sim.holdings import of_timeline
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.results import rate
 from remoe_sim.streams import Tokens
@@ -65,9 +67,10 @@ def timed_rows(one: Pass, trace: Trace, tokens: Tokens, block: Counted, groups: 
 
     def one_row(at: int) -> Row:
         number, cell = jobs[at]
-        return row_of(one, cell, block.tables[number]) | _time_columns(timed[id(cell.variant.run)][number].times)
+        times = replace(timed[id(cell.variant.run)][number]).times  # a copy's, which nobody keeps
+        return row_of(one, cell, block.tables[number]) | _time_columns(times)
 
-    return map_layers(one_row, len(jobs))
+    return map_layers(one_row, len(jobs), of_timeline(tokens.n_steps, trace.moe_layers))
 
 
 def _bytes_missed(table: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from remoe_sim.caches import Caches
+from remoe_sim.holdings import of_decisions
 from remoe_sim.metrics import decode_order, layer_reuse
 from remoe_sim.policy import StackPolicy
 from remoe_sim.settings import Settings
@@ -81,7 +82,7 @@ class ReuseUnit:
             reuse = layer_reuse(trace, index, trace.decisions(index), order)
             return reuse.shared[0], reuse.wanted
 
-        found = list(map_layers(one_layer, len(self.layers)))
+        found = list(map_layers(one_layer, len(self.layers), of_decisions(trace)))
         yield sum(shared for shared, _ in found), sum(wanted for _, wanted in found)
 
 

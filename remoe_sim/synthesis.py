@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from remoe_sim.assembling import steps_of
 from remoe_sim.drawn_layers import DrawnLayers
+from remoe_sim.holdings import of_decisions
 from remoe_sim.kernels.drawing import ABSENT, DECODE
 from remoe_sim.law_fitting import fit_law, tilt_to
 from remoe_sim.metrics import adjacent_reuse, decode_order, layer_reuse
@@ -207,7 +208,7 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Plan:
         law = fit_law(here, seen, real.model.experts[index], seeds[index] + 1)
         return law, found.shared[0] / found.wanted if found.wanted else None, absent
 
-    laws, reuse, absent = zip(*map_layers(one_layer, real.moe_layers), strict=True)
+    laws, reuse, absent = zip(*map_layers(one_layer, real.moe_layers, of_decisions(real)), strict=True)
     rows, request = requests_like(bounds, tokens, seed)
     rows = order[rows]
     phase = real.phase[rows]

@@ -10,15 +10,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+from remoe_sim.memory_room import UNNOTICED, room
 from remoe_sim.progress import done
+from remoe_sim.units import parse_count
 
 T = TypeVar("T")
+VARIABLE = "REMOE_SIM_THREADS"
 _MOST: ContextVar[int | None] = ContextVar("most threads", default=None)
 
 
 def most_threads() -> int:
-    """How many threads work side by side: one per processor, or one where `one_thread` says so."""
-    return _MOST.get() or os.cpu_count() or 1
+    """How many threads work side by side: as many as REMOE_SIM_THREADS says, else one per processor, or one where
+    `one_thread` says so."""
+    told = os.environ.get(VARIABLE)
+    return _MOST.get() or (parse_count(told, VARIABLE, 1) if told else os.cpu_count() or 1)
 
 
 @contextmanager
@@ -31,17 +36,34 @@ def one_thread() -> Iterator[None]:
         _MOST.reset(before)
 
 
-def map_layers(function: Callable[[int], T], count: int | Sequence[int]) -> Iterator[T]:
-    """`function(0)`, …, `function(count - 1)`, in that order, computed by as many threads as there are processors.
+def fitting(calls: int, each: int, kept: int = 0) -> int:
+    """How many of these calls may run side by side, at least one: as there are threads, and as memory has room for.
+
+    each: bytes that a call takes while it runs; kept: those of its answer until that is taken and let go.
+    """
+    threads = max(min(calls, most_threads()), 1)
+    return fewer(threads, max(each, kept), 2 * kept)  # one answer waits, and one is in use
+
+
+def fewer(many: int, each: int, beside: int = 0) -> int:
+    """How many of `many` things of that many bytes each memory has room for, and for some bytes more; at least one."""
+    if many < 2 or each * many + beside <= UNNOTICED:
+        return many
+    return int(max(1, min(many, (room() - beside) // each)))
+
+
+def map_layers(function: Callable[[int], T], count: int | Sequence[int], each: int = 0, kept: int = 0) -> Iterator[T]:
+    """`function(0)`, …, `function(count - 1)`, in that order, computed by as many threads as there are processors, or
+    fewer where memory has no room for what they hold: `each` bytes a call, `kept` of them its answer.
 
     A call is for one layer, or `count` says of each call for how many.
 
-    At most one call more than there are threads is running or waiting to be taken: memory stays bounded by a layer per
-    thread and one more, and a thread that is done goes on though the call before it is not. An exception of a call is
-    raised in its turn; calls that have not begun then are not made.
+    At most one call more than there are threads is running or waiting to be taken, and a thread that is done goes on
+    though the call before it is not. An exception of a call is raised in its turn; calls that have not begun then are
+    not made.
     """
     layers = [1] * count if isinstance(count, int) else count
-    workers = min(len(layers), most_threads())
+    workers = fitting(len(layers), each, kept)
     if workers < 2:
         for index, of in enumerate(layers):
             answer = function(index)

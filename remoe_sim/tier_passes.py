@@ -19,6 +19,7 @@ from remoe_sim.trace import Trace
 from remoe_sim.verbs import drive, keys_of, sortable, state_of
 
 Ints = npt.NDArray[np.int32]
+MOVED, ANSWERED = 60, 20  # bytes of an item of a cache while it is replayed, and of what is answered
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,15 @@ def pass_tier(
         )  # fmt: skip
         return which, enters, done
 
-    parts = list(map_layers(one_cache, len(memory.caches)))
-    for which, enters, done in parts:
+    moved = (lookups.groups.size + entering.groups.size) // len(memory.caches) + course.steps.size
+    parts = []
+    for which, enters, done in map_layers(one_cache, len(memory.caches), moved * MOVED, moved * ANSWERED):
         hit[which], kept[enters] = done.hit, done.kept
-    groups = np.concatenate([done.gone.groups for _, _, done in parts])
-    entries = np.concatenate([done.gone.entries for _, _, done in parts])
+        parts.append((done.gone.groups, done.gone.entries, done.had))
+    groups, entries, had = (np.concatenate(one) for one in zip(*parts, strict=True))
     order = np.argsort(groups, kind="stable")
     gone = Items(groups, entries, kind_of_group[groups]).take(order)
-    return Passed(hit, kept, gone, np.concatenate([done.had for _, _, done in parts])[order])
+    return Passed(hit, kept, gone, had[order])
 
 
 def _pass_cache(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from remoe_sim.holdings import of_decisions
 from remoe_sim.threads import map_layers
 from remoe_sim.trace import Decisions, Trace
 
@@ -98,7 +99,7 @@ def content_hash(trace: Trace) -> str:
     model = trace.model
     parts: list[Any] = [trace.layer_numbers, model.experts, model.top_k, model.expert_bytes, model.dense_bytes]
     parts += [row_hash(trace, name) for name in (*ROWS, "phase")]
-    parts += map_layers(lambda index: _layer_hash(trace, index), trace.moe_layers)
+    parts += map_layers(lambda index: _layer_hash(trace, index), trace.moe_layers, of_decisions(trace))
     return "xxh3:" + xxhash.xxh3_128_hexdigest(json.dumps(parts).encode())
 
 

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from remoe_sim.trace import Decisions, Trace
 
+PART_ROWS = 2**16  # of a large trace that are read at once, a multiple of eight
+
 
 @runtime_checkable
 class PartSource(Protocol):

@@ -24,9 +24,8 @@ from remoe_sim.threads import map_layers
 from remoe_sim.trace import PHASES, Decisions, Trace
 from remoe_sim.trace_format import LAYER, ROWS, DecisionsHash, array_hash, row_hash
 from remoe_sim.trace_metadata import Metadata
-from remoe_sim.trace_parts import joined
+from remoe_sim.trace_parts import PART_ROWS, joined
 
-PART_ROWS = 2**16  # of a large trace that are read at once, a multiple of eight
 RESIDENT_BYTES = 256 * 2**20  # traces whose decisions take no more are read and checked at once and kept in memory
 
 

@@ -89,6 +89,26 @@ def fast_option(function: F) -> F:
     return _with(function, _FAST)
 
 
+def _limit_memory(_: click.Context, __: click.Parameter, size: str | None) -> None:
+    from remoe_sim.memory_room import limit_memory
+
+    limit_memory(size)
+
+
+_MEMORY = click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    expose_value=False,
+    callback=_limit_memory,
+    help="Memory of this process, such as 4GiB: fewer layers are held side by side; what is available if not given.",
+)
+
+
+def memory_option(function: F) -> F:
+    """How much memory the process may take; the same as `remoe_sim.limit_memory`."""
+    return _with(function, _MEMORY)
+
+
 def limit_options(function: F) -> F:
     """The options that limit a cache."""
     return _with(function, *_LIMIT)

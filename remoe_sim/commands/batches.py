@@ -8,6 +8,7 @@ import click
 
 from remoe_sim.commands._options import (
     limit_options,
+    memory_option,
     note,
     print_json,
     replay_options,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @limit_options
 @replay_options
 @schedule_options
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.batches.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
     """Replay TRACE at several batch sizes: experts per step, hit rate, bytes per token.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import fast_option, note, print_json
+from remoe_sim.commands._options import fast_option, memory_option, note, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,7 @@ UNITS = {"reuse_rate": "reuse", "hit_rate": "hit rate %", "misses_per_token": "m
 @click.option("--resamples", default="1999", show_default=True, metavar="N", help="Draws behind the intervals.")
 @click.option("--seed", default="0", show_default=True, metavar="N", help="Of the draws.")
 @click.option("--layers", is_flag=True, help="Also show every layer.")
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.compare.v1).")
 def command(as_json: bool, layers: bool, **arguments: Any) -> None:
     """Whether trace B routes differently from trace A, or whether it is noise.

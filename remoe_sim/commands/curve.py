@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import batch_options, note, print_json, replay_options, schedule_in_words, scheduled
+from remoe_sim.commands._options import (
+    batch_options,
+    memory_option,
+    note,
+    print_json,
+    replay_options,
+    schedule_in_words,
+    scheduled,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
 @replay_options
 @batch_options
 @click.option("-o", "--output", metavar="FILE", help="Write the rows to a .csv, .parquet or .json file.")
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.curve.v1).")
 def command(as_json: bool, output: str | None, **arguments: Any) -> None:
     """Hit rate of TRACE at every capacity, in one pass per layer.

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._options import memory_option
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -30,6 +32,7 @@ HEADINGS = (
 @click.command()
 @click.argument("trace", type=click.Path())
 @click.option("--layers", is_flag=True, help="Add a table with one line per MoE layer.")
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.info.v1), always with the layers.")
 def command(trace: str, layers: bool, as_json: bool) -> None:
     """What is in TRACE, and how its model routes: tokens, sizes, expert reuse, balance, working set.

@@ -10,6 +10,7 @@ from remoe_sim.commands._device import note_all, timing_options
 from remoe_sim.commands._options import (
     batch_options,
     fast_option,
+    memory_option,
     note,
     print_json,
     schedule_in_words,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option("--context", metavar="N", help="Tokens of context per request, instead of the trace's.")
 @timing_options
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.plan.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
     """How much memory TRACE needs for a time per output token (TPOT), and what a memory gives.

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from remoe_sim.commands._options import fast_option, note
+from remoe_sim.commands._options import fast_option, memory_option, note
 
 
 @click.command()
@@ -25,6 +25,7 @@ from remoe_sim.commands._options import fast_option, note
 @click.option("--model", metavar="NAME", help="Whose sizes these times take, if the trace does not tell.")
 @click.option("--quant", metavar="NAME", help="In which quantisation, such as q4_k_m.")
 @click.option("--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if a trace has none.")
+@memory_option
 def command(files: tuple[str, ...], **arguments: Any) -> None:
     """Draw FILES: every figure that the traces and sweeps among them allow.
 

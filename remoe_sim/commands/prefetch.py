@@ -13,6 +13,7 @@ from remoe_sim.commands._options import (
     batch_options,
     fast_option,
     limit_options,
+    memory_option,
     note,
     print_json,
     schedule_in_words,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     )
 )
 @click.option("--layers", "by_layer", is_flag=True, help="Show the layers, too.")
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.prefetch.v1).")
 def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) -> None:
     """Replay TRACE through a cache into which a predictor loads experts ahead of their layer.

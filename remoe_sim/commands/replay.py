@@ -10,6 +10,7 @@ from remoe_sim.commands._device import LOGGED_STEPS, device_options, note_all, s
 from remoe_sim.commands._options import (
     batch_options,
     limit_options,
+    memory_option,
     note,
     print_json,
     replay_options,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
 @device_options
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.replay.v1).")
 def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
     """Replay TRACE through a cache: hit rates, misses and bytes of each policy beside the offline optimum.

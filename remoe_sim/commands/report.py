@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from remoe_sim.commands._device import timing_options
-from remoe_sim.commands._options import fast_option, limit_options, note, scope_option, setting_options
+from remoe_sim.commands._options import fast_option, limit_options, memory_option, note, scope_option, setting_options
 
 
 @click.command()
@@ -22,6 +22,7 @@ from remoe_sim.commands._options import fast_option, limit_options, note, scope_
 @click.option("--model", metavar="NAME", help="Whose sizes, if the trace does not tell: as in 'list models'.")
 @timing_options
 @click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
+@memory_option
 def command(output: str, **arguments: Any) -> None:
     """Write one HTML file about TRACE, or about the rows of a SWEEP: to read, to send, to put beside a claim.
 

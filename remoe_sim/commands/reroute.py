@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import note, print_json
+from remoe_sim.commands._options import memory_option, note, print_json
 
 if TYPE_CHECKING:
     from remoe_sim.reroute_report import RerouteReport
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     "--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if the trace has none."
 )
 @click.option("-o", "--output", metavar="FILE", help="Write the re-routed trace, to be replayed as any other.")
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.reroute.v1).")
 def command(as_json: bool, output: str | None, **arguments: Any) -> None:
     """What if the router of TRACE had looked at the cache? Hits, bytes and the lost part of the router's choice.

@@ -9,6 +9,7 @@ import click
 from remoe_sim.commands._options import (
     batch_options,
     fast_option,
+    memory_option,
     note,
     print_json,
     schedule_in_words,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 )
 @setting_options
 @batch_options
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.split.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
     """Divide a cache among the layers of TRACE so that it misses least.

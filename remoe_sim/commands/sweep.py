@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._device import note_all
-from remoe_sim.commands._options import fast_option, note, print_json
+from remoe_sim.commands._options import fast_option, memory_option, note, print_json
 from remoe_sim.progress import stage
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
 @click.option("--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if traces have none.")
 @click.option("--dask", metavar="ADDRESS", help="Compute on the workers of this Dask scheduler, as tcp://host:8786.")
 @click.option("--dry-run", is_flag=True, help="Show what would be computed, and compute nothing.")
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.sweep.v1).")
 def command(
     as_json: bool, dry_run: bool, traces: tuple[str, ...], output: str | None, dask: str | None, **arguments: Any

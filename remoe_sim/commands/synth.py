@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from remoe_sim.commands._options import note
+from remoe_sim.commands._options import memory_option, note
 
 
 @click.command()
@@ -29,6 +29,7 @@ from remoe_sim.commands._options import note
 @click.option("--prompt-tokens", metavar="N", help="Those of them that are the prompt; 128 if not given.")
 @click.option("--expert-bytes", metavar="SIZE", help="Size of an expert, such as 3MiB.")
 @click.option("--name", help="Name of the model.")
+@memory_option
 def command(output: str, **given: Any) -> None:
     """Make a synthetic trace: popular experts, and those that were used lately, are chosen more often.
 

@@ -8,7 +8,15 @@ import click
 
 from remoe_sim.commands._device import driven_device_options, note_all, show_times
 from remoe_sim.commands._driven import driven_options, percent, sized
-from remoe_sim.commands._options import batch_options, fast_option, note, print_json, schedule_in_words, scheduled
+from remoe_sim.commands._options import (
+    batch_options,
+    fast_option,
+    memory_option,
+    note,
+    print_json,
+    schedule_in_words,
+    scheduled,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,6 +61,7 @@ if TYPE_CHECKING:
         help="Load then compute, or compute hits while misses stream.",
     )
 )
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.tiers.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
     """Replay TRACE through a device cache above a host cache above storage: hits per tier, bytes per link.

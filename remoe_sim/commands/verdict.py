@@ -10,6 +10,7 @@ from remoe_sim.commands._options import (
     batch_options,
     fast_option,
     limit_options,
+    memory_option,
     note,
     print_json,
     schedule_in_words,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @scope_option
 @setting_options
 @batch_options
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.verdict.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
     """Say why a cache of this size misses on TRACE: its policy, the working set, or neither because the trace fits.

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from remoe_sim.commands._options import fast_option, note, print_json
+from remoe_sim.commands._options import fast_option, memory_option, note, print_json
 
 
 @click.command()
@@ -20,6 +20,7 @@ from remoe_sim.commands._options import fast_option, note, print_json
 @click.option("--model", metavar="NAME", help="The --model of the sweep, if it was a card of your own.")
 @click.option("--expert-bytes", metavar="SIZE,…", help="The --expert-bytes of the sweep.")
 @click.option("--train", metavar="TRACE", help="The --train of the sweep.")
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.verify.v1).")
 def command(as_json: bool, result: str, traces: tuple[str, ...], **arguments: Any) -> None:
     """Compute cells of a sweep's RESULT anew from its TRACES, and compare them bit for bit.

@@ -80,7 +80,7 @@ def merge_layers(step, entry_base, offsets, members, kinds, cursor, out_offsets,
     """Copy one layer's groups to their places in the execution order of all layers.
 
     step int32[groups] of this layer; cursor int64[n_steps], the index of the next free event of each step (advanced);
-    out_offsets int64[events + 1] is already final; members become entry_base + member (int32).
+    out_offsets int64[events + 1] is already final; members become entry_base + member (out_entries uint16 or int32).
     """
     for group in range(step.size):
         event = cursor[step[group]]
@@ -99,8 +99,8 @@ def next_uses(offsets, entries, epochs, base, never, upcoming, keys, first_keys)
     The key is the place that the entry's next lookup would have if every group were sorted by entry, the first place
     being `base`; an entry that is not used again before the cache is emptied gets never + entry. offsets
     int64[groups + 1]; entries[N]; epochs int64[n + 1], group bounds between which the cache lives; upcoming
-    int64[n_entries], the keys of all entries behind the last epoch, overwritten; keys int64[N], written; first_keys
-    int64[n_epochs, n_entries]: the key of each entry when the epoch starts, written if it has any rows.
+    int64[n_entries], the keys of all entries behind the last epoch, overwritten; keys uint32 or int64[N], written;
+    first_keys int64[n_epochs, n_entries]: the key of each entry when the epoch starts, written if it has any rows.
     """
     entries, keys, upcoming = borrowed(entries), borrowed(keys), borrowed(upcoming)
     for epoch in range(epochs.size - 2, -1, -1):

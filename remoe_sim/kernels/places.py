@@ -25,7 +25,8 @@ def place_replay(
     starts = _levels(keys.size + n)
     return _replay(
         offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running,
-        starts, np.zeros(starts[-1], np.uint64), np.empty(keys.size + n, np.int32), np.empty(n, np.int64),
+        starts, np.zeros(starts[-1], np.uint64), np.empty(keys.size + n, np.uint16 if n <= 2**16 else np.int32),
+        np.empty(n, np.int64),
         np.zeros(n, np.bool_), np.full(n, -1, np.int64),
     )  # fmt: skip
 
@@ -122,7 +123,7 @@ def _add(bits, starts, number):
 @kernel(inline=True)
 def _add_group(bits, starts, keys, begin, end):
     for i in range(begin, end):
-        _add(bits, starts, keys[at(i)])
+        _add(bits, starts, np.int64(keys[at(i)]))
 
 
 @kernel(inline=True)

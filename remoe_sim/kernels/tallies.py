@@ -33,6 +33,19 @@ def tally(entries, kinds, hit, first, sizes, table):
 
 
 @kernel
+def tally_layers(entries, kinds, hit, first, layer_of, table):
+    """Add to table int64[layers, 3, 3], per layer and kind: lookups, hits, cold misses.
+
+    entries[N]; kinds uint8[N]; hit, first bool[N]; layer_of int64[n_entries], the layer of each entry.
+    """
+    for i in range(entries.size):
+        layer, kind = layer_of[np.int64(entries[i])], np.int64(kinds[i])
+        table[layer, kind, 0] += 1
+        table[layer, kind, 1] += hit[i]
+        table[layer, kind, 2] += first[i] and not hit[i]
+
+
+@kernel
 def depth_histogram(depths, kinds, counts):
     """Add to counts int64[3, n_entries + 1]: lookups per kind and depth. depths[N] unsigned; kinds uint8[N]."""
     for i in range(depths.size):
