@@ -18,7 +18,7 @@ from remoe_sim.sampling import distinct_experts, draw
 from remoe_sim.showing import Shown
 from remoe_sim.stamps import stamp
 from remoe_sim.timelines import Log, Reads, Steps, Times, check_overlap, log, run
-from remoe_sim.units import parse_bytes, parse_count, parse_number
+from remoe_sim.units import MOST_LANES, MOST_TOKENS, parse_bytes, parse_count, parse_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,9 +131,9 @@ def estimate(
         raise ValueError("hit rate and bytes per token both say what is missed; give one of them")
     number: dict[str, Any] = {
         "top_k": None if top_k is None else parse_count(top_k, "top-k"),
-        "batch": _positive(batch, "batch"),
-        "lanes": None if lanes is None else _positive(lanes, "lanes"),
-        "context": parse_count(context, "context"),
+        "batch": parse_count(batch, "batch", 1, MOST_TOKENS),
+        "lanes": None if lanes is None else parse_count(lanes, "lanes", 1, MOST_LANES),
+        "context": parse_count(context, "context", most=MOST_TOKENS),
     }
     measured = None if compute_ms is None else parse_number(compute_ms, "compute time in ms")
     hits = None if hit_rate is None else parse_number(hit_rate, "hit rate", 1)
@@ -166,7 +166,7 @@ def _estimate(
     miss_rate = 1.0 - hits if hits is not None else 1.0 if read is None else min(1.0, read / all_bytes)
     read_bytes = miss_rate * all_bytes if read is None else float(read)
     needed, missing = draw(len(model.moe_layers), lookups, miss_rate)
-    drawn = float((missing * np.array(model.expert_bytes)).sum()) / missing.shape[0] / batch
+    drawn = float((missing * np.array(model.expert_bytes, np.float64)).sum()) / missing.shape[0] / batch
     factor = read_bytes / drawn if drawn else 1.0  # so that exactly the bytes that were asked for are read
     costs = costs.with_reads_times(factor)
     count = needed.shape[0]
@@ -197,10 +197,3 @@ def _listed(given: Any) -> list[Any]:
     if isinstance(given, str):
         return [one.strip() for one in given.split(",")]
     return [given] if isinstance(given, (Path, Device)) else list(given)
-
-
-def _positive(given: int | str, what: str) -> int:
-    count = parse_count(given, what)
-    if not count:
-        raise ValueError(f"{what} 0 is not possible; give a whole number from 1")
-    return count
