@@ -18,7 +18,7 @@ from remoe_sim.sampling import distinct_experts, draw, drawable
 from remoe_sim.showing import Shown
 from remoe_sim.stamps import stamp
 from remoe_sim.timelines import Log, Reads, Steps, Times, check_overlap, log, run
-from remoe_sim.units import parse_bytes, parse_count, parse_number
+from remoe_sim.units import MOST_LANES, MOST_TOKENS, parse_bytes, parse_count, parse_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,9 +131,9 @@ def estimate(
         raise ValueError("hit rate and bytes per token both say what is missed; give one of them")
     number: dict[str, Any] = {
         "top_k": None if top_k is None else parse_count(top_k, "top-k"),
-        "batch": _positive(batch, "batch"),
-        "lanes": None if lanes is None else _positive(lanes, "lanes"),
-        "context": parse_count(context, "context"),
+        "batch": parse_count(batch, "batch", 1, MOST_TOKENS),
+        "lanes": None if lanes is None else parse_count(lanes, "lanes", 1, MOST_LANES),
+        "context": parse_count(context, "context", most=MOST_TOKENS),
     }
     measured = None if compute_ms is None else parse_number(compute_ms, "compute time in ms")
     hits = None if hit_rate is None else parse_number(hit_rate, "hit rate", 1)
@@ -169,7 +169,7 @@ def _estimate(
     drawn_rate = drawable(layers, lookups, miss_rate)
     share = miss_rate / drawn_rate if drawn_rate else 1.0  # of the steps have misses at that rate, the others none
     needed, missing = draw(layers, lookups, drawn_rate)
-    drawn = share * float((missing * sizes).sum()) / missing.shape[0] / batch
+    drawn = share * float((missing * sizes.astype(np.float64)).sum()) / missing.shape[0] / batch
     costs = costs.with_reads_times(read_bytes / drawn if drawn else 1.0)  # exactly what was asked for is read
     count = needed.shape[0]
     steps = Steps(np.full(count, batch), np.full(count, batch * context), np.full(count, batch), needed)
@@ -203,10 +203,3 @@ def _listed(given: Any) -> list[Any]:
     if isinstance(given, str):
         return [one.strip() for one in given.split(",")]
     return [given] if isinstance(given, (Path, Device)) else list(given)
-
-
-def _positive(given: int | str, what: str) -> int:
-    count = parse_count(given, what)
-    if not count:
-        raise ValueError(f"{what} 0 is not possible; give a whole number from 1")
-    return count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from remoe_sim.timing import Timed
 
 SCHEMA = "remoe-sim.prefetch.v1"
+
+
+def _bytes_of(counts: Longs, sizes: Sequence[int]) -> int:
+    """Experts of each layer times their sizes, in whole numbers of Python: guesses have no bound as lookups have."""
+    return sum(count * size for count, size in zip(counts.tolist(), sizes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class PrefetchCounts:
         def size(column: int, less: int | None = None) -> int | None:
             if weights is None:
                 return None
-            return int(((table[:, column] - (0 if less is None else table[:, less])) * weights).sum())
+            counts = table[:, column] - (0 if less is None else table[:, less])
+            return _bytes_of(counts, weights.tolist())
 
         return cls(
             tokens, count(columns.LOOKUPS), count(columns.HITS), count(columns.BY_PREFETCH), count(columns.NAMED),
@@ -143,7 +149,7 @@ class PrefetchResult:
         """The bytes of those experts."""
         if self.timed is None:
             return None
-        return int((self.timed.late_in_decode * self.timed.model.expert_bytes).sum())
+        return _bytes_of(self.timed.late_in_decode, self.timed.model.expert_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         bare: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from remoe_sim.preload import Preload
 from remoe_sim.settings import Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.split_report import Division, PolicySplit, SplitReport
 from remoe_sim.streams import Longs, select_tokens
-from remoe_sim.trace import Trace
+from remoe_sim.trace import MOST_IN_ALL, Trace
 from remoe_sim.trace_reader import read_trace
 
 COUNTED = [PREFILL, DECODE]
@@ -61,6 +61,7 @@ def split(
     needed_for = "minimising bytes" if minimise == "bytes" else "" if limit.budget is None else "a byte budget"
     trace = known_sizes(trace, expert_bytes, needed_for)
     limit = limit.without_reserve(trace, reserve)
+    total = _total(trace, limit)
     tokens = select_tokens(trace, phase, reset, settings.warmup)
     caches = Caches(trace, settings, tokens, Preload.of(trace, preload), training=Preload.of(trace, train))
     curves = list(layer_curves(caches, policies))
@@ -69,7 +70,7 @@ def split(
     return SplitReport(
         trace=describe(trace),
         settings={name: getattr(settings, name) for name in ("admission", "order", "reset", "phase", "warmup")},
-        capacity={"experts": _total(trace, limit)} if limit.budget is None else {"bytes": limit.budget},
+        capacity={"experts" if limit.budget is None else "bytes": total},
         minimise=minimise,
         layers=trace.layer_numbers,
         expert_bytes=trace.model.expert_bytes,
@@ -78,8 +79,14 @@ def split(
 
 
 def _total(trace: Trace, limit: Limit) -> int:
-    """The limit of all layers together, in bytes or experts."""
-    return limit.budget if limit.budget is not None else limit.in_all * trace.moe_layers
+    """The limit of all layers together, in bytes or experts; ValueError for one that no cache counts to."""
+    total = limit.budget if limit.budget is not None else limit.in_all * trace.moe_layers
+    if total > MOST_IN_ALL:
+        raise ValueError(
+            f"a cache of {limit.in_all} experts in each of {trace.moe_layers} MoE layers is more than {MOST_IN_ALL} in "
+            f"all; give at most {max(trace.model.experts)}, which is every expert"
+        )
+    return total
 
 
 def _shared(caches: Caches, policies: Sequence[Policy], limit: Limit) -> list[tuple[Longs, bool]]:

@@ -22,7 +22,7 @@ from remoe_sim.timelines import Counts, Log, Reads, Steps, Times, check_overlap,
 from remoe_sim.trace import PREFILL as PREFILL_PHASE
 from remoe_sim.trace import Trace
 from remoe_sim.trace_models import model_of_trace
-from remoe_sim.units import parse_count, parse_number
+from remoe_sim.units import MOST_LANES, MOST_TOKENS, parse_count, parse_number
 
 _QUANTS = r"(ud-)?(q\d_k_[sml]|q\d_k|q\d_[01]|iq\d_\w+?|mxfp4|nvfp4|bf16|fp16|fp8|int8)(?=$|\W)"
 
@@ -54,7 +54,7 @@ class DeviceRun:
         misses_from: str | None = None,
     ) -> DeviceRun:
         """From the arguments of a command; ValueError for what is not possible."""
-        lanes = None if lanes is None else parse_count(lanes, "lanes")
+        lanes = None if lanes is None else parse_count(lanes, "lanes", most=MOST_LANES)
         if lanes == 0:
             raise ValueError("lanes 0 are not possible; give a whole number from 1")
         return cls(
@@ -63,7 +63,7 @@ class DeviceRun:
             quant,
             check_overlap(overlap),
             lanes,
-            None if context is None else parse_count(context, "context"),
+            None if context is None else parse_count(context, "context", most=MOST_TOKENS),
             None if compute_ms is None else parse_number(compute_ms, "compute time in ms"),
             misses_from,
         )

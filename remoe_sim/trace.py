@@ -26,7 +26,8 @@ PREFILL, DECODE = 0, 1
 MOST_EXPERTS = 1 << 16
 MOST_TOP_K = 1 << 12
 MOST_LAYERS = 1 << 16
-MOST_BYTES = 1 << 40  # of an expert or the rest of a layer, so that sums of bytes stay exact
+MOST_BYTES = 1 << 40  # of an expert or the rest of a layer
+MOST_IN_ALL = 1 << 62  # bytes of all lookups and all experts, so that no sum of bytes is more than 64 bits hold
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,12 +171,24 @@ class Trace:
         for name in ("expert_bytes", "dense_bytes"):
             if max(getattr(self.model, name) or (0,)) > MOST_BYTES:
                 raise self.error(f"model.{name} holds a value above {MOST_BYTES}")
+        self._check_bytes()
         falling = np.flatnonzero(self.step[1:] < self.step[:-1])
         if falling.size:
             row = int(falling[0]) + 1
             raise self.error(
                 f"row {row}, column 'step': {self.step[row]} comes after {self.step[row - 1]}, but rows are in "
                 "execution order and steps never decrease; sort the rows by step"
+            )
+
+    def _check_bytes(self) -> None:
+        """Raise TraceError if bytes read, held or guessed could be more than 64 bits hold."""
+        model = self.model
+        per_layer = zip(model.experts, model.top_k, model.expert_bytes or (), strict=bool(model.expert_bytes))
+        if sum((self.tokens * k + experts) * size for experts, k, size in per_layer) > MOST_IN_ALL:
+            raise self.error(
+                f"with experts of up to {max(model.expert_bytes or ())} bytes, all lookups and experts are more than "
+                f"{MOST_IN_ALL} bytes, which cannot be counted; give the size of one expert in bytes, such as "
+                "--expert-bytes 3MiB"
             )
 
     def error(self, text: str) -> TraceError:

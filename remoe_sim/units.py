@@ -14,6 +14,8 @@ _LARGEST = 2**62
 _DIGITS = 30  # of a size in any unit; more than any that is possible
 _SHOWN = 60  # characters of what a user typed, in messages
 _MOST_IN_RANGE = 1_000_000
+MOST_TOKENS = 2**31 - 1  # of a context or a batch, the largest position of a trace
+MOST_LANES = 2**16
 
 
 def parse_bytes(text: str | int | float) -> int:
@@ -36,13 +38,15 @@ def parse_bytes(text: str | int | float) -> int:
     return size
 
 
-def parse_count(text: str | int, what: str, least: int = 0) -> int:
-    """A whole number ≥ `least` of at most 18 digits; ValueError otherwise, naming `what`."""
+def parse_count(text: str | int, what: str, least: int = 0, most: int | None = None) -> int:
+    """A whole number from `least` to `most`, or of at most 18 digits; ValueError otherwise, naming `what`."""
     text = _text(text)
     if re.fullmatch(r"\d{19,}", text):
         raise ValueError(f"{what} '{_short(text)}' is not possible; give a whole number of at most 18 digits")
     if not re.fullmatch(r"\d+", text) or int(text) < least:
         raise ValueError(f"{what} '{_short(text)}' is not possible; give a whole number that is {least} or more")
+    if most is not None and int(text) > most:
+        raise ValueError(f"{what} '{_short(text)}' is not possible; give a whole number from {least} to {most}")
     return int(text)
 
 
