@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from remoe_sim.bootstrapping import FEWEST, Differences
 from remoe_sim.showing import Shown
 from remoe_sim.stamps import stamp
+from remoe_sim.units import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +125,7 @@ class Comparison(Shown):
         one = self.verdict
         if one.a is None or one.b is None or one.difference is None:
             return "Cannot tell: a trace has no decode token that follows another, so there is no reuse to compare."
-        rates = f"{100 * one.b:.2f} % of {one.b_of:,.0f} in B and {100 * one.a:.2f} % of {one.a_of:,.0f} in A"
+        rates = f"{percent(one.b)} of {one.b_of:,.0f} in B and {percent(one.a)} of {one.a_of:,.0f} in A"
         if one.interval is None and one.p_value is not None:
             return (
                 f"Cannot tell: reuse is {rates}, and differs by the same in all requests, which has a probability of "

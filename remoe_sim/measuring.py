@@ -14,7 +14,7 @@ from remoe_sim.cuda_speed import ABSENT, CudaSpeed, measure_cuda
 from remoe_sim.device_cards import Device, make_device
 from remoe_sim.link_fitting import fit_link
 from remoe_sim.links import Link
-from remoe_sim.memory_speed import MemorySpeed, measure_memory, memory_bytes
+from remoe_sim.memory_speed import MemorySpeed, busy, measure_memory, memory_bytes
 from remoe_sim.showing import Shown
 from remoe_sim.stamps import stamp
 from remoe_sim.storage_reads import BLOCK, QUICK_SECONDS, SECONDS, StorageSpeed, measure_storage
@@ -86,18 +86,20 @@ def measure(
     """Measure memory, storage and, where torch with CUDA is present, a device.
 
     scratch: a folder on the storage to measure, where a file of scratch_bytes is written and removed again; quick:
-    small arrays and short runs, whose numbers are marked unverified; progress: called with what is being done.
+    few and short runs, whose numbers are marked unverified; progress: called with what is being done.
     `measure(…).device.to_toml("mine.toml")` writes the card. Raises ValueError for a folder that is missing or too
     full, and for a file too small to hold reads.
     """
     size = parse_bytes(scratch_bytes)
     seconds = QUICK_SECONDS if quick else SECONDS
+    load = busy()
     storage = measure_storage(Path(scratch), size, seconds, progress)
     progress("memory and products")
     memory, cuda = measure_memory(quick), measure_cuda(seconds, progress)
     link, errors = fit_link("storage", storage.reads, BLOCK)
     host, copy_errors = fit_link("host", cuda.copies, 1) if cuda and cuda.copies else (None, [])
-    notes = [sentence for sentence in (storage.refusal, None if cuda else ABSENT) if sentence]
+    unsure = None if memory.agreed else "runs over memory differ from one to the next; measure again when it is idle"
+    notes = [sentence for sentence in (load, unsure, storage.refusal, None if cuda else ABSENT) if sentence]
     when = f"{'quickly ' if quick else ''}on {datetime.date.today().isoformat()}"
     card = _Card(when, "unverified" if quick else "measured")
     content = card.device(memory, cuda)

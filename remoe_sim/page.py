@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remoe_sim.charts import Chart
+from remoe_sim.units import percent
 
 
 def base_name(path: str) -> str:
@@ -36,7 +37,7 @@ class Table:
             return self.missing
         if isinstance(value, str) or not form:
             return str(value)
-        return f"{100 * value:.2f} %" if form == "%" else format(value, form)
+        return percent(value) if form == "%" else format(value, form)
 
 
 @dataclass(frozen=True)

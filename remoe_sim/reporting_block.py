@@ -10,7 +10,7 @@ import numpy as np
 from remoe_sim.prefixes import Prefixes, routing_prefixes
 from remoe_sim.results import ReplayResult
 from remoe_sim.trace import DECODE, PREFILL, Trace
-from remoe_sim.units import format_bytes, plural
+from remoe_sim.units import format_bytes, percent, plural
 from remoe_sim.verdict_report import Verdict
 from remoe_sim.verdict_text import size_of
 
@@ -84,7 +84,7 @@ def _counting(verdict: Verdict) -> list[Fact]:
         ),
         (
             "first uses",
-            f"{best.cold_misses:,} lookups ({_share(best.cold_misses, best.lookups)})",
+            f"{best.cold_misses:,} lookups ({percent(best.cold_misses, best.lookups)})",
             "Cold misses: no cache avoids them. They are in the denominator.",
         ),
         (
@@ -133,7 +133,7 @@ def _workload(trace: Trace, prefixes: Prefixes) -> list[Fact]:
             f"{alike:,} of {plural(trace.requests, 'request')}, over {ALIKE} or more tokens",
             f"These begin with tokens that are routed as those of another request; the longest such beginning has "
             f"{plural(longest, 'token')}. {prefixes.repeated_tokens:,} of "
-            f"{trace.tokens:,} tokens ({_share(prefixes.repeated_tokens, trace.tokens)}) repeat a beginning that is "
+            f"{trace.tokens:,} tokens ({percent(prefixes.repeated_tokens, trace.tokens)}) repeat a beginning that is "
             "there already, the same experts at every layer, and make reuse look better than it is for new texts.",
         ),
         (
@@ -177,10 +177,6 @@ def _provenance(trace: Trace, sizes_of: str) -> list[Fact]:
 
 def _bytes(result: ReplayResult) -> str:
     return UNKNOWN if result.bytes_read_per_token is None else format_bytes(result.bytes_read_per_token)
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.2f} %" if whole else "none"
 
 
 def _span(values: Any) -> str:

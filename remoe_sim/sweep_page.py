@@ -9,7 +9,7 @@ from remoe_sim.card_doubts import of_rows
 from remoe_sim.charts import Chart, Series, line_chart
 from remoe_sim.page import Charts, Facts, Page, Section, Table, Text, base_name
 from remoe_sim.sweep_labels import told_apart
-from remoe_sim.units import plural
+from remoe_sim.units import percent, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ def _settings(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
             rows.append((name.replace("_", " "), ", ".join(map(str, values)), ""))
     for trace, of in frame.groupby("trace", sort=False):
         one = of.iloc[0]
-        reuse = "unknown" if one["reuse_rate"] is None else f"{100 * one['reuse_rate']:.2f} %"
+        reuse = "unknown" if one["reuse_rate"] is None else percent(one["reuse_rate"])
         rows.append((
             f"trace {trace}", f"{one['tokens']:,} tokens, {one['requests']:,} requests, "
             f"{one['moe_layers']} MoE layers, {one['experts']} experts",
@@ -122,7 +122,7 @@ def _charts(rows: pd.DataFrame) -> list[Chart]:
     x_name = "capacity_bytes" if known else "capacity"
     x_label = "MiB of experts held" if known else str(rows["capacity_unit"].iloc[0]).replace("_", " ")
     wanted = (
-        ("decode_hit_rate", "Decode hit rate", "share of lookups", 1.0, lambda y: f"{100 * y:.2f} %"),
+        ("decode_hit_rate", "Decode hit rate", "share of lookups", 1.0, percent),
         ("bytes_read_per_token", "Read per output token", "MiB per token", None, lambda y: f"{y:,.2f} MiB"),
         ("tpot_ms_mean", "Time per output token (modelled)", "ms", None, lambda y: f"{y:,.2f} ms"),
     )

@@ -21,7 +21,7 @@ from remoe_sim.times_page import TIMING, times_section
 from remoe_sim.timing import DeviceRun
 from remoe_sim.trace import Trace
 from remoe_sim.trace_format import content_hash
-from remoe_sim.units import plural
+from remoe_sim.units import percent, plural
 from remoe_sim.verdict_report import RULE, Verdict
 from remoe_sim.verdicts import verdict
 
@@ -176,7 +176,7 @@ def _hit_rates(frame: pd.DataFrame, found: Verdict, per_layer: bool) -> Chart:
     return line_chart(
         f"{'Decode hit' if column != 'hit_rate' else 'Hit'} rate against cache size", series,
         "MiB" if in_bytes else "experts per layer" if per_layer else "experts", "share of lookups",
-        shown=lambda y: f"{100 * y:.2f} %", top=1.0, mark=None if asked is None else asked / factor,
+        shown=percent, top=1.0, mark=None if asked is None else asked / factor,
         note="Dotted: the limit of the verdict." if asked is not None else "",
     )  # fmt: skip
 
@@ -220,13 +220,11 @@ def _bytes_chart(read: dict[str, list[tuple[float, float]]], tokens: int) -> Cha
 
 def _reuse_chart(facts: Info) -> Chart:
     tips = [
-        f"layer {one['layer']}: "
-        + ("none" if one["reuse_rate"] is None else f"{100 * one['reuse_rate']:.2f} %")
-        + f"\n{one['shared']:,} of {one['wanted']:,} slots"
+        f"layer {one['layer']}: " + percent(one["reuse_rate"]) + f"\n{one['shared']:,} of {one['wanted']:,} slots"
         for one in facts.layers
     ]
     values = [(str(one["layer"]), one["reuse_rate"]) for one in facts.layers]
-    overall = "none" if facts.reuse_rate is None else f"{100 * facts.reuse_rate:.2f} %"
+    overall = percent(facts.reuse_rate)
     return bar_chart("Reuse between adjacent tokens, by layer", values, "layer", "share of a token's experts", tips,
                      f"Overall {overall}.")  # fmt: skip
 
@@ -241,15 +239,11 @@ def _popularity(trace: Trace) -> Chart:
     keep = [int(one) for one in thinned(range(total.size))]
     values = [(str(i + 1), rate(int(total[i]), slots)) for i in keep]
     tips = [
-        f"rank {i + 1}: {_percent(int(total[i]), slots)} of slots\nranks 1 to {i + 1}: {_percent(int(seen[i]), slots)}"
+        f"rank {i + 1}: {percent(int(total[i]), slots)} of slots\nranks 1 to {i + 1}: {percent(int(seen[i]), slots)}"
         for i in keep
     ]
     return bar_chart("How unevenly experts are used", values, "rank of an expert in its layer", "share of slots", tips,
                      f"Of {slots:,} slots, prefill and decode.")  # fmt: skip
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.2f} %" if whole else "none"
 
 
 # --- how to make it again

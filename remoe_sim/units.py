@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _FACTORS = {
@@ -94,6 +95,28 @@ def format_bytes(size: float) -> str:
         if abs(size) >= factor:
             return f"{size / factor:,.1f} {unit}"
     return f"{size:,.0f} B"
+
+
+def decimal(number: float, decimals: int = 2) -> str:
+    """A number for people, `1,234.56`. What would be shown as 0 and is not gets two digits: `0.00013`."""
+    if 0 < abs(number) < 0.5 * 10.0**-decimals:
+        decimals = 1 - math.floor(math.log10(abs(number)))
+    return f"{number:,.{decimals}f}"
+
+
+def percent(part: float | None, whole: float = 1, decimals: int = 2) -> str:
+    """A share for people: `47.08 %`, or `none` for None and of nothing.
+
+    A share that is not 0 or 1 gets as many decimals as it takes to tell: `99.998 %`.
+    """
+    if part is None or not whole:
+        return "none"
+    share = part / whole
+    shown = f"{100 * share:.{decimals}f}"
+    while 0 < share < 1 and float(shown) in (0, 100):
+        decimals += 1
+        shown = f"{100 * share:.{decimals}f}"
+    return f"{shown} %"
 
 
 def plural(number: int, noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.units import format_bytes, plural
+from remoe_sim.units import format_bytes, percent, plural
 from remoe_sim.verdict_report import POLICY_SHARE
 
 if TYPE_CHECKING:
@@ -33,20 +33,12 @@ def size_of(verdict: Verdict) -> str:
     return f"{held} per layer" + (f" ({amount(cycle, 'limit')} in all)" if cycle["unit"] == "bytes" else "")
 
 
-def percent(part: float, whole: float) -> str:
-    """`12.3 %`; nothing is shown as 0 or 100 % that is not."""
-    shown = f"{100 * part / whole:.1f}"
-    if shown == "0.0" and part:
-        return "under 0.1 %"
-    return "over 99.9 %" if shown == "100.0" and part < whole else f"{shown} %"
-
-
 def _misses(verdict: Verdict) -> str:
     best, tried = verdict.best, len(verdict.online)
     which = f"the best of {tried} online policies, {best.policy}," if tried > 1 else f"{best.policy}"
     sentence = (
         f"Verdict: {verdict.verdict}. With {size_of(verdict)}, {which} misses {best.misses:,} of {best.lookups:,} "
-        f"lookups ({percent(best.misses, best.lookups)})"
+        f"lookups ({percent(best.misses, best.lookups, 1)})"
     )
     usual = next((one for one in verdict.online if one.policy == "lru"), best)
     if usual.misses > best.misses:
@@ -65,12 +57,12 @@ def _judgement(verdict: Verdict) -> str:
     best, capacity = verdict.best, verdict.best.capacity_misses
     if verdict.verdict == "fits":
         return (
-            f"Capacity misses are {percent(capacity, best.lookups)} of the lookups, so neither more memory nor a "
+            f"Capacity misses are {percent(capacity, best.lookups, 1)} of the lookups, so neither more memory nor a "
             "better policy would change much. What is left are first uses, which only loading ahead could hide."
         )
     foresight = (
         f"Belady, which knows the future, would avoid {verdict.avoidable:,} of the capacity misses "
-        f"({percent(verdict.avoidable, capacity)}) in the same cache"
+        f"({percent(verdict.avoidable, capacity, 1)}) in the same cache"
     )
     if verdict.verdict == "policy":
         return (
@@ -164,7 +156,7 @@ def _needed(verdict: Verdict) -> str:
         most = next(one["most"] for one in verdict.experts_needed if one["policy"] == verdict.best.policy)
         return (
             f"No cache hits 80 % of the decode lookups: even one that keeps every expert once it is used hits "
-            f"{100 * most:.1f} %."
+            f"{percent(most, decimals=1)}."
         )
     size = "" if best["bytes"] is None else f" ({format_bytes(best['bytes'])} in all)"
     return (

@@ -1,6 +1,7 @@
 """`verdict`: the rule by hand, every count against the oracle, who is a candidate, and real traces."""
 
 import json
+from pathlib import Path
 
 import hypothesis.strategies as st
 import naive
@@ -254,3 +255,20 @@ def test_where_global_lru_floods(qwen, budget, floods, hits):
     assert found.gap["misses"] is found.gap["admission"] is None
     assert found.gap["note"] == "Belady is no bound because experts differ in size"
     assert found.least_misses < found.belady.misses
+
+
+def test_the_readme_and_the_verdict_say_the_same_of_what_is_left():
+    """What Belady misses under mandatory admission is no bound for a cache that may be bypassed."""
+    sample, given = "sample:qwen-original", {"cache": 8, "policy": "lru,lfu"}
+    found = remoe_sim.verdict(sample, **given)
+    assert found.bounds["bypass"].misses < found.bounds["mandatory"].misses
+    readme = " ".join((Path(__file__).parents[1] / "README.md").read_text().split())
+    lru = next(one for one in found.online if one.policy == "lru")
+    assert f"LRU misses {lru.misses} times" in readme
+    assert f"could miss less than {found.bounds['mandatory'].misses} times" in readme
+    assert f"{lru.misses - found.bounds['mandatory'].misses} misses" in readme
+    assert "need more memory, smaller experts, prefetching or experts that need not enter the cache" in readme
+    assert "only be bought" not in readme
+    assert "entering the cache" in found.paragraph
+    report = remoe_sim.verdict(sample, **given, admission="bypass")
+    assert "forced admission" not in report.paragraph

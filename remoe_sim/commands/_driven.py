@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from remoe_sim.units import decimal
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
@@ -42,11 +44,6 @@ def driven_options(function: F) -> F:
     return function
 
 
-def percent(numerator: int, denominator: int) -> str:
-    """A share in words; nothing to divide by is `none`."""
-    return f"{100 * numerator / denominator:.2f} %" if denominator else "none"
-
-
 def sized(amount: float | None, factor: int) -> str:
     """An amount of bytes in units of `factor`."""
-    return "unknown" if amount is None else f"{amount / factor:,.1f}"
+    return "unknown" if amount is None else decimal(amount / factor, 1)

@@ -16,6 +16,7 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     schedule_options,
 )
+from remoe_sim.units import decimal, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -118,8 +119,8 @@ def _hits_table(report: BatchReport) -> Table:
             table.add_row(
                 "" if number else str(one.batch),
                 result.policy + ("*" if result.optimal else ""),
-                f"{100 * decode.hits / decode.lookups:.2f} %" if decode.lookups else "none",
+                percent(decode.hit_rate),
                 f"{decode.hits} / {decode.lookups}",
-                "unknown" if decode.bytes_read is None else "" if per_token is None else f"{per_token / factor:,.1f}",
+                "unknown" if decode.bytes_read is None else "" if per_token is None else decimal(per_token / factor, 1),
             )
     return table

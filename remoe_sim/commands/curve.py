@@ -16,6 +16,7 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     scheduled,
 )
+from remoe_sim.units import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +112,7 @@ def show(frame: pd.DataFrame) -> None:
     some = [wide.index[round(i * (len(wide) - 1) / 15)] for i in range(16)] if len(wide) > 16 else list(wide.index)
     for capacity in some:
         shown = format_bytes(capacity) if unit == "bytes" else str(capacity)
-        table.add_row(shown, *(f"{100 * hits / lookups:.2f} %" if lookups else "none" for hits in wide.loc[capacity]))
+        table.add_row(shown, *(percent(hits, lookups) for hits in wide.loc[capacity]))
     console = Console(highlight=False)
     console.print(table)
     console.print(f"hits / lookups, of {lookups:,} lookups", soft_wrap=True)

@@ -8,6 +8,7 @@ import click
 
 from remoe_sim.commands._device import LOGGED_STEPS, device_options, note_all, parts_table
 from remoe_sim.commands._options import print_json
+from remoe_sim.units import percent
 
 if TYPE_CHECKING:
     from remoe_sim.estimating import EstimateReport
@@ -68,8 +69,8 @@ def show(report: EstimateReport) -> None:
     )
     console.print(f"misses {' or '.join(ways)}", soft_wrap=True)
     console.print(
-        f"{100 * first.hit_rate:.1f} % of lookups hit, {format_bytes(first.bytes_per_token)} read per token in "
-        f"{first.model.quant or 'the sizes of the file'}"
+        f"{percent(first.hit_rate, decimals=1)} of lookups hit, {format_bytes(first.bytes_per_token)} read per token "
+        f"in {first.model.quant or 'the sizes of the file'}"
     )
     console.print()
     quants = {one.model.quant for one in report.results}

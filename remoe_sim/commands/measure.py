@@ -23,7 +23,7 @@ UNASKED = 2**30  # bytes that are written without a question
 @click.option("-o", "output", metavar="CARD", help="Write the device card to this TOML file.")
 @click.option("--scratch", default=".", show_default=True, metavar="DIR", help="Where to write; the storage measured.")
 @click.option("--scratch-bytes", default="1GiB", show_default=True, metavar="SIZE", help="Size of the scratch file.")
-@click.option("--quick", is_flag=True, help="Small and short; the numbers are marked unverified.")
+@click.option("--quick", is_flag=True, help="Few and short runs; the numbers are marked unverified.")
 @click.option("--yes", is_flag=True, help="Write more than 1 GiB without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.measure.v1).")
 def command(output: str | None, yes: bool, as_json: bool, **arguments: Any) -> None:
@@ -31,12 +31,12 @@ def command(output: str | None, yes: bool, as_json: bool, **arguments: Any) -> N
 
     Measures memory (triad and matrix-vector products), storage (random direct reads of a scratch file, which is removed
     again, at four sizes and up to eight at once) and, where torch with CUDA is present, the device and copies to it.
-    Takes half a minute. The fixed times per layer, expert and step are not measured but assumed.
+    Takes half a minute, on an idle machine: what runs beside makes it look slow. The fixed times per layer, expert and
+    step are not measured but assumed.
 
     \b
     Examples:
-      remoe-sim measure --quick --scratch-bytes 64MiB
-      remoe-sim measure -o mine.toml --quick --scratch-bytes 64MiB
+      remoe-sim measure -o mine.toml
     """
     import remoe_sim
     from remoe_sim.units import format_bytes, parse_bytes

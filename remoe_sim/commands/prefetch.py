@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._device import driven_device_options, note_all, parts_table
-from remoe_sim.commands._driven import driven_options, percent, sized
+from remoe_sim.commands._driven import driven_options, sized
 from remoe_sim.commands._options import (
     batch_options,
     fast_option,
@@ -20,6 +20,7 @@ from remoe_sim.commands._options import (
     scheduled,
     scope_option,
 )
+from remoe_sim.units import decimal, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -150,7 +151,7 @@ def _show_times(console: Console, report: PrefetchReport, timed: Timed) -> None:
             f"{rate:,.2f}" if rate else "",
             str(loaded),
             percent(result.late or 0, loaded),
-            f"{(result.late_bytes or 0) / 2**20 / tokens:,.2f}" if tokens else "",
+            decimal((result.late_bytes or 0) / 2**20 / tokens) if tokens else "",
         )
     if any(rows.values()):
         console.print(parts_table("modelled ms, decode", [(label, parts) for label, parts in rows.items() if parts]))

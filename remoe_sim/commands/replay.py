@@ -17,6 +17,7 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     scheduled,
 )
+from remoe_sim.units import decimal, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,13 +106,13 @@ def show(report: ReplayReport) -> None:
     belady = next((result for result in report if result.policy == "belady"), None)
     if belady is not None:
         console.print(
-            "\nbelady* is the offline optimum: no policy has fewer misses in all under these settings."
+            f"\nbelady* is the offline optimum: under admission {first.admission} no policy has fewer misses in all."
             if belady.optimal
             else "\nbelady is no bound here: entries differ in size, or warm-up lookups are left out.",
             soft_wrap=True,
         )
     if first.reuse_rate is not None:
-        console.print(f"Adjacent decode tokens share {100 * first.reuse_rate:.2f} % of their experts.")
+        console.print(f"Adjacent decode tokens share {percent(first.reuse_rate)} of their experts.")
 
 
 def held(capacity: dict[str, int]) -> str:
@@ -147,11 +148,11 @@ def _phase_table(report: ReplayReport, phase: str) -> Table:
         read = one.bytes_read
         table.add_row(
             _name(result),
-            f"{100 * one.hits / one.lookups:.2f} %",
+            percent(one.hit_rate),
             f"{one.hits} / {one.lookups}",
             "" if belady in (None, one) else f"{100 * (belady.hits - one.hits) / one.lookups:.2f} points",
-            "unknown" if read is None else f"{read / factor:,.1f}",
-            "unknown" if read is None else f"{read / token_factor / one.tokens:,.1f}" if one.tokens else "",
+            "unknown" if read is None else decimal(read / factor, 1),
+            "unknown" if read is None else decimal(read / token_factor / one.tokens, 1) if one.tokens else "",
         )
     return table
 
@@ -167,7 +168,7 @@ def _misses_table(report: ReplayReport) -> Table:
             str(result.cold_misses),
             str(result.capacity_misses),
             str(result.evictions),
-            "unknown" if peak is None else f"{peak / factor:,.1f}",
+            "unknown" if peak is None else decimal(peak / factor, 1),
         )
     return table
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import memory_option, note, print_json
+from remoe_sim.units import decimal, percent
 
 if TYPE_CHECKING:
     from remoe_sim.reroute_report import RerouteReport
@@ -92,17 +93,17 @@ def show(report: RerouteReport) -> None:
         per_token = one["bytes_read_per_token"]
         table.add_row(
             name,
-            "none" if one["hit_rate"] is None else f"{100 * one['hit_rate']:.2f} %",
+            percent(one["hit_rate"]),
             f"{one['hits']} / {one['lookups']}",
             str(one["misses"]),
-            "unknown" if one["bytes_read"] is None else "none" if per_token is None else f"{per_token / factor:,.1f}",
+            "unknown" if one["bytes_read"] is None else "none" if per_token is None else decimal(per_token / factor, 1),
         )
     console.print(table)
     if report.slots:
-        share = f"{100 * report.changed_slots / report.slots:.2f} %"
+        share = percent(report.changed_slots, report.slots)
         console.print(f"\nchanged slots: {share} ({report.changed_slots} / {report.slots})")
         console.print(
-            f"lost {lost['of']} of the chosen experts: mean {100 * lost['mean']:.2f} %, p95 {100 * lost['p95']:.2f} %\n"
+            f"lost {lost['of']} of the chosen experts: mean {percent(lost['mean'])}, p95 {percent(lost['p95'])}\n"
             f"(of {report.decisions} decisions)"
         )
     console.print(f"\n{report.warning[0].upper()}{report.warning[1:]}.")

@@ -17,6 +17,7 @@ from remoe_sim.commands._options import (
     setting_options,
 )
 from remoe_sim.commands.info import print_table
+from remoe_sim.units import decimal, percent
 
 if TYPE_CHECKING:
     from remoe_sim.split_report import Division, PolicySplit, SplitReport
@@ -111,9 +112,9 @@ def _show_policy(result: PolicySplit) -> None:
             name + "*" * (name == "shared" and result.shared_is_optimal),
             str(division.misses),
             "" if name == "equal" or not result.equal.misses else f"{100 * change / result.equal.misses:+.2f} %",
-            "none" if division.hit_rate is None else f"{100 * division.hit_rate:.2f} %",
+            percent(division.hit_rate),
             f"{division.hits} / {division.lookups}",
-            "unknown" if read is None else f"{read / factor:,.1f}",
+            "unknown" if read is None else decimal(read / factor, 1),
         )
     print_table(table)
     if result.shared_is_optimal:

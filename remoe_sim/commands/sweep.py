@@ -10,6 +10,7 @@ import click
 from remoe_sim.commands._device import note_all
 from remoe_sim.commands._options import fast_option, memory_option, note, print_json
 from remoe_sim.progress import stage
+from remoe_sim.units import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,7 +220,7 @@ def _cell(rows: pd.DataFrame, timed: bool) -> str:
     import pandas as pd
 
     hit_rate, tpot = rows.iloc[0][["decode_hit_rate", "tpot_ms_mean"]]
-    shown = "none" if pd.isna(hit_rate) else f"{100 * hit_rate:.2f} %"
+    shown = percent(None if pd.isna(hit_rate) else hit_rate)
     if timed:
         shown += "  none" if pd.isna(tpot) else f"  {tpot:,.1f} ms"
     return shown

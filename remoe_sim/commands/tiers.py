@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._device import driven_device_options, note_all, show_times
-from remoe_sim.commands._driven import driven_options, percent, sized
+from remoe_sim.commands._driven import driven_options, sized
 from remoe_sim.commands._options import (
     batch_options,
     fast_option,
@@ -17,6 +17,7 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     scheduled,
 )
+from remoe_sim.units import percent
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -19,6 +19,7 @@ from remoe_sim.commands._options import (
     setting_options,
 )
 from remoe_sim.commands.info import print_table
+from remoe_sim.units import decimal, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -125,9 +126,9 @@ def _policies(found: Verdict) -> Table:
             str(result.misses),
             str(result.capacity_misses),
             regret,
-            _rate(result.hit_rate),
-            _rate(result.decode.hit_rate),
-            "unknown" if result.bytes_read is None else "none" if per_token is None else f"{per_token / factor:,.1f}",
+            percent(result.hit_rate),
+            percent(result.decode.hit_rate),
+            "unknown" if result.bytes_read is None else "none" if per_token is None else decimal(per_token / factor, 1),
         )
 
     table.caption = f"hit rate: of {found.belady.lookups:,} lookups, decode: of {found.belady.decode.lookups:,}"
@@ -171,9 +172,5 @@ def _needed(found: Verdict) -> Table:
     table = _table("experts per layer to hit", *(f"{100 * share:.0f} %" for share in shares), "all experts hit")
     for one in found.experts_needed:
         needed = [target["experts_per_layer"] for target in one["targets"]]
-        table.add_row(one["policy"], *("never" if n is None else str(n) for n in needed), _rate(one["most"]))
+        table.add_row(one["policy"], *("never" if n is None else str(n) for n in needed), percent(one["most"]))
     return table
-
-
-def _rate(value: float | None) -> str:
-    return "none" if value is None else f"{100 * value:.2f} %"
