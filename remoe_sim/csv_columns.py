@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy.typing as npt
 
-from remoe_sim.arrow_lists import to_numpy
 from remoe_sim.errors import TraceError
 from remoe_sim.gate_weights import EXPECTED, wrong_weight
 from remoe_sim.import_source import Source
@@ -76,6 +75,8 @@ def read_csv(
     """
     import pyarrow as pa
     import pyarrow.csv as pc
+
+    from remoe_sim.arrow_lists import to_numpy
 
     types = {WHOLE: pa.int32(), TEXT: pa.dictionary(pa.int32(), pa.string())}
     types |= dict.fromkeys((WEIGHT, WEIGHT_OR_NAN), pa.float32())

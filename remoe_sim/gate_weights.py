@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.arrow_lists import Mask
-
 Weights = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_] | None
 EXPECTED = "a gate weight is a finite number, 0 or more"
 ORDERED = "slots are put in the order of their gate weights, the largest first, because the file has others"
 
