@@ -1,10 +1,8 @@
-"""Replay at one limit, entry sizes equal or not: what stays is chosen once for the whole group.
+"""Replay at one limit by keys that are places: unique, from 0 on, the smaller is kept, as Belady's next uses are.
 
-offsets int64[groups + 1] and entries[N] are the groups of one cache, epochs int64[n + 1] the group bounds between
-which it lives, sizes int64[n_entries] what each entry takes of the limit, weights int64[n_entries] its bytes. preload
-int32[m] are the entries that every epoch starts with, best first. Written: hit bool[N]; resting int64[groups], the
-bytes of the residents after each group; running int64[groups], those of the residents and the running group together:
-S' ∪ R under mandatory admission, S ∪ R under bypass.
+What may leave is a set of places, a bit for each, with a bit above every 64 that says whether any of them is set, and
+so on up to a single word: the largest place is found, added and removed in as many steps as there are levels (van Emde
+Boas, Kaas and Zijlstra, 1977, of whose tree this is the plain variant with words as nodes).
 """
 
 from __future__ import annotations
@@ -12,30 +10,44 @@ from __future__ import annotations
 import numpy as np
 
 from remoe_sim.compile import kernel
+from remoe_sim.kernels.borrowed import borrowed
+from remoe_sim.kernels.lists import at
+
+ONE = np.uint64(1)
+
+
+def place_replay(
+    offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running
+):
+    """Arguments, what is written and what is returned as in `limits.ordered_replay`; keys and preload_keys are below
+    N + n_entries, and no two entries have the same at a time."""
+    n = sizes.size
+    starts = _levels(keys.size + n)
+    return _replay(
+        offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running,
+        starts, np.zeros(starts[-1], np.uint64), np.empty(keys.size + n, np.uint16 if n <= 2**16 else np.int32),
+        np.empty(n, np.int64),
+        np.zeros(n, np.bool_), np.full(n, -1, np.int64),
+    )  # fmt: skip
 
 
 @kernel
-def ordered_replay(
-    offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running
-):
-    """Keep the smallest keys, members of the group before all others if `mandatory`; returns the evictions.
-
-    keys, preload_keys as in `stacks.ordered_depths`. Residents lie in a heap with the worst on top; an entry that
-    was used since it was pushed is recognised by its stale key and skipped.
-    """
+def _replay(
+    offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running,
+    starts, bits, owner, place, resident, member,
+):  # fmt: skip
+    """The arrays behind `running` are scratch; made outside, for each would take 0.1 s to compile."""
+    entries, keys, hit = borrowed(entries), borrowed(keys), borrowed(hit)
+    bits, starts = borrowed(bits), borrowed(starts)
     n = sizes.size
-    key = np.empty(n, keys.dtype)
-    resident = np.zeros(n, np.bool_)
-    member = np.full(n, -1, np.int64)
-    room = 4 * n + 16
-    heap_keys = np.empty(room, keys.dtype)
-    heap = np.empty(room, np.int64)
     evictions = 0
     for epoch in range(epochs.size - 1):
-        resident[:] = False
+        for entry in range(n):
+            if resident[entry]:
+                _remove(bits, starts, place[entry])
+                resident[entry] = False
         used = np.int64(0)
         held = np.int64(0)
-        pushed = 0
         for rank in range(preload.size):
             entry = np.int64(preload[rank])
             if used + sizes[entry] > limit:
@@ -43,100 +55,103 @@ def ordered_replay(
             used += sizes[entry]
             held += weights[entry]
             resident[entry] = True
-            key[entry] = preload_keys[epoch % preload_keys.shape[0], entry]
-            _push(heap, heap_keys, pushed, entry, key[entry])
-            pushed += 1
+            place[entry] = preload_keys[epoch % preload_keys.shape[0], entry]
+            owner[place[entry]] = entry
+            _add(bits, starts, place[entry])
         for group in range(epochs[epoch], epochs[epoch + 1]):
             begin, end = offsets[group], offsets[group + 1]
-            if pushed + 2 * (end - begin) > room:
-                pushed = _compact(heap, heap_keys, resident, key)
             for i in range(begin, end):
-                entry = np.int64(entries[i])
-                hit[i] = resident[entry]
-                key[entry] = keys[i]
+                entry = at(entries[at(i)])
+                hit[at(i)] = resident[entry]
                 member[entry] = group
-                if not resident[entry]:
+                if resident[entry]:
+                    _remove(bits, starts, place[entry])
+                else:
                     used += sizes[entry]
                     held += weights[entry]
                     resident[entry] = True
+                place[entry] = keys[at(i)]
+                owner[at(keys[at(i)])] = entry
             together = held  # S ∪ R
             compete = not mandatory  # whether members may leave
             if compete:
-                pushed = _push_group(heap, heap_keys, pushed, entries, keys, begin, end)
+                _add_group(bits, starts, keys, begin, end)
             while used > limit:
-                if pushed == 0:  # only members are left
+                if bits[bits.size - 1] == 0:  # only members are left
                     compete = True
-                    pushed = _push_group(heap, heap_keys, pushed, entries, keys, begin, end)
-                worst, worst_key = heap[0], heap_keys[0]
-                pushed -= 1
-                _pop(heap, heap_keys, pushed)
-                stale = not resident[worst] or key[worst] != worst_key
-                if stale or (member[worst] == group and not compete):
-                    continue
-                resident[worst] = False
-                used -= sizes[worst]
-                held -= weights[worst]
-                evictions += member[worst] != group
+                    _add_group(bits, starts, keys, begin, end)
+                worst = _largest(bits, starts)
+                _remove(bits, starts, worst)
+                entry = at(owner[at(worst)])
+                resident[entry] = False
+                used -= sizes[entry]
+                held -= weights[entry]
+                evictions += member[entry] != group
             outside = np.int64(0)  # bytes of the members that are not kept
-            for i in range(begin, end):
-                entry = np.int64(entries[i])
-                if not resident[entry]:
-                    outside += weights[entry]
-                    evictions += hit[i]
-            if not compete:
-                pushed = _push_group(heap, heap_keys, pushed, entries, keys, begin, end)
+            if compete:
+                for i in range(begin, end):
+                    entry = at(entries[at(i)])
+                    if not resident[entry]:
+                        outside += weights[entry]
+                        evictions += hit[at(i)]
+            else:
+                _add_group(bits, starts, keys, begin, end)
             resting[group] = held
             running[group] = held + outside if mandatory else together
     return evictions
 
 
-@kernel
-def _push_group(heap, heap_keys, size, entries, keys, begin, end):
+def _levels(size):
+    """Where each level of words begins, the lowest first, and where the last, a single word, ends."""
+    words = [-(-size // 64)]
+    while words[-1] > 1:
+        words.append(-(-words[-1] // 64))
+    return np.cumsum([0, *words])
+
+
+@kernel(inline=True)
+def _add(bits, starts, number):
+    for level in range(starts.size - 1):
+        word = at(starts[level] + (number >> 6))
+        before = bits[word]
+        bits[word] = before | (ONE << np.uint64(number & 63))
+        if before != 0:
+            break
+        number >>= 6
+
+
+@kernel(inline=True)
+def _add_group(bits, starts, keys, begin, end):
     for i in range(begin, end):
-        _push(heap, heap_keys, size, np.int64(entries[i]), keys[i])
-        size += 1
-    return size
+        _add(bits, starts, np.int64(keys[at(i)]))
 
 
-@kernel
-def _push(heap, heap_keys, at, entry, key):
-    """Add to a heap of size `at`; of equal keys the higher entry is the worse."""
-    while at > 0:
-        parent = (at - 1) >> 1
-        if heap_keys[parent] > key or (heap_keys[parent] == key and heap[parent] >= entry):
+@kernel(inline=True)
+def _remove(bits, starts, number):
+    for level in range(starts.size - 1):
+        word = at(starts[level] + (number >> 6))
+        bits[word] &= ~(ONE << np.uint64(number & 63))
+        if bits[word] != 0:
             break
-        heap[at], heap_keys[at] = heap[parent], heap_keys[parent]
-        at = parent
-    heap[at], heap_keys[at] = entry, key
+        number >>= 6
 
 
-@kernel
-def _pop(heap, heap_keys, size):
-    """Remove the top; `size` is what remains. The last element sinks from the top."""
-    entry, key = heap[size], heap_keys[size]
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        right = child + 1
-        if right < size and (
-            heap_keys[right] > heap_keys[child] or (heap_keys[right] == heap_keys[child] and heap[right] > heap[child])
-        ):
-            child = right
-        if key > heap_keys[child] or (key == heap_keys[child] and entry >= heap[child]):
-            break
-        heap[at], heap_keys[at] = heap[child], heap_keys[child]
-        at = child
-    heap[at], heap_keys[at] = entry, key
+@kernel(inline=True)
+def _largest(bits, starts):
+    """The largest number in the set, which is not empty."""
+    number = np.int64(0)
+    for level in range(starts.size - 2, -1, -1):
+        number = (number << 6) + _highest(bits[at(starts[level] + number)])
+    return number
 
 
-@kernel
-def _compact(heap, heap_keys, resident, key):
-    """Rebuild the heap from the residents, without what went stale."""
-    size = 0
-    for entry in range(resident.size):
-        if resident[entry]:
-            _push(heap, heap_keys, size, entry, key[entry])
-            size += 1
-    return size
+@kernel(inline=True)
+def _highest(word):
+    """The number of the highest bit that is set."""
+    number = np.int64(0)
+    for step in (32, 16, 8, 4, 2, 1):
+        above = word >> np.uint64(step)
+        if above != 0:
+            word = above
+            number += step
+    return number
