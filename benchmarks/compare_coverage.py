@@ -2,7 +2,7 @@
 
     python benchmarks/compare_coverage.py [--repetitions 4000] [--quick] [--output results/compare_coverage.json]
 
-Experiments are drawn and given to `remoe_sim.bootstrapping.differences`, which `compare` takes its intervals from.
+Experiments are drawn and given to `remoe_sim.studies.bootstrap.differences`, which `compare` takes its intervals from.
 A request has a length (equal, or lognormal with σ = 1) and a rate of its own, and of each of its lookups it is drawn
 whether it is a reuse. The truth is known: the difference of the two ratios over all requests that there could be.
 
@@ -28,7 +28,7 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import beta
 
-from remoe_sim.bootstrapping import Ratios, differences
+from remoe_sim.studies.bootstrap import Ratios, differences
 
 REQUESTS = (4, 6, 10, 20, 50, 200)
 DESIGNS = (

@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 import remoe_sim
-from remoe_sim.bootstrapping import Differences, Ratios, differences
-from remoe_sim.metrics import adjacent_reuse, previous_rows
-from remoe_sim.request_sums import Requests, adjacent_sums
+from remoe_sim.studies.bootstrap import Differences, Ratios, differences
+from remoe_sim.studies.compare import Requests, adjacent_sums
+from remoe_sim.trace.metrics import adjacent_reuse, previous_rows
 
 TRACES = Path(os.environ.get("REMOE_SIM_TRACES") or Path(__file__).resolve().parents[2] / "shared" / "traces")
 ALPHA, RESAMPLES = 0.05, 1999  # those of `compare`

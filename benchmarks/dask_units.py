@@ -45,9 +45,9 @@ def make(path: Path, tokens: int, layers: int) -> None:
 
 def unit_of(path: Path, kind: str) -> Any:
     """The first unit of its kind: one layer at all capacities, one limit of fifo, or the whole trace at one limit."""
-    from remoe_sim.sweep_axes import axes_of
-    from remoe_sim.sweep_cells import Subject, passes_of
-    from remoe_sim.sweep_units import Cut, ReuseUnit, units_of
+    from remoe_sim.studies.sweep.axes import axes_of
+    from remoe_sim.studies.sweep.cells import Subject, passes_of
+    from remoe_sim.studies.sweep.units import Cut, ReuseUnit, units_of
 
     policy, _, how = kind.partition(" ")
     device = "rtx-4090" if how == "timed" else None
@@ -67,18 +67,19 @@ def peak_mib() -> int:
 
 def run(payload: Path) -> dict[str, Any]:
     """One unit, as a worker runs it that has not seen its trace."""
-    from remoe_sim import sweep_worker, trace_reader
+    from remoe_sim.studies.sweep import worker
+    from remoe_sim.trace import reader
 
-    trace_reader.RESIDENT_BYTES = 0  # as if it were a large one
-    unit, wanted = pickle.loads(payload.read_bytes()), sweep_worker.fingerprint()
+    reader.RESIDENT_BYTES = 0  # as if it were a large one
+    unit, wanted = pickle.loads(payload.read_bytes()), worker.fingerprint()
     before = peak_mib()
     start = time.process_time()
-    sweep_worker._OPEN.get(unit.subject, unit.batch)
+    worker._OPEN.get(unit.subject, unit.batch)
     opened = time.process_time()
-    found = sweep_worker.work(payload.read_bytes(), wanted)
+    found = worker.work(payload.read_bytes(), wanted)
     assert not isinstance(found, str), found
     warm = time.process_time()
-    sweep_worker.work(payload.read_bytes(), wanted)
+    worker.work(payload.read_bytes(), wanted)
     ended = time.process_time()
     return {
         "open_s": opened - start, "first_unit_s": warm - opened, "unit_s": ended - warm, "peak_MiB": peak_mib(),
@@ -105,7 +106,7 @@ def per_task(tasks: int, payload: bytes) -> dict[str, float]:
     """Milliseconds of client and scheduler for a task that does nothing, and what it takes to connect."""
     from distributed import LocalCluster, as_completed
 
-    from remoe_sim.sweep_cluster import connected
+    from remoe_sim.studies.sweep.cluster import connected
 
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
         start = time.process_time()
@@ -151,7 +152,7 @@ def main() -> None:
     if given.unit:
         print(json.dumps(run(given.unit)))
         return
-    from remoe_sim.sweep_cluster import _alone
+    from remoe_sim.studies.sweep.cluster import _alone
 
     tokens = int(given.tokens)
     with tempfile.TemporaryDirectory() as folder:

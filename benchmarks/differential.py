@@ -30,8 +30,8 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 
 import remoe_sim
-from remoe_sim.sweep_worker import fingerprint
-from remoe_sim.threads import one_thread
+from remoe_sim.studies.sweep.worker import fingerprint
+from remoe_sim.util.threads import one_thread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from differential_kinds import KINDS, Kind

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 
 import remoe_sim
-from remoe_sim.calibrating import fit_devices, predict_ms
-from remoe_sim.cards import Fact
-from remoe_sim.device_cards import Device
-from remoe_sim.measurements import LeftOut, Run, read_runs
+from remoe_sim.devices.calibrate import fit_devices, predict_ms
+from remoe_sim.devices.device import Device
+from remoe_sim.devices.measured_runs import LeftOut, Run, read_runs
+from remoe_sim.util.cards import Fact
 
 HERE = Path(__file__).parent
 KEYS = ("blind_error", "given_error", "blind_in_sample_error", "given_in_sample_error")

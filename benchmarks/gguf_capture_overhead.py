@@ -19,8 +19,8 @@ from typing import Any
 
 import llama_cpp
 
-from remoe_sim.capture.llama_models import loaded
-from remoe_sim.capture.routing_tensors import RoutingTensors
+from remoe_sim.capture.llama import loaded
+from remoe_sim.capture.llama_tensors import RoutingTensors
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from tiny_gguf import save_tiny_gguf

@@ -23,8 +23,8 @@ from typing import Any
 
 import remoe_sim
 from remoe_sim.policy import Rules
-from remoe_sim.registry import find_policy
-from remoe_sim.streams import global_stream, select_tokens
+from remoe_sim.policy.find import find_policy
+from remoe_sim.trace.accesses import global_stream, select_tokens
 
 LAYERS, EXPERTS, TOP_K = 60, 384, 8
 SIZES = [20_000_000 + 3_000_000 * (layer % 3) for layer in range(LAYERS)]

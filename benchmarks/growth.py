@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 import remoe_sim
-from remoe_sim.threads import one_thread
-from remoe_sim.trace_parts import joined
+from remoe_sim.trace.sources import joined
+from remoe_sim.util.threads import one_thread
 
 BLOCK = 2**16
 USUAL = {"tokens": BLOCK, "layers": 4, "experts": 64, "top_k": 6, "capacities": 0, "threads": 1}  # 0: every capacity

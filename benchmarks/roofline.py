@@ -26,13 +26,13 @@ import numpy as np
 from numba import njit
 
 import remoe_sim
-from remoe_sim import lane_curves
-from remoe_sim.caches import Caches
+from remoe_sim.cache import curve
+from remoe_sim.cache.caches import Caches
+from remoe_sim.cache.settings import Settings
 from remoe_sim.kernels import lanes
 from remoe_sim.policy import Rules
-from remoe_sim.registry import find_policy
-from remoe_sim.settings import Settings
-from remoe_sim.streams import global_stream, layer_stream, select_tokens
+from remoe_sim.policy.find import find_policy
+from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
 
 LAYERS, EXPERTS, TOP_K, TOKENS = 16, 64, 6, 10_000
 TOLERANCE = 1.6
@@ -67,8 +67,8 @@ def calls() -> tuple[int, dict[str, tuple[Callable[[], object], float, float | N
     return ids.size, {
         "reference": (lambda: copy_and_compare(ids, other, target), 6, 1),
         "lru, all capacities": (lambda: lru.count(streams, [rules] * LAYERS, tables), 3, EXPERTS * (2 + 1 / TOP_K)),
-        "lfu, all capacities": (lambda: lane_curves.lane_curves(lfu, caches, streams), 22, sinking),
-        "belady, all capacities": (lambda: lane_curves.lane_curves(belady, caches, streams), 22, sinking),
+        "lfu, all capacities": (lambda: curve.lane_curves(lfu, caches, streams), 22, sinking),
+        "belady, all capacities": (lambda: curve.lane_curves(belady, caches, streams), 22, sinking),
         "belady, one capacity": (lambda: [belady.replay(one, 16, rules) for one in streams], 80, None),
         "fifo, one capacity": (lambda: [fifo.replay(one, 16, rules) for one in streams], 20, None),
         "lru, all byte budgets": (lambda: lru.needed_bytes(whole, rules), 12, 4 * np.log2(2 * LAYERS * EXPERTS)),

@@ -70,7 +70,7 @@ def plain_read(path: Path) -> None:
     """What the Parquet library takes for the columns that a curve reads: what tokens are, and the experts of layers."""
     import pyarrow.parquet as pq
 
-    from remoe_sim.threads import map_layers
+    from remoe_sim.util.threads import map_layers
 
     names = [name for name in pq.read_schema(path).names if not name.startswith("weights_")]
 

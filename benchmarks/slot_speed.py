@@ -28,8 +28,8 @@ import numpy as np
 from agreement import ACCESS, LEAST, TABLE, TWINS, next_uses, synthetic
 
 from remoe_sim.policy import Rules, Stream
-from remoe_sim.registry import find_policy
-from remoe_sim.streams import global_stream, layer_stream, select_tokens
+from remoe_sim.policy.find import find_policy
+from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
 
 TARGET = 1.5  # times their throughput
 LAYER = ("fifo", "lfu-forget", "sieve", "arc", "slru", "2q", "s3fifo")

@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 import remoe_sim
-from remoe_sim.timelines import OVERLAPS, Reads, Steps, run
+from remoe_sim.devices.timeline import OVERLAPS, Reads, Steps, run
 
 RUNS, LEAST_PAIRS = 15, 200_000
 

@@ -8,7 +8,7 @@ by the size of the expert that returned times the ratio of the ghost lists.
 from __future__ import annotations
 
 from remoe_sim.kernels.lists import clear, oldest, oldest_outside, push_front, remove
-from remoe_sim.kernels.reals import real, set_real
+from remoe_sim.kernels.state import real, set_real
 from remoe_sim.policy import CompiledSlotPolicy
 
 _CACHE, _GHOSTS, _PLACE, _HELD, _REAL = 1, 3, 5, 6, 8  # two rows of lists each; where; what the lists hold; reals

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.policy import Longs, Outcome, Ranks, Rules, StackPolicy, Stream
-from remoe_sim.resuming import NEVER, OrderedParts, Part
+from remoe_sim.policy.outcome import Part
+from remoe_sim.policy.stack import NEVER, OrderedParts
 
 
 class Belady(StackPolicy):
@@ -24,7 +25,7 @@ class Belady(StackPolicy):
         return self._uses(stream, np.zeros((0, 0), np.int64), np.int64)
 
     def ranks(self, stream: Stream) -> Ranks | None:
-        from remoe_sim.kernels.ranks import MOST, next_ranks
+        from remoe_sim.kernels.keys import MOST, next_ranks
 
         if (stream.steps.size + 1) * stream.n_entries >= MOST:
             return None
@@ -43,7 +44,7 @@ class Belady(StackPolicy):
         return _next_uses(stream, 0, lookups, lookups + np.arange(stream.n_entries), first, dtype)
 
     def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        from remoe_sim.kernels.places import place_replay
+        from remoe_sim.kernels.limits import place_replay
 
         narrow = np.uint32 if stream.entries.size + stream.n_entries < 2**32 else np.int64
         keys = self._uses(stream, np.zeros((0, 0), np.int64), narrow)

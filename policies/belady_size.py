@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from remoe_sim.policies.belady import Belady
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.limits import _pop, _push
 from remoe_sim.policy import Outcome, Rules, Stream
 

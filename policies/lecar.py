@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import math
 
-from remoe_sim.kernels.draws import RANGE, draw, first_state
 from remoe_sim.kernels.frequencies import ROWS, add_counted, clear_counts, count_of, count_use, drop_counted
 from remoe_sim.kernels.lists import clear, has_several, oldest, oldest_outside, push_front, remove
-from remoe_sim.kernels.reals import real, set_real
+from remoe_sim.kernels.state import RANGE, draw, first_state, real, set_real
 from remoe_sim.policy import CompiledSlotPolicy
 
 _RECENCY, _HISTORY, _PLACE, _WHEN, _USES, _REAL = 1, 3, 5, 6, 7, 8

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from remoe_sim.policy import Longs, Outcome, Ranks, Rules, StackPolicy, Stream
-from remoe_sim.resuming import OrderedParts, Part
+from remoe_sim.policy.outcome import Part
+from remoe_sim.policy.stack import OrderedParts
 
 
 class Lfu(StackPolicy):
@@ -19,7 +20,7 @@ class Lfu(StackPolicy):
         return _keys(stream, count, 1, stream.entries.size + 1)
 
     def ranks(self, stream: Stream) -> Ranks | None:
-        from remoe_sim.kernels.ranks import MOST, count_ranks
+        from remoe_sim.kernels.keys import MOST, count_ranks
 
         if stream.entries.size >= MOST:
             return None
@@ -59,7 +60,7 @@ class Uses(OrderedParts):
 
 def _keys(stream: Stream, count: Longs, first: int, spread: int) -> Longs:
     """Of equal counts the more recent stays; the first lookup is number `first`, and numbers are below `spread`."""
-    from remoe_sim.kernels.history import use_counts
+    from remoe_sim.kernels.keys import use_counts
 
     counts = np.empty(stream.entries.size, np.int64)
     use_counts(stream.offsets, stream.entries, stream.epochs, count, counts)

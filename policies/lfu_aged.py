@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.policy import StackPolicy, Stream
 
 UNIT = 2.0**20  # scores are compared to this part of a doubling, so that rounding cannot part what is equal

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.policy import Depths, Longs, Outcome, Rules, StackPolicy, Stream, empty_outcome
-from remoe_sim.resuming import Part
+from remoe_sim.policy.outcome import Part
 
 
 class Recency:
@@ -94,7 +94,7 @@ class Lru(StackPolicy):
         return Outcome(hit, evictions, resting, running)
 
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs:
-        from remoe_sim.kernels.recency_bytes import recency_bytes
+        from remoe_sim.kernels.recency import recency_bytes
 
         needed = np.empty(stream.entries.size, np.int64)
         recency_bytes(stream.offsets, stream.entries, stream.epochs, rules.preload, stream.sizes, needed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.policy import StackPolicy, Stream
 
 

@@ -6,7 +6,7 @@ can be repeated exactly.
 
 from __future__ import annotations
 
-from remoe_sim.kernels.draws import RANGE, draw, first_state
+from remoe_sim.kernels.state import RANGE, draw, first_state
 from remoe_sim.policy import CompiledSlotPolicy
 
 _RESIDENTS = 1  # by place; in the extra columns how many there are, and where the random sequence is

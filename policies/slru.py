@@ -15,7 +15,7 @@ share of its own. The last of the probationary segment is evicted first. The pap
 
 from __future__ import annotations
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.segments import (
     ROWS,
     clear_segments,

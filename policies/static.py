@@ -31,7 +31,7 @@ class StaticSet(StackPolicy):
 
     def needed_bytes(self, stream: Stream, rules: Rules) -> Longs:
         """Exact for unequal sizes too: what fits is a beginning of one list at every limit."""
-        from remoe_sim.kernels.recency_bytes import ABSENT
+        from remoe_sim.kernels.recency import ABSENT
 
         return _needed(stream, *self._takes(stream, rules, stream.sizes, int(ABSENT)))
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.compile import kernel
 from remoe_sim.kernels import segments, sketches
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.lists import clear, oldest, oldest_outside, push_front, remove
 from remoe_sim.kernels.segments import (
     clear_segments,

@@ -55,7 +55,7 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
-            from remoe_sim.errors import unknown
+            from remoe_sim.util.errors import unknown
 
             raise click.UsageError(str(unknown("command", args[0], self.list_commands(ctx))))
         return super().resolve_command(ctx, args)
@@ -93,7 +93,7 @@ def run() -> None:
             signal.signal(ending, _end)
     try:
         if any(name.startswith("NUMBA_") for name in os.environ):
-            from remoe_sim.exhaustion import check_compiler_settings
+            from remoe_sim.util.errors import check_compiler_settings
 
             check_compiler_settings()
         with shown():
@@ -113,7 +113,7 @@ def run() -> None:
     except (ValueError, OSError) as error:
         _stop(_in_words(error), 2)
     except (MemoryError, OverflowError, RuntimeError) as error:
-        from remoe_sim.exhaustion import in_words
+        from remoe_sim.util.errors import in_words
 
         sentence = in_words(error)
         if sentence is None:
@@ -137,7 +137,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _stop(sentence: str, code: int) -> None:
-    from remoe_sim.errors import one_line
+    from remoe_sim.util.errors import one_line
 
     if _TRACEBACK.get() and sys.exc_info()[1] is not None:
         traceback.print_exc()

@@ -10,8 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.showing import Shown
-from remoe_sim.stamps import stamp
+from remoe_sim.util.display import Shown, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,12 +103,12 @@ def doctor() -> Checkup:
 
     It answers where packages are missing, too. Raises ValueError where remoe-sim is not installed as a package.
     """
-    import remoe_sim
+    from remoe_sim.util.version import __version__
 
     packages, extras = _requirements()
     return Checkup(
-        version=remoe_sim.__version__,
-        location=str(Path(remoe_sim.__file__).parent),
+        version=__version__,
+        location=str(Path(__file__).parent),
         python=platform.python_version(),
         executable=sys.executable,
         system=platform.platform(),
@@ -123,10 +122,10 @@ def doctor() -> Checkup:
 
 def versions_in_words() -> str:
     """`remoe-sim 0.1.0, Python 3.11.7, numba 0.68.1, …`: what a result may depend on."""
-    import remoe_sim
+    from remoe_sim.util.version import __version__
 
     packages = "".join(f", {one.name} {one.version or 'unknown'}" for one in _requirements()[0])
-    return f"remoe-sim {remoe_sim.__version__}, Python {platform.python_version()}{packages}"
+    return f"remoe-sim {__version__}, Python {platform.python_version()}{packages}"
 
 
 def _requirements() -> tuple[tuple[Package, ...], tuple[Extra, ...]]:
@@ -158,7 +157,7 @@ def _package(wanted: Any) -> Package:
 
 def _kernel_cache() -> KernelCache:
     try:
-        from remoe_sim.compile import cache_directory
+        from remoe_sim.kernels.compile import cache_directory
     except ImportError:  # no compiler: said beside the packages
         return KernelCache(None, 0, 0)
     directory = cache_directory()

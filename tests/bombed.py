@@ -11,7 +11,7 @@ from pathlib import Path
 import bombs
 
 import remoe_sim
-from remoe_sim.units import parse_range
+from remoe_sim.util.units import parse_range
 
 MOST = 2**30
 

@@ -15,8 +15,8 @@ from foreign_files import b64, flame_moe, flat_imp, gpt_oss, moelens, sglang_rec
 from torch_writing import tensor, torch_save
 
 import remoe_sim
-from remoe_sim.parquet_footers import fields
-from remoe_sim.trace_format import CHECK_KEY, KEY, checksum
+from remoe_sim.formats.parquet_footer import fields
+from remoe_sim.trace.schema import CHECK_KEY, KEY, checksum
 
 MANY = 300 * 2**20
 CSV = b"request,position,phase,layer,expert\n"

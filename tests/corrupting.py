@@ -3,10 +3,11 @@
 import numpy as np
 
 import remoe_sim
-from remoe_sim import Decisions, InMemory, Model, Trace, TraceError, trace_reader, trace_writer
-from remoe_sim.parquet_footers import fields, number
-from remoe_sim.trace_format import CHECK_KEY, KEY
-from remoe_sim.trace_parts import parts_of
+from remoe_sim import Decisions, InMemory, Model, Trace, TraceError
+from remoe_sim.formats.parquet_footer import fields, number
+from remoe_sim.trace import reader, writer
+from remoe_sim.trace.schema import CHECK_KEY, KEY
+from remoe_sim.trace.sources import parts_of
 
 ROWS, GROUP = 200, 64
 HOW = ("bit", "byte", "zeros", "ones", "noise", "swap", "cut", "lost")
@@ -51,12 +52,12 @@ def whole_trace(rows=ROWS, seed=0):
 
 def written(trace, path):
     """The bytes of the trace as a file of several row groups."""
-    before = trace_writer.block_rows
-    trace_writer.block_rows = lambda _: GROUP
+    before = writer.block_rows
+    writer.block_rows = lambda _: GROUP
     try:
         remoe_sim.write_trace(trace, path)
     finally:
-        trace_writer.block_rows = before
+        writer.block_rows = before
     return path.read_bytes()
 
 
@@ -192,11 +193,11 @@ class Reading:
 
     def outcome(self, data, way):
         """`refused`, `identical`, `silent`, or what else happened."""
-        before = trace_reader.RESIDENT_BYTES, trace_reader.PART_ROWS
+        before = reader.RESIDENT_BYTES, reader.PART_ROWS
         if way != "whole":
-            trace_reader.RESIDENT_BYTES = -1
+            reader.RESIDENT_BYTES = -1
         if way == "in parts":
-            trace_reader.PART_ROWS = 16
+            reader.PART_ROWS = 16
         try:
             return "identical" if self._read(data, way) == self.expected else "silent"
         except TraceError as error:
@@ -204,7 +205,7 @@ class Reading:
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         finally:
-            trace_reader.RESIDENT_BYTES, trace_reader.PART_ROWS = before
+            reader.RESIDENT_BYTES, reader.PART_ROWS = before
 
     def _read(self, data, way):
         if way == "remote":

@@ -1,4 +1,4 @@
-"""Slow twin of `remoe_sim.kernels.drawing`: lists, exact fractions, and the rule written down as it is said."""
+"""Slow twin of `remoe_sim.kernels.synthesis`: lists, exact fractions, and the rule written down as it is said."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""The slow and obvious replay with prefetching, written from the semantics in `remoe_sim.prefetching`."""
+"""The slow and obvious replay with prefetching, written from the semantics in `remoe_sim.studies.prefetch`."""
 
 from collections import Counter
 from itertools import pairwise

@@ -1,7 +1,7 @@
 """The slow and obvious replay through two tiers above storage: everything at once, one group after the other.
 
-Written from the semantics in `remoe_sim.tiering`. Unlike there, device and host take turns at every group here, and a
-key is asked for when it is needed. Only what a host policy may know of the future comes from a first run.
+Written from the semantics in `remoe_sim.studies.tiers`. Unlike there, device and host take turns at every group here,
+and a key is asked for when it is needed. Only what a host policy may know of the future comes from a first run.
 """
 
 from dataclasses import dataclass, replace

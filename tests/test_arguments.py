@@ -8,7 +8,7 @@ from naive import DECODE, Row
 from strategies import Shape, trace_of
 
 import remoe_sim
-import remoe_sim.engine  # loads the kernels, so that no test sees the message that they are being compiled
+import remoe_sim.cache.replay  # loads the kernels, so that no test sees the message that they are being compiled
 from remoe_sim import cli
 
 ROWS = [Row(0, i, i, DECODE, [[i, 3], [0]]) for i in range(3)]

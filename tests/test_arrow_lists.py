@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from remoe_sim.arrow_lists import from_arrow, to_arrow
+from remoe_sim.trace.arrow import from_arrow, to_arrow
 
 IDS = np.arange(24, dtype=np.uint16).reshape(8, 3)
 

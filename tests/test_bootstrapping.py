@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 from strategies import examples
 
-from remoe_sim.bootstrapping import Ratios, differences
-from remoe_sim.comparison import Difference, adjusted
+from remoe_sim.studies.bootstrap import Ratios, differences
+from remoe_sim.studies.compare_result import Difference, adjusted
 
 
 def slow(a, b, paired):
@@ -223,7 +223,7 @@ def test_what_cannot_be_told():
 
 
 def test_many_requests_are_drawn_in_blocks(monkeypatch):
-    import remoe_sim.bootstrapping as module
+    from remoe_sim.studies import bootstrap as module
 
     rng = np.random.default_rng(0)
     a, b = drawn(rng, 50, 0.4), drawn(rng, 40, 0.4)

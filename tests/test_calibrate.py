@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 import remoe_sim
-from remoe_sim.calibrating import FITTABLE, fit_devices, predict_ms
-from remoe_sim.cards import Fact
 from remoe_sim.cli import main
-from remoe_sim.measurements import Run, model_card_of, quant_of, read_runs
+from remoe_sim.devices.calibrate import FITTABLE, fit_devices, predict_ms
+from remoe_sim.devices.measured_runs import Run, model_card_of, quant_of, read_runs
+from remoe_sim.util.cards import Fact
 
 MODEL = "olmoe-1b-7b"
 

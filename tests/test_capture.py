@@ -6,7 +6,7 @@ import pytest
 
 import remoe_sim
 from remoe_sim import cli
-from remoe_sim.capture.prompts import Prompt, read_prompts
+from remoe_sim.capture.inputs import Prompt, read_prompts
 
 
 def written(tmp_path, name, text):

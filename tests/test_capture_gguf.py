@@ -15,9 +15,9 @@ from tiny_gguf import BLANK, EXPERTS, FAMILIES, HEADS, TOP_K, WORDS, save_tiny_g
 
 import remoe_sim
 from remoe_sim import cli
-from remoe_sim.capture import gguf_running, llama_models, routing_tensors, run
-from remoe_sim.capture.llama_models import loaded
-from remoe_sim.capture.routing_tensors import RoutingTensors
+from remoe_sim.capture import llama, llama_run, llama_tensors, run
+from remoe_sim.capture.llama import loaded
+from remoe_sim.capture.llama_tensors import RoutingTensors
 
 pytestmark = [pytest.mark.heavy("llama_cpp"), pytest.mark.filterwarnings("ignore")]
 PROMPTS = ["the cat sat on", "a dog", "the dog ran to its home and"]
@@ -241,7 +241,7 @@ def test_a_long_prompt_is_as_many_steps_as_llama_cpp_makes_of_it(olmoe, monkeypa
     whole = run(olmoe, [text, "a"], max_new_tokens=3)
     assert np.bincount(whole.step).tolist() == [512, 512, len(text) + 1 - 1024, 1, 1, 2, 1, 1]
     assert "prompts were computed in steps of at most 512 tokens" in whole.notes
-    monkeypatch.setattr(gguf_running, "PASS_TOKENS", 100)
+    monkeypatch.setattr(llama_run, "PASS_TOKENS", 100)
     parts = run(olmoe, [text, "a"], max_new_tokens=3)
     assert np.bincount(parts.step)[:3].tolist() == [100, 100, 100]
     assert (whole.token_id == parts.token_id).all()
@@ -392,8 +392,8 @@ def test_an_interrupt_ends_it_and_leaves_no_file(how, olmoe, tmp_path, monkeypat
 
 
 def test_many_passes_are_kept_in_few_arrays(monkeypatch):
-    monkeypatch.setattr(routing_tensors, "_JOINED", 3)
-    column = routing_tensors.Column()
+    monkeypatch.setattr(llama_tensors, "_JOINED", 3)
+    column = llama_tensors.Column()
     for at in range(10):
         column.add(np.full((1, 2), at))
     assert len(column._joined) + len(column._pieces) == 4
@@ -406,4 +406,4 @@ def test_another_thread_may_capture(olmoe):
     with ThreadPoolExecutor(1) as pool:
         trace = pool.submit(run, olmoe, ["ab"], max_new_tokens=2).result()
     assert trace.tokens == 4
-    assert llama_models.PASS_TOKENS == 512
+    assert llama.PASS_TOKENS == 512

@@ -6,8 +6,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from remoe_sim.capture import record  # noqa: E402
-from remoe_sim.capture.choices import read_choice, tables_of  # noqa: E402
-from remoe_sim.capture.routers import Router  # noqa: E402
+from remoe_sim.capture.routers import (  # noqa: E402
+    Router,
+    read_choice,
+    tables_of,
+)
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from remoe_sim.cards import STATUSES, Fact, card_names, facts, is_path, read_card
+from remoe_sim.util.cards import STATUSES, Fact, card_names, facts, is_path, read_card
 
 GOOD = {"value": 24e9, "status": "verified", "source": "data sheet"}
 

@@ -13,8 +13,8 @@ from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim import cli, figures
-from remoe_sim.card_doubts import of_rows
-from remoe_sim.figures.regrets import regret_rows
+from remoe_sim.devices.run import of_rows
+from remoe_sim.figures.capacity import regret_rows
 
 ROWS = [Row(at // 4, at % 4, at, DECODE, [[at % 5, (at + 2) % 5], [at % 4]]) for at in range(12)]
 DOUBT = "device oneplus-15r: assumed, not measured: "

@@ -18,7 +18,7 @@ from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim import cli
-from remoe_sim.request_sums import Requests, adjacent_sums
+from remoe_sim.studies.compare import Requests, adjacent_sums
 from remoe_sim.trace import DECODE as DECODE_PHASE
 
 ROOT = Path(__file__).resolve().parents[1]

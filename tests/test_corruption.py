@@ -12,7 +12,7 @@ from foreign_files import flame_moe
 
 import remoe_sim
 from remoe_sim import Decisions, InMemory, TraceError, import_trace, read_trace, write_trace
-from remoe_sim.trace_format import CHECK_KEY, KEY, checksum
+from remoe_sim.trace.schema import CHECK_KEY, KEY, checksum
 
 pytestmark = pytest.mark.once
 

@@ -14,8 +14,9 @@ from oracle import POLICIES, expected
 from strategies import Shape, cases, choices, examples, trace_of
 
 import remoe_sim
-from remoe_sim import cli, lane_curves
-from remoe_sim.trace_format import content_hash
+from remoe_sim import cli
+from remoe_sim.cache import curve as curve_module
+from remoe_sim.trace.schema import content_hash
 
 STACK = ("lru", "lfu", "belady")
 HOW = ("admission", "order", "reset", "phase", "warmup")
@@ -52,7 +53,7 @@ def one_layer(case, layer):
 
 def side_by_side(wanted):
     """Layers are replayed side by side wherever that is possible, or never."""
-    return mock.patch.object(lane_curves, "LEAST", 1 if wanted else 1000)
+    return mock.patch.object(curve_module, "LEAST", 1 if wanted else 1000)
 
 
 @examples(70)
@@ -292,7 +293,7 @@ def test_tables(run):
     ],
 )
 def test_layers_that_go_together_are_in_order_and_the_fewer_come_last(layers, most, processors, sizes, monkeypatch):
-    monkeypatch.setattr(lane_curves, "most_threads", lambda: processors)
-    found = lane_curves.batches(layers, most)
+    monkeypatch.setattr(curve_module, "most_threads", lambda: processors)
+    found = curve_module.batches(layers, most)
     assert [len(batch) for batch in found] == sizes
     assert [layer for batch in found for layer in batch] == list(range(layers))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import remoe_sim
 from remoe_sim import Link, cli
-from remoe_sim.cards import STATUSES, Fact, card_names
+from remoe_sim.util.cards import STATUSES, Fact, card_names
 
 MIB = 2**20
 NAMES = card_names("device")

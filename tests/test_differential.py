@@ -10,9 +10,8 @@ from differential_kinds import EVERY, KINDS, Kind
 from hypothesis import given
 from strategies import CHOICES, examples
 
-from remoe_sim import registry
-from remoe_sim.policy import Policy
-from remoe_sim.registry import plugins
+from remoe_sim.policy import Policy, find
+from remoe_sim.util.plugins import plugins
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "differential.json"
@@ -56,9 +55,9 @@ def test_every_policy_is_among_them():
 @pytest.mark.heavy("numba")  # takes long
 def test_a_wrong_policy_is_found_and_the_case_made_small(differential, monkeypatch):
     """LRU that forgets to be LRU: what differs first is a trace of two tokens or so."""
-    known = registry.find_policy
+    known = find.find_policy
     monkeypatch.setattr(differential, "MOST_DIFFERENCES", 1)
-    monkeypatch.setattr(registry, "find_policy", lambda text: relabelled(known("mru" if text == "lru" else text), text))
+    monkeypatch.setattr(find, "find_policy", lambda text: relabelled(known("mru" if text == "lru" else text), text))
     found = differential.run(KINDS["pinned"], 3, 200, 60)
     assert found.differences
     first = found.differences[0]

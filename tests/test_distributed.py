@@ -56,9 +56,9 @@ def test_traces_of_one_name_keep_their_rows(client, tmp_path, monkeypatch):
 
 
 def test_layers_are_units_of_their_own(client, monkeypatch):
-    from remoe_sim import sweep_cluster
+    from remoe_sim.studies.sweep import cluster as cluster_module
 
-    monkeypatch.setattr(sweep_cluster, "CUT", sweep_cluster.Cut(slots=1, limits=1, timed=1))
+    monkeypatch.setattr(cluster_module, "CUT", cluster_module.Cut(slots=1, limits=1, timed=1))
     given = {"policy": "lru,belady,fifo", "cache": "8,16", "scope": "layer,global"}
     frame = remoe_sim.sweep(SAMPLE, client=client, **given)
     pd.testing.assert_frame_equal(frame, remoe_sim.sweep(SAMPLE, **given), check_exact=True)

@@ -30,7 +30,8 @@ from test_rerouting import one_layer
 from tiny_gguf import save_tiny_gguf
 
 import remoe_sim
-from remoe_sim import cli, compile
+from remoe_sim import cli
+from remoe_sim.kernels import compile
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "traces" / "samples" / "README.md"]

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 import remoe_sim
-from remoe_sim import checkup, cli, compile
+from remoe_sim import cli, installation
+from remoe_sim.kernels import compile
 
 BIN = Path(sys.executable).parent
 
@@ -57,7 +58,7 @@ def test_what_is_missing_or_old_is_said_with_its_remedy(monkeypatch):
             raise metadata.PackageNotFoundError(name)
         return "0.1" if name == "click" else real(name)
 
-    monkeypatch.setattr(checkup.metadata, "version", version)
+    monkeypatch.setattr(installation.metadata, "version", version)
     monkeypatch.setattr(compile, "cache_directory", lambda: None)
     done = show()
     assert "click         0.1, but >=" in done.stdout

@@ -9,10 +9,9 @@ from hypothesis import given
 from naive_drawing import ABSENT, draw
 from strategies import examples
 
-from remoe_sim.kernels.drawing import DECODE, FIRST, PREFILL, STRATA, count_depths
-from remoe_sim.kernels.draws import first_state
-from remoe_sim.law_fitting import _classes, odds, tilt_to
-from remoe_sim.routing_laws import Drawing, Law, plain_law
+from remoe_sim.kernels.state import first_state
+from remoe_sim.kernels.synthesis import DECODE, FIRST, PREFILL, STRATA, count_depths
+from remoe_sim.synthetic.laws import Drawing, Law, _classes, odds, plain_law, tilt_to
 
 
 @st.composite

@@ -27,7 +27,7 @@ READERS = {
 SPARSE = ("device card", "model card", "config", "configuration", "runs", "policy", "sweep", "report", "trace")
 COMMAND = "from remoe_sim.cli import run; run()"
 INSIDE = """
-from remoe_sim.capture.prompts import read_prompts
+from remoe_sim.capture.inputs import read_prompts
 from remoe_sim.finetune.recipe import read_recipe
 for read, path in ((read_prompts, "{0}.txt"), (read_recipe, "./{0}.toml")):
     try:
@@ -96,7 +96,7 @@ def test_prompts_and_recipes(kind, folder):
 
 
 def test_a_file_that_grows_is_read_to_its_limit_only(folder):
-    from remoe_sim.input_files import UnsuitableError, read_bytes, read_text
+    from remoe_sim.util.input_files import UnsuitableError, read_bytes, read_text
 
     Path("t").write_bytes(b"a\r\nb\rc")
     assert read_text("t") == "a\nb\nc"

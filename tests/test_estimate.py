@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from strategies import examples
 
 import remoe_sim
-from remoe_sim.cards import Fact
 from remoe_sim.cli import main
-from remoe_sim.costs import costs_of
-from remoe_sim.sampling import distinct_experts, draw
+from remoe_sim.devices.costs import costs_of
+from remoe_sim.devices.estimate import distinct_experts, draw
+from remoe_sim.util.cards import Fact
 
 PHONE = {"model": "qwen3-30b-a3b", "device": "oneplus-15r", "quant": "q4_k_m"}
 
@@ -169,7 +169,7 @@ def test_time_rises_with_every_miss():
 def test_means_of_parts_are_those_of_many_quantiles(lookups, rate):
     from scipy.stats import binom
 
-    from remoe_sim.sampling import _means
+    from remoe_sim.devices.estimate import _means
 
     many = binom.ppf((np.arange(16 * 4000) + 0.5) / (16 * 4000), lookups, rate).clip(0).reshape(16, 4000)
     assert _means(lookups, rate, 16) == pytest.approx(many.mean(axis=1), abs=2e-3)

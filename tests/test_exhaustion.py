@@ -10,7 +10,7 @@ import pytest
 from data import DEMO
 
 import remoe_sim
-from remoe_sim.units import parse_bytes, parse_count, parse_ms, parse_number
+from remoe_sim.util.units import parse_bytes, parse_count, parse_ms, parse_number
 
 pytestmark = pytest.mark.once
 REPLAY = ["replay", DEMO, "--cache", "8", "--policy", "lru"]
@@ -110,7 +110,7 @@ def test_good_settings_of_the_compiler_are_taken():
 
 
 def test_what_a_fault_of_the_program_raises_keeps_its_traceback():
-    from remoe_sim.exhaustion import in_words
+    from remoe_sim.util.errors import in_words
 
     assert in_words(RuntimeError("dictionary changed size during iteration")) is None
     assert in_words(OverflowError("int too large")) == (

@@ -9,12 +9,12 @@ from data import DEMO
 from hypothesis import given
 from imported import rows_of
 from naive import events
+from remoe_sim.traces import plain_csv, plain_npz
+from remoe_sim.traces.oracle_general import ACCESS
 from strategies import cases, examples
 
 import remoe_sim
 from remoe_sim import Decisions, InMemory, cli
-from remoe_sim.exports import plain_csv, plain_npz
-from remoe_sim.exports.oracle_general import ACCESS
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_libcachesim_misses_as_often(demo, tmp_path, layer):
     libcachesim = pytest.importorskip("libcachesim")
     path = tmp_path / "t.oracleGeneral"
     remoe_sim.export(demo, path, layer=layer)
-    trace = remoe_sim.exporting._one_layer(demo, 3) if layer else demo
+    trace = remoe_sim.formats.format._one_layer(demo, 3) if layer else demo
     accesses = np.fromfile(path, ACCESS).size
     policies = {"lru": "LRU", "fifo": "FIFO", "belady": "Belady"}
     for cache in (3, 8, 20):

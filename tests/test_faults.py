@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import remoe_sim
-from remoe_sim import file_writing
-from remoe_sim.file_writing import replacing
+from remoe_sim.util import files
+from remoe_sim.util.files import replacing
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -87,7 +87,7 @@ def test_what_killed_writers_left_goes_and_what_a_living_one_writes_stays(tmp_pa
 
 
 def test_a_part_that_somebody_took_for_abandoned_is_begun_again(tmp_path, monkeypatch):
-    lock, taken = file_writing.lock, []
+    lock, taken = files.lock, []
 
     def too_late(file):
         if not taken:
@@ -95,7 +95,7 @@ def test_a_part_that_somebody_took_for_abandoned_is_begun_again(tmp_path, monkey
             os.unlink(file.name)
         return lock(file)
 
-    monkeypatch.setattr(file_writing, "lock", too_late)
+    monkeypatch.setattr(files, "lock", too_late)
     with replacing(tmp_path / "file.txt") as beside:
         beside.write_text("whole")
     assert (tmp_path / "file.txt").read_text() == "whole"
@@ -128,12 +128,13 @@ def test_places_that_cannot_be_written_to(tmp_path):
 
 def test_a_sweep_that_another_has_finished_meanwhile_does_not_write_beside_it(tmp_path, monkeypatch):
     """Its lock has no name any more, so a third would not see it."""
-    from remoe_sim import file_writing, sweep_file
+    from remoe_sim.studies.sweep import file as file_module
+    from remoe_sim.util import files
 
     def gone(file):
         os.unlink(file.name)
         return True
 
-    monkeypatch.setattr(file_writing, "lock", gone)
-    with pytest.raises(ValueError, match="another sweep is writing"), sweep_file.alone(tmp_path / "s.parquet"):
+    monkeypatch.setattr(files, "lock", gone)
+    with pytest.raises(ValueError, match="another sweep is writing"), file_module.alone(tmp_path / "s.parquet"):
         pass

@@ -17,8 +17,8 @@ from remoe_sim import cli, figures
 from remoe_sim.figures._look import DARK, LIGHT
 from remoe_sim.figures._material import Material, NotPossibleError
 from remoe_sim.figures._panels import split_rows
-from remoe_sim.figures.capacity_hits import knee
-from remoe_sim.figures.routing_map import routing_rows
+from remoe_sim.figures.capacity import knee
+from remoe_sim.figures.traces import routing_rows
 
 OF_TRACES = {"reuse_per_layer", "reuse_against_window", "popularity", "routing"}
 OF_CURVES = {"hit_rate", "regret"}

@@ -20,9 +20,11 @@ from remoe_sim import cli  # noqa: E402
 from remoe_sim.capture import record  # noqa: E402
 from remoe_sim.capture import run as capture  # noqa: E402
 from remoe_sim.finetune import Recipe, Stage, Term, read_recipe, run  # noqa: E402
-from remoe_sim.finetune.evaluating import evaluate  # noqa: E402
 from remoe_sim.finetune.gates import Gates  # noqa: E402
-from remoe_sim.finetune.objective import loss_of  # noqa: E402
+from remoe_sim.finetune.objective import (  # noqa: E402
+    evaluate,
+    loss_of,
+)
 from remoe_sim.finetune.texts import picked, read_texts, split  # noqa: E402
 from remoe_sim.finetune.training import precision  # noqa: E402
 

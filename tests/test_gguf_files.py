@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import remoe_sim
-from remoe_sim.model_cards import size_shape
-from remoe_sim.model_shapes import shape_of_card
-from remoe_sim.quantisation import quantise
-from remoe_sim.tensor_types import TYPES, Tensor
+from remoe_sim.models.model import size_shape
+from remoe_sim.models.quantisation import quantise
+from remoe_sim.models.shape import shape_of_card
+from remoe_sim.models.tensors import TYPES, Tensor
 
 gguf = pytest.importorskip("gguf")
 CARD = {

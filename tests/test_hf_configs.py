@@ -5,9 +5,9 @@ import json
 import pytest
 
 import remoe_sim
-from remoe_sim.cards import read_card
-from remoe_sim.hf_configs import shape_of_values
-from remoe_sim.model_shapes import shape_of_card
+from remoe_sim.models.huggingface import shape_of_values
+from remoe_sim.models.shape import shape_of_card
+from remoe_sim.util.cards import read_card
 
 QWEN3 = {
     "model_type": "qwen3_moe", "num_hidden_layers": 48, "hidden_size": 2048, "vocab_size": 151936, "head_dim": 128,

@@ -7,7 +7,7 @@ import pytest
 from foreign_files import FIRST, flame_moe, rows
 from imported import refused, rows_of
 
-import remoe_sim.blocks
+import remoe_sim.trace.sources
 from remoe_sim import import_trace, read_trace, write_trace
 
 
@@ -43,8 +43,8 @@ def many(folder, tokens=1000, row_group=130):
 def test_blocks_of_any_size_give_the_same_file(tmp_path, monkeypatch, block):
     (tmp_path / "many").mkdir()
     ids = many(tmp_path / "many")
-    monkeypatch.setattr(remoe_sim.blocks, "_LARGEST", block)
-    monkeypatch.setattr(remoe_sim.blocks, "_SMALLEST", block)
+    monkeypatch.setattr(remoe_sim.trace.sources, "_LARGEST", block)
+    monkeypatch.setattr(remoe_sim.trace.sources, "_SMALLEST", block)
     trace = import_trace(tmp_path / "many")
     write_trace(trace, tmp_path / "t.parquet")
     again = read_trace(tmp_path / "t.parquet")
@@ -63,8 +63,8 @@ def test_a_block_names_the_row_in_the_whole_trace(tmp_path, monkeypatch):
     wrong["indices"][777] = [3, 3, 1, 2]
     table = pa.table({"indices": pa.array(wrong["indices"], pa.list_(pa.int16()))})
     pq.write_table(table, tmp_path / "many" / "layer_01.parquet")
-    monkeypatch.setattr(remoe_sim.blocks, "_LARGEST", 64)
-    monkeypatch.setattr(remoe_sim.blocks, "_SMALLEST", 64)
+    monkeypatch.setattr(remoe_sim.trace.sources, "_LARGEST", 64)
+    monkeypatch.setattr(remoe_sim.trace.sources, "_SMALLEST", 64)
     trace = import_trace(tmp_path / "many")
     assert "gate weights left out" in trace.notes
     with pytest.raises(ValueError, match="row 777, column 'experts_01': expert 3 appears twice"):

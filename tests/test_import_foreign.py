@@ -12,9 +12,9 @@ from plain_files import written
 from test_import_bigmoe import capture
 
 from remoe_sim import TraceError, import_trace
-from remoe_sim.import_source import Source
-from remoe_sim.importing import PACKAGE, TraceFormat
-from remoe_sim.registry import plugins
+from remoe_sim.formats.format import PACKAGE, TraceFormat
+from remoe_sim.formats.source import Source
+from remoe_sim.util.plugins import plugins
 
 
 @pytest.mark.parametrize("case", FOREIGN)

@@ -10,8 +10,8 @@ from imported import refused, rows_of
 from torch_writing import tensor, torch_save
 
 from remoe_sim import import_trace
-from remoe_sim.import_source import Source
-from remoe_sim.torch_files import read_torch
+from remoe_sim.formats.source import Source
+from remoe_sim.formats.torch_files import read_torch
 
 
 def saved(folder, value):

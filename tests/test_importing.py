@@ -13,9 +13,9 @@ from imported import refused, rows_of
 from plain_files import LONG, ROWS, long_csv, objects, write_csv, write_jsonl
 
 from remoe_sim import TraceError, import_trace
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.registry import plugins
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.source import Source
+from remoe_sim.util.plugins import plugins
 
 
 def test_a_file_of_no_format_lists_them_and_guesses(tmp_path):

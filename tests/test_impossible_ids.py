@@ -14,8 +14,8 @@ from test_import_bigmoe import PREAMBLE, ROWS, capture
 from torch_writing import tensor, torch_save
 
 from remoe_sim import TraceError, import_trace
-from remoe_sim.importing import PACKAGE, TraceFormat
-from remoe_sim.registry import plugins
+from remoe_sim.formats.format import PACKAGE, TraceFormat
+from remoe_sim.util.plugins import plugins
 
 MARK = 54321  # of no other number in a fixture
 POWERS = (8, 15, 16, 31, 32, 40, 53, 63, 64)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from strategies import examples
 
-from remoe_sim.knapsack import Knapsack
+from remoe_sim.studies.split import Knapsack
 
 
 @st.composite

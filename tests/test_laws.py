@@ -13,10 +13,10 @@ from oracle import POLICIES
 from strategies import CHOICES, Shape, cases, choices, examples, shapes, token_rows, trace_of
 
 import remoe_sim
-from remoe_sim import engine, registry
-from remoe_sim.policy import Policy, Rules, SlotPolicy, StackPolicy
-from remoe_sim.preload import Preload
-from remoe_sim.streams import global_stream, layer_stream, select_tokens
+from remoe_sim.cache import stream as stream_module
+from remoe_sim.cache.caches import Preload
+from remoe_sim.policy import Policy, Rules, SlotPolicy, StackPolicy, find
+from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
 
 STACK = ("lru", "lfu", "belady")
 HOW = ("admission", "order", "phase", "warmup")  # any trace can be replayed like this
@@ -44,7 +44,7 @@ def test_inclusion(case, arguments, scope):
     """A lookup that hits also hits in any larger cache, and its depth says in which."""
     for stream, rules in streams(case, arguments, scope):
         for name in STACK:
-            policy = registry.find_policy(name)
+            policy = find.find_policy(name)
             depths = policy.depths(stream, rules).before.astype(int)
             for limit in range(min(stream.n_entries, 14) + 2):
                 hit = policy.replay(stream, limit, rules).hit
@@ -182,7 +182,7 @@ def test_belady_is_the_exhaustive_optimum(admission):
 
 ROWS = [Row(0, i, i, DECODE, [[i % 4, (i + 1) % 4], [i % 3]]) for i in range(8)]
 CONSTANT = {"name": "constant", "label": "constant"}
-LRU = registry.find_policy("lru")
+LRU = find.find_policy("lru")
 TRACE = trace_of(ROWS, Shape((4, 4), (2, 1), (5, 5)))
 
 
@@ -224,7 +224,7 @@ def policy(monkeypatch):
     """Makes `replay` use this policy."""
 
     def use(policy):
-        monkeypatch.setattr(registry, "find_policy", lambda name: policy())
+        monkeypatch.setattr(find, "find_policy", lambda name: policy())
 
     return use
 
@@ -301,7 +301,7 @@ def test_what_a_policy_must_define(policy):
 
 def test_the_check_is_made_on_every_replay(monkeypatch):
     seen = []
-    monkeypatch.setattr(engine, "check_outcome", lambda stream, outcome, limit: seen.append(outcome))
+    monkeypatch.setattr(stream_module, "check_outcome", lambda stream, outcome, limit: seen.append(outcome))
     remoe_sim.replay(TRACE, 2, policy=POLICIES)
     remoe_sim.replay(TRACE, 2, policy=POLICIES, scope="global")
     assert len(seen) == 5 * 2 + 5
@@ -312,6 +312,6 @@ def test_the_check_knows_what_a_cache_can_hold(in_bytes, limit, most):
     """Under a limit in experts of unequal sizes that is what the largest of them take."""
     stream = SimpleNamespace(in_bytes=in_bytes, weights=np.array([4, 1, 9]))
     for resting in (0, most):
-        engine.check_outcome(stream, SimpleNamespace(resting=np.array([resting]), evictions=0), limit)
+        stream_module.check_outcome(stream, SimpleNamespace(resting=np.array([resting]), evictions=0), limit)
     with pytest.raises(RuntimeError, match=f"residents take {most + 1} where {most} are allowed"):
-        engine.check_outcome(stream, SimpleNamespace(resting=np.array([0, most + 1]), evictions=0), limit)
+        stream_module.check_outcome(stream, SimpleNamespace(resting=np.array([0, most + 1]), evictions=0), limit)

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import remoe_sim
-from remoe_sim import Link, cli, memory_speed
-from remoe_sim.kernels.streaming import triad
-from remoe_sim.link_fitting import fit_link
-from remoe_sim.storage_reads import DEPTHS, SIZES, ReadSpeed
+from remoe_sim import Link, cli
+from remoe_sim.devices import probes
+from remoe_sim.devices.measure import fit_link
+from remoe_sim.devices.probes import DEPTHS, SIZES, ReadSpeed
+from remoe_sim.kernels.bandwidth import triad
 
 MIB = 2**20
 SMALL = "32MiB"
@@ -52,26 +53,26 @@ def test_memory_is_what_the_card_says(measured):
 def test_memory_is_measured_beyond_the_caches_and_until_runs_agree(measured):
     """A quick run too: an array that a cache holds tells the speed of the cache."""
     memory = measured.memory
-    assert memory.cache_bytes == memory_speed.cache_bytes() > 0
-    assert memory.array_bytes >= min(4 * memory.cache_bytes, memory_speed.memory_bytes() // 16 - 2**20)
+    assert memory.cache_bytes == probes.cache_bytes() > 0
+    assert memory.array_bytes >= min(4 * memory.cache_bytes, probes.memory_bytes() // 16 - 2**20)
     assert memory.array_bytes % 8192 == 0
     assert memory.agreed == (not any("differ" in note for note in measured.notes))
 
 
 def test_runs_are_repeated_until_two_agree():
     seconds = [9.0, 5.0, 4.0, 3.0, 2.95, 1.0]  # the first does not count
-    assert memory_speed.settled(iter(seconds).__next__, 5) == (2.95, True)
-    assert memory_speed.settled(iter(seconds).__next__, 3) == (3.0, False)
-    assert memory_speed.settled(iter([1.0, 2.0, 2.01]).__next__, 2) == (2.0, True)
+    assert probes.settled(iter(seconds).__next__, 5) == (2.95, True)
+    assert probes.settled(iter(seconds).__next__, 3) == (3.0, False)
+    assert probes.settled(iter([1.0, 2.0, 2.01]).__next__, 2) == (2.0, True)
 
 
 def test_a_busy_machine_is_said(monkeypatch):
-    cores = memory_speed.cores()
+    cores = probes.cores()
     monkeypatch.setattr(os, "getloadavg", lambda: (0.7 * cores + 0.5, 0.0, 0.0))
-    assert "busy" in memory_speed.busy()
-    assert "measure again when it is idle" in memory_speed.busy()
+    assert "busy" in probes.busy()
+    assert "measure again when it is idle" in probes.busy()
     monkeypatch.setattr(os, "getloadavg", lambda: (0.02, 5.0, 5.0))
-    assert memory_speed.busy() is None
+    assert probes.busy() is None
 
 
 def test_the_example_of_help_is_no_quick_run():

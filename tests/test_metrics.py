@@ -15,9 +15,8 @@ from hypothesis import example, given, settings
 from naive import DECODE, PREFILL, Row
 
 import remoe_sim
-from remoe_sim import metrics
-from remoe_sim.metrics import layer_statistics, previous_rows
-from remoe_sim.trace import Decisions, InMemory, Model, Trace
+from remoe_sim.trace import Decisions, InMemory, Model, Trace, metrics
+from remoe_sim.trace.metrics import layer_statistics, previous_rows
 
 
 def trace_of(rows, experts, top_k, layer_numbers=None, **more):

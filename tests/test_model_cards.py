@@ -8,7 +8,7 @@ import pytest
 from data import SHARED, needs_traces
 
 import remoe_sim
-from remoe_sim.cards import card_names
+from remoe_sim.util.cards import card_names
 
 ROWS = (Path(__file__).parent / "published_models.csv").read_text().splitlines()
 PUBLISHED = {row["name"]: row for row in csv.DictReader(ROWS)}

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 import remoe_sim
 from remoe_sim import cli
-from remoe_sim.cards import card_names, read_card
-from remoe_sim.model_shapes import shape_of_card
+from remoe_sim.models.shape import shape_of_card
+from remoe_sim.util.cards import card_names, read_card
 
 CARD = read_card("model", "qwen3-next-80b-a3b")[1]
 

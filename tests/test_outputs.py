@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from data import DEMO
 
 from remoe_sim import cli
-from remoe_sim.file_writing import UnwritableError, locked, replacing
+from remoe_sim.util.files import locked, replacing
+from remoe_sim.util.output_places import UnwritableError
 
 pytestmark = [pytest.mark.once, pytest.mark.skipif(os.name == "nt", reason="links, pipes and modes of POSIX")]
 
@@ -134,7 +135,7 @@ def test_what_the_process_has_open_is_written_to_in_order(file, command, folder)
 def test_places_that_are_refused(folder, monkeypatch):
     import socket
 
-    monkeypatch.setattr("remoe_sim.file_places.READER_S", 0.1)
+    monkeypatch.setattr("remoe_sim.util.output_places.READER_S", 0.1)
     os.mkfifo("pipe")
     with (
         pytest.raises(UnwritableError, match="'pipe' is a pipe that nobody reads; start what reads it first"),
@@ -204,7 +205,7 @@ def test_a_file_that_may_not_be_written_to_stays(folder):
     code = """
 import os
 from faults import give_up_reading_all
-from remoe_sim.file_writing import replacing
+from remoe_sim.util.files import replacing
 os.geteuid() or give_up_reading_all()
 with replacing("kept") as beside:
     beside.write_text("new")

@@ -11,7 +11,7 @@ from data import DEMO
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.kernels import prefetch as columns
-from remoe_sim.prefetch_results import PrefetchCounts
+from remoe_sim.studies.prefetch_result import PrefetchCounts
 
 pytestmark = pytest.mark.once  # millions of lookups, which take minutes where kernels are interpreted
 

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from strategies import cases, choices, examples
 
 import remoe_sim
-from remoe_sim import part_replay, trace_parts
-from remoe_sim.trace import Decisions
+from remoe_sim.cache import parts as parts_module
+from remoe_sim.trace import Decisions, sources
 
 
 class Cut:
@@ -126,7 +126,7 @@ def test_parts_of_a_layer_as_one(masks):
         Decisions(p.experts, *((None, None) if p.routed is None or p.routed.all() else (p.valid, p.routed)))
         for p in parts
     )
-    again = trace_parts.joined(plain, trace.tokens, 4)
+    again = sources.joined(plain, trace.tokens, 4)
     for name in ("experts", "valid", "routed"):
         assert np.array_equal(getattr(again, name), getattr(decisions, name))
 
@@ -134,13 +134,13 @@ def test_parts_of_a_layer_as_one(masks):
 def test_a_file_is_read_in_parts(tmp_path, monkeypatch):
     trace = alone(remoe_sim.read_trace(DEMO))
     remoe_sim.write_trace(trace, tmp_path / "t.parquet")
-    monkeypatch.setattr("remoe_sim.trace_reader.RESIDENT_BYTES", 0)
-    monkeypatch.setattr("remoe_sim.trace_reader.PART_ROWS", 256)
+    monkeypatch.setattr("remoe_sim.trace.reader.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("remoe_sim.trace.reader.PART_ROWS", 256)
     large = remoe_sim.read_trace(tmp_path / "t.parquet")
     assert [len(part.experts) for part in large.source.parts(0)] == [256] * 5 + [210]
     assert (large.decisions(3).experts == trace.decisions(3).experts).all()
     used = []
-    monkeypatch.setattr(part_replay, "parts_of", lambda *given: used.append(given) or trace_parts.parts_of(*given))
+    monkeypatch.setattr(parts_module, "parts_of", lambda *given: used.append(given) or sources.parts_of(*given))
     for policy in ("lru", "fifo"):
         curves = [remoe_sim.curve(one, policy=policy, cache=[3, 9, 20]) for one in (large, trace)]
         assert curves[0].equals(curves[1])

@@ -14,8 +14,8 @@ from strategies import Shape, choices, examples, token_rows, trace_of
 from test_timing import with_dense
 
 import remoe_sim
-from remoe_sim import plan_curves
 from remoe_sim.cli import main
+from remoe_sim.studies import plan_curve
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 
@@ -131,7 +131,7 @@ def test_memory_of_a_model_with_a_card_and_a_context():
 def test_a_window_bounds_the_kv_cache_of_each_request():
     from dataclasses import replace
 
-    from remoe_sim.plan_memory import Beside
+    from remoe_sim.studies.plan_curve import Beside
 
     model = remoe_sim.model("gpt-oss-20b")
     plain = replace(model, kv_window_tokens=(None,) * model.layers)
@@ -157,9 +157,9 @@ def test_the_knee_lies_farthest_below_the_chord():
 def test_limits_that_were_not_all_looked_at_give_the_same_answers(monkeypatch):
     asked = {"device": DEVICE, "target_tpot": "21ms", "memory": "0.8GiB", "policy": "lru,belady"}
     full = remoe_sim.plan(DEMO, **asked)
-    monkeypatch.setattr(plan_curves, "MOST_PAIRS", 0)
-    monkeypatch.setattr(plan_curves, "GRID", 5)
-    monkeypatch.setattr(plan_curves, "FINER", 4)
+    monkeypatch.setattr(plan_curve, "MOST_PAIRS", 0)
+    monkeypatch.setattr(plan_curve, "GRID", 5)
+    monkeypatch.setattr(plan_curve, "FINER", 4)
     for one, other in zip(full, remoe_sim.plan(DEMO, **asked), strict=True):
         assert not other.every_limit
         assert len(other.curve) < len(one.curve)
@@ -167,7 +167,7 @@ def test_limits_that_were_not_all_looked_at_give_the_same_answers(monkeypatch):
 
 
 def test_experts_in_all_have_more_limits_than_are_looked_at(monkeypatch):
-    monkeypatch.setattr(plan_curves, "MOST_PAIRS", 1_000_000)
+    monkeypatch.setattr(plan_curve, "MOST_PAIRS", 1_000_000)
     one = remoe_sim.plan(DEMO, DEVICE, "20ms", policy="lru", scope="global")[0]
     assert not one.every_limit
     less = {"budget": sizes(one.target) - max(remoe_sim.read_trace(DEMO).model.expert_bytes)}
@@ -297,8 +297,8 @@ def test_no_smaller_budget_reaches_the_target(traces, policy, admission, share):
 def test_what_was_not_tried_is_said(monkeypatch):
     rows = [Row(1, n, n, DECODE, [[n * n % 15], [n * n * n % 13]]) for n in range(40)]
     trace = with_dense(trace_of(rows, Shape((16, 16), (1, 1), (7001, 13003))))
-    monkeypatch.setattr(plan_curves, "MOST_PAIRS", 0)
-    monkeypatch.setattr(plan_curves, "GRID", 5)
+    monkeypatch.setattr(plan_curve, "MOST_PAIRS", 0)
+    monkeypatch.setattr(plan_curve, "GRID", 5)
     report = remoe_sim.plan(trace, DEVICE, policy="lru,belady", scope="global")
     lru, belady = report
     assert not lru.every_limit

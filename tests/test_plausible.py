@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import remoe_sim
-from remoe_sim.plausible import ALWAYS_BYTES, most_unpacked
+from remoe_sim.util.decompression import ALWAYS_BYTES, most_unpacked
 
 pytestmark = [
     pytest.mark.once,

@@ -10,8 +10,9 @@ from naive import DECODE, Row
 from strategies import Shape, trace_of
 
 import remoe_sim
-from remoe_sim import cli, policies, registry
-from remoe_sim.policy import Policy
+from remoe_sim import cli, policies
+from remoe_sim.policy import Policy, find
+from remoe_sim.util import plugins
 
 NEAREST = '''"""A stack policy."""
 
@@ -80,9 +81,9 @@ def folder(tmp_path, monkeypatch):
     """A folder in which policies are found for the length of a test."""
     before = set(sys.modules)
     monkeypatch.setattr(policies, "__path__", [*policies.__path__, str(tmp_path)])
-    registry.plugins.cache_clear()
+    plugins.plugins.cache_clear()
     yield tmp_path
-    registry.plugins.cache_clear()
+    plugins.plugins.cache_clear()
     for name in set(sys.modules) - before:
         if name.startswith(("remoe_sim.policies.", "remoe_sim_user_")):
             del sys.modules[name]
@@ -103,13 +104,13 @@ def test_ours_are_found():
 @pytest.mark.parametrize("file", ["nearest_zero.py", "called_otherwise.py"])
 def test_a_file_among_the_policies(file, folder):
     before = listed()
-    registry.plugins.cache_clear()
+    plugins.plugins.cache_clear()
     (folder / file).write_text(NEAREST.format(which="zero"))
     (folder / "no_policy.py").write_text("from remoe_sim.policy import StackPolicy\n")
     after = listed()
     assert after.keys() - before.keys() == {"nearest-zero"}
     assert after["nearest-zero"]["summary"] == "experts far from an id go first"
-    registry.plugins.cache_clear()
+    plugins.plugins.cache_clear()
     # 4 is in every group, and of the others 0 stays and 1, 2, 3 take turns
     assert remoe_sim.replay(TRACE, 3, policy="nearest-zero")["nearest-zero"].hits == 11 + 2
     frame = remoe_sim.curve(TRACE, "nearest-zero,nearest-zero:centre=3", cache=3)
@@ -157,10 +158,10 @@ def test_options(folder):
 
 def test_another_distribution(folder, monkeypatch):
     (folder / "nearest_zero.py").write_text(NEAREST.format(which="zero"))
-    theirs = type("Theirs", (registry.find_plugin("remoe_sim.policies", Policy, "nearest-zero"),), {"name": "theirs"})
+    theirs = type("Theirs", (plugins.find_plugin("remoe_sim.policies", Policy, "nearest-zero"),), {"name": "theirs"})
     entries = {"remoe_sim.policies": [SimpleNamespace(load=lambda: theirs)]}
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries.get(group, []))
-    registry.plugins.cache_clear()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: entries.get(group, []))
+    plugins.plugins.cache_clear()
     assert "theirs" in listed()
     assert remoe_sim.replay(TRACE, 3, policy="theirs")["theirs"].hits == 13
 
@@ -168,28 +169,28 @@ def test_another_distribution(folder, monkeypatch):
 def test_one_name_for_two_files_is_an_error_that_names_both(folder, monkeypatch, tmp_path_factory):
     (folder / "one.py").write_text(NEAREST.format(which="zero"))
     (folder / "other.py").write_text(NEAREST.format(which="zero"))
-    registry.plugins.cache_clear()
-    for call in (lambda: registry.plugins("remoe_sim.policies", Policy), lambda: registry.find_policy("nearest-zero")):
+    plugins.plugins.cache_clear()
+    for call in (lambda: plugins.plugins("remoe_sim.policies", Policy), lambda: find.find_policy("nearest-zero")):
         with pytest.raises(ValueError, match=r"policy 'nearest-zero' is in .*one\.py and in .*other\.py; rename one"):
             call()
     (folder / "other.py").unlink()
     path = tmp_path_factory.mktemp("elsewhere") / "mine.py"
     path.write_text(NEAREST.format(which="zero"))
-    assert registry.find_policy(str(path)).label == "nearest-zero"  # which of the two is meant is clear
+    assert find.find_policy(str(path)).label == "nearest-zero"  # which of the two is meant is clear
     with pytest.raises(ValueError, match=r"policies '.*mine\.py' and 'nearest-zero' are both called 'nearest-zero'"):
         remoe_sim.replay(TRACE, 3, policy=[str(path), "lru", "nearest-zero"])
     (folder / "both.py").write_text(NEAREST.format(which="a") + "\n\nclass Second(Nearest):\n    name = 'second'\n")
-    registry.plugins.cache_clear()
+    plugins.plugins.cache_clear()
     with pytest.raises(ValueError, match=r"both\.py has more than one policy with a name \(Nearest and Second\)"):
-        registry.find_policy("second")
+        find.find_policy("second")
 
 
 def test_the_same_class_from_two_places_is_one_policy(folder, monkeypatch):
-    lru = registry.find_plugin("remoe_sim.policies", Policy, "lru")
+    lru = plugins.find_plugin("remoe_sim.policies", Policy, "lru")
     entries = {"remoe_sim.policies": [SimpleNamespace(load=lambda: lru)]}
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries.get(group, []))
-    registry.plugins.cache_clear()
-    assert registry.plugins("remoe_sim.policies", Policy)["lru"] is lru
+    monkeypatch.setattr(plugins, "entry_points", lambda group: entries.get(group, []))
+    plugins.plugins.cache_clear()
+    assert plugins.plugins("remoe_sim.policies", Policy)["lru"] is lru
 
 
 OPTIONS = """
@@ -214,11 +215,11 @@ def test_options_are_converted_to_the_type_of_their_defaults(tmp_path):
         (":flag=1:most=0.25:share=1", (True, 0.25, 1.0)),
         (":most=few", (True, "few", 0.5)),
     ):
-        assert registry.find_policy(f"{path}{text}").given == given
+        assert find.find_policy(f"{path}{text}").given == given
     for text, sentence in (
         (":flag=maybe", "option 'flag=maybe' of policy '.*' is not possible; give true or false"),
         (":share=half", "option 'share=half' of policy '.*' is not possible; share takes float"),
         (":kinds=a", r"option 'kinds=a' of policy '.*' cannot be given as text; its default is \(\)"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            registry.find_policy(f"{path}{text}")
+            find.find_policy(f"{path}{text}")

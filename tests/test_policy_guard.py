@@ -9,11 +9,11 @@ from data import DEMO
 from test_user_policy import FAVOURITE, FEWEST_HITS, shell
 
 import remoe_sim
-from remoe_sim import plugin_sources
-from remoe_sim.policy import fast_policy
-from remoe_sim.policy_guard import PolicyError
-from remoe_sim.registry import find_policy
-from remoe_sim.sweep_policies import ChosenPolicy
+from remoe_sim.policy.find import find_policy
+from remoe_sim.policy.guard import fast_policy
+from remoe_sim.studies.sweep.cells import ChosenPolicy
+from remoe_sim.util import plugin_sources
+from remoe_sim.util.plugin_sources import PolicyError
 
 COMPILED = """
 from remoe_sim.kernels.lists import clear, oldest_outside, push_front, remove
@@ -165,7 +165,7 @@ def test_loops_that_drive_policies_check_bounds_too(mine):
 KERNEL = """
 import numpy as np
 from numba import njit
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.policy import StackPolicy
 
 
@@ -276,7 +276,7 @@ def test_a_sweep_computes_again_what_an_import_changes(mine, tmp_path):
 
 def test_machine_code_follows_what_an_import_changes(mine):
     """The loop that is kept holds a kernel of another file of the user's."""
-    mine("from remoe_sim.compile import kernel\n\n\n@kernel\ndef end(state):\n    return 1\n", "mine_helper.py")
+    mine("from remoe_sim.kernels.compile import kernel\n\n\n@kernel\ndef end(state):\n    return 1\n", "mine_helper.py")
     text = "from mine_helper import end\n" + COMPILED.replace(
         "entry = oldest_outside(state, 1, state.shape[1] - 2, protected)",
         "entry = state[1 + end(state), state.shape[1] - 2]\n        if entry >= 0 and protected[entry]:\n"
@@ -284,7 +284,7 @@ def test_machine_code_follows_what_an_import_changes(mine):
     )
     path, misses = mine(text), []
     for answer in (1, 0, 1):
-        helper = f"from remoe_sim.compile import kernel\n\n\n@kernel\ndef end(state):\n    return {answer}\n"
+        helper = f"from remoe_sim.kernels.compile import kernel\n\n\n@kernel\ndef end(state):\n    return {answer}\n"
         mine(helper, "mine_helper.py")
         misses.append(remoe_sim.replay(DEMO, policy=path, cache=8, phase="prefill")["mine"].misses)
     assert misses[0] == misses[2] != misses[1]  # the oldest goes, and the newest

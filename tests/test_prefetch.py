@@ -14,11 +14,11 @@ from strategies import Shape, cases, choices, examples, token_rows, trace_of
 from test_tiers import BOTH_SCOPES, Oldest, drivable, random_trace
 
 import remoe_sim
-from remoe_sim import prefetching
-from remoe_sim.predictors import PREDICTORS
-from remoe_sim.prefetch_runs import PrefetchRun
-from remoe_sim.registry import find_policy
-from remoe_sim.verbs import recency_of, sortable
+from remoe_sim.policy.drive import recency_of, sortable
+from remoe_sim.policy.find import find_policy
+from remoe_sim.studies import prefetch
+from remoe_sim.studies.predictors import PREDICTORS
+from remoe_sim.studies.prefetch import PrefetchRun
 
 
 @st.composite
@@ -96,9 +96,9 @@ def run(case, arguments):
         reads[:] = missed.tolist(), {target: (some, right) for target, (some, right) in loads if some}
         return missed, came, used
 
-    guess, replay, reads = prefetching.guess, PrefetchRun._replay, []
+    guess, replay, reads = prefetch.guess, PrefetchRun._replay, []
     try:
-        with patch.object(prefetching, "guess", spy), patch.object(PrefetchRun, "_replay", watch):
+        with patch.object(prefetch, "guess", spy), patch.object(PrefetchRun, "_replay", watch):
             result = remoe_sim.prefetch(case.trace, **arguments)[0]
         return result, guessed, tuple(reads)
     except ValueError as error:
@@ -212,7 +212,9 @@ def test_a_policy_in_plain_python_is_driven_like_any_other(monkeypatch):
     for scope, limit in (("layer", 4), ("global", 13)):
         lru = remoe_sim.prefetch(trace, limit, scope=scope, **arguments)
         with monkeypatch.context() as patched:
-            patched.setattr("remoe_sim.registry.find_policy", lambda name: Oldest() if name == "lru" else known(name))
+            patched.setattr(
+                "remoe_sim.policy.find.find_policy", lambda name: Oldest() if name == "lru" else known(name)
+            )
             mine = remoe_sim.prefetch(trace, limit, scope=scope, **arguments)
         assert [one.total for one in mine] == [one.total for one in lru]
         assert [one.evictions for one in mine] == [one.evictions for one in lru]

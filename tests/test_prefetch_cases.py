@@ -9,7 +9,7 @@ from strategies import Shape, trace_of
 from test_tiers import BOTH_SCOPES, printed, random_trace
 
 import remoe_sim
-from remoe_sim.predictors import PREDICTORS
+from remoe_sim.studies.predictors import PREDICTORS
 
 
 def single(experts, **arguments):

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 import remoe_sim
-import remoe_sim.trace_reader
+import remoe_sim.trace.reader
 from remoe_sim import import_trace, read_trace, synth, write_trace
-from remoe_sim.progress import done, listening, stage
-from remoe_sim.threads import map_layers
+from remoe_sim.util.progress import done, listening, stage
+from remoe_sim.util.threads import map_layers
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 
@@ -55,7 +55,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize(("resident", "total"), [(2**28, 3), (0, 3000)])
 def test_what_goes_through_layers_says_how_far_it_is(path, monkeypatch, resident, total):
-    monkeypatch.setattr(remoe_sim.trace_reader, "RESIDENT_BYTES", resident)
+    monkeypatch.setattr(remoe_sim.trace.reader, "RESIDENT_BYTES", resident)
     trace = read_trace(path)
     assert told(remoe_sim.info, trace) == [("measuring", total, total)]
     assert told(remoe_sim.curve, trace, "lru") == [("replaying", total, total)]

@@ -14,8 +14,8 @@ from strategies import Shape, trace_of
 import remoe_sim
 from remoe_sim.kernels.tallies import DECODE as DECODE_LOOKUP
 from remoe_sim.policy import Rules
-from remoe_sim.registry import find_policy
-from remoe_sim.streams import global_stream, select_tokens
+from remoe_sim.policy.find import find_policy
+from remoe_sim.trace.accesses import global_stream, select_tokens
 
 pytestmark = needs_traces
 STACK = ("lru", "lfu", "belady")

@@ -5,8 +5,8 @@ import math
 import pytest
 
 import remoe_sim
-from remoe_sim.gguf_mixtures import MIXTURES, mixture_types
-from remoe_sim.tensor_types import DENSE, EMBEDDING, HEAD, ROUTED, TYPES, Tensor
+from remoe_sim.models.quantisation import MIXTURES, mixture_types
+from remoe_sim.models.tensors import DENSE, EMBEDDING, HEAD, ROUTED, TYPES, Tensor
 
 BITS = {
     "q4_0": 4.5, "q4_k": 4.5, "nvfp4": 4.5, "iq4_nl": 4.5, "q5_0": 5.5, "q5_k": 5.5, "q6_k": 6.5625, "q8_0": 8.5,

@@ -14,11 +14,11 @@ from imported import refused, rows_of
 from web_server import Failing, Flaky, Folder, Ranges, Silent, Slow, serving
 
 import remoe_sim
-import remoe_sim.remote_waiting
-import remoe_sim.trace_reader
+import remoe_sim.trace.reader
+import remoe_sim.util.remote_errors
 from remoe_sim import TraceError, import_trace, read_trace, synth, write_trace
 from remoe_sim.cli import main
-from remoe_sim.remote_files import RemotePath, is_url, place
+from remoe_sim.util.remote import RemotePath, is_url, place
 
 WEB = pytest.mark.heavy("aiohttp")
 
@@ -36,7 +36,7 @@ def memory():
 @pytest.fixture
 def in_parts(monkeypatch):
     """No trace is kept in memory, however small."""
-    monkeypatch.setattr(remoe_sim.trace_reader, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(remoe_sim.trace.reader, "RESIDENT_BYTES", 0)
 
 
 def trace(tokens=300):
@@ -86,7 +86,7 @@ def test_commands_take_urls(memory, tmp_path):
 
 
 def test_a_trace_that_cannot_be_written_leaves_nothing(memory, monkeypatch):
-    monkeypatch.setattr(remoe_sim.trace_writer._Writer, "_table", lambda *_: 1 / 0)
+    monkeypatch.setattr(remoe_sim.trace.writer._Writer, "_table", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_trace(trace(), f"{memory}/t.parquet")
     assert not fsspec.filesystem("memory").exists(memory)
@@ -158,7 +158,7 @@ def test_a_missing_package_is_named(monkeypatch, module, url):
 
 
 def test_importing_the_package_loads_no_driver():
-    code = "import remoe_sim.trace_reader, sys; sys.exit('fsspec' in sys.modules)"
+    code = "import remoe_sim.trace.reader, sys; sys.exit('fsspec' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -224,7 +224,7 @@ def test_a_server_that_breaks_off(tmp_path, in_parts):
 @pytest.mark.parametrize("lost", [0, 200])
 def test_a_silent_server_is_given_up_with_a_sentence(tmp_path, monkeypatch, capsys, lost):
     """Whether it never answers, or stops in the midst of a file."""
-    monkeypatch.setattr(remoe_sim.remote_waiting, "STALL_S", 0.4)
+    monkeypatch.setattr(remoe_sim.util.remote_errors, "STALL_S", 0.4)
     write_trace(trace(), tmp_path / "t.parquet")
     remoe_sim.export(trace(), tmp_path / "routing.npz")
     with serving(tmp_path, Silent, lost=lost) as server:
@@ -240,7 +240,7 @@ def test_a_silent_server_is_given_up_with_a_sentence(tmp_path, monkeypatch, caps
 @WEB
 def test_a_slow_server_is_waited_for(tmp_path, monkeypatch):
     """However long all of it takes, as long as something comes."""
-    monkeypatch.setattr(remoe_sim.remote_waiting, "STALL_S", 1.5)
+    monkeypatch.setattr(remoe_sim.util.remote_errors, "STALL_S", 1.5)
     remoe_sim.export(trace(), tmp_path / "routing.npz")
     with serving(tmp_path, Slow, pause=0.25) as server:
         same(import_trace(f"{server.url}/routing.npz"), import_trace(tmp_path / "routing.npz"))
@@ -263,7 +263,7 @@ def test_what_a_user_configured_for_fsspec_stays(monkeypatch):
     pytest.importorskip("aiohttp")
     monkeypatch.setitem(fsspec.config.conf, "https", {"client_kwargs": {"trust_env": True, "timeout": "mine"}})
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 7}})
-    patience = remoe_sim.remote_waiting.patience
+    patience = remoe_sim.util.remote_errors.patience
     assert patience("https://h/t") == {"https": {"client_kwargs": {"timeout": "mine", "trust_env": True}}}
     assert patience("simplecache::s3://b/t")["s3"]["config_kwargs"]["read_timeout"] == 7
     assert patience("memory://t") == {}

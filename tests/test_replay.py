@@ -12,9 +12,8 @@ from oracle import POLICIES, assert_equal, expected
 from strategies import CHOICES, Case, Shape, cases, choices, examples, trace_of
 
 import remoe_sim
-from remoe_sim import registry
-from remoe_sim.policy import SlotPolicy, StackPolicy
-from remoe_sim.trace_format import content_hash
+from remoe_sim.policy import SlotPolicy, StackPolicy, find
+from remoe_sim.trace.schema import content_hash
 
 
 def limits(case):
@@ -191,9 +190,9 @@ def naive_thirds(history, entry):
 @pytest.fixture(scope="module")
 def strangers():
     """Two policies that the package does not know, and their oracles."""
-    known, mine = registry.find_policy, {"newest": Newest, "thirds": Thirds}
+    known, mine = find.find_policy, {"newest": Newest, "thirds": Thirds}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "find_policy", lambda name: mine[name]() if name in mine else known(name))
+        patch.setattr(find, "find_policy", lambda name: mine[name]() if name in mine else known(name))
         patch.setitem(naive.SLOT, "newest", NaiveNewest)
         patch.setitem(naive.STACK, "thirds", naive_thirds)
         yield

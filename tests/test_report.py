@@ -18,9 +18,9 @@ from test_verdict import one_layer
 
 import remoe_sim
 from remoe_sim import cli
-from remoe_sim.charts import nice_ticks
-from remoe_sim.prefixes import routing_prefixes
-from remoe_sim.trace_page import default_cache
+from remoe_sim.reports.charts import nice_ticks
+from remoe_sim.reports.trace_report import default_cache
+from remoe_sim.trace.prefixes import routing_prefixes
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 

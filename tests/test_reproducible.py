@@ -12,7 +12,7 @@ from strategies import Shape, trace_of
 from test_timing import with_dense
 
 import remoe_sim
-from remoe_sim import threads
+from remoe_sim.util import threads
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 

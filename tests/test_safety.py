@@ -29,8 +29,8 @@ FILES = [
 # where and why: who names a policy's file means it to run; workers of a cluster get work from who started them; the
 # subclass of the unpickler lets nothing through but containers and tensors, which test_import_sglang_recorder checks
 ALLOWED = {
-    ("kernel_cache.py", "pickle"), ("registry.py", "exec_module"), ("sweep_cluster.py", "pickle"),
-    ("sweep_worker.py", "pickle"), ("torch_files.py", "pickle"),
+    ("compile.py", "pickle"), ("find.py", "exec_module"), ("cluster.py", "pickle"),
+    ("worker.py", "pickle"), ("torch_files.py", "pickle"),
 }  # fmt: skip
 CALLS = {"eval", "exec", "compile", "__import__", "exec_module", "literal_eval"}
 METHODS = {"exec_module", "system", "popen", "literal_eval"}
@@ -61,7 +61,7 @@ def findings(tree, name):
 
 def test_no_code_comes_from_data():
     found = {one for path in FILES for one in findings(ast.parse(path.read_text("utf-8")), path.name)}
-    assert len(FILES) > 200
+    assert len(FILES) > 150
     assert found == ALLOWED
 
 

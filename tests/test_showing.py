@@ -7,7 +7,7 @@ import pytest
 from data import DEMO
 
 import remoe_sim
-from remoe_sim.showing import Shown
+from remoe_sim.util.display import Shown
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,7 +17,7 @@ from test_import_bigmoe import PREAMBLE, capture
 from torch_writing import tensor, torch_save
 
 from remoe_sim import Decisions, InMemory, TraceError, import_trace, read_trace, reroute, write_trace
-from remoe_sim.gate_weights import ORDERED, in_order
+from remoe_sim.trace.weights import ORDERED, in_order
 
 # Each writes the first fixture's ids, in the order in which they are given, with these weights of each decision.
 

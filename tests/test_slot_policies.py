@@ -17,10 +17,9 @@ from remoe_sim.policies.lecar import LeCar
 from strategies import CHOICES, Case, Shape, cases, choices, examples, most_used, trace_of
 
 import remoe_sim
-from remoe_sim import policy as policies
-from remoe_sim import registry
-from remoe_sim.policy import Rules
-from remoe_sim.streams import global_stream, select_tokens
+from remoe_sim.policy import Rules, find
+from remoe_sim.policy import base as policies
+from remoe_sim.trace.accesses import global_stream, select_tokens
 
 NAMES = ("fifo", "lfu-forget", *naive_slots.TWINS)
 AGREEMENT = Path(__file__).parents[1] / "benchmarks" / "agreement.py"
@@ -137,9 +136,9 @@ def test_both_loops_are_one(drawn, arguments, name):
     with pytest.MonkeyPatch.context() as patch:
         from remoe_sim.kernels.slots import slot_replay
 
-        alone = registry.find_policy(name).replay(stream, most, rules)
+        alone = find.find_policy(name).replay(stream, most, rules)
         patch.setattr(policies, "loop_for", lambda stream: slot_replay)
-        grouped = registry.find_policy(name).replay(stream, most, rules)
+        grouped = find.find_policy(name).replay(stream, most, rules)
     assert alone.evictions == grouped.evictions
     for one, other in zip(vars(alone).values(), vars(grouped).values(), strict=True):
         np.testing.assert_array_equal(one, other)

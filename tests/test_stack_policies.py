@@ -15,8 +15,9 @@ from test_replay import replay, replays
 
 import remoe_sim
 from remoe_sim.policy import Policy, Rules, StackPolicy
-from remoe_sim.registry import find_policy, plugins
-from remoe_sim.streams import Stream
+from remoe_sim.policy.find import find_policy
+from remoe_sim.trace.accesses import Stream
+from remoe_sim.util.plugins import plugins
 
 STACK, SLOT, FIXED = (*naive_keys.STACK,), (*naive_keys.SLOT,), ("static", "static-oracle")
 

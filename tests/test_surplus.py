@@ -5,8 +5,7 @@ from naive import DECODE, Row
 from strategies import CHOICES, Shape, trace_of
 
 import remoe_sim
-from remoe_sim import registry
-from remoe_sim.policy import SlotPolicy
+from remoe_sim.policy import SlotPolicy, find
 
 
 class Restless(SlotPolicy):
@@ -34,7 +33,7 @@ class Restless(SlotPolicy):
 
 @pytest.mark.parametrize("order", CHOICES["order"])
 def test_hits_may_evict(order, monkeypatch):
-    monkeypatch.setattr(registry, "find_policy", lambda name: Restless())
+    monkeypatch.setattr(find, "find_policy", lambda name: Restless())
     rows = [Row(0, i, i, DECODE, [wanted]) for i, wanted in enumerate(([0, 1], [2, 0], [1, 2], [0, 2], [0, 2]))]
     trace = trace_of(rows, Shape((3,), (2,), (5,)))
     result = remoe_sim.replay(trace, 3, policy="restless", order=order)["restless"]

@@ -16,7 +16,7 @@ from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim import cli
-from remoe_sim.sweep_file import COLUMNS
+from remoe_sim.studies.sweep.file import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = DEMO
@@ -96,7 +96,7 @@ def test_what_a_training_trace_does_not_know_is_missed_at_any_capacity():
 
 @pytest.mark.once
 def test_many_limits_of_the_sample_in_blocks(monkeypatch):
-    import remoe_sim.sweep_counts as counts
+    from remoe_sim.cache import counts
 
     given = {"device": "jetson-orin-nx-16gb,rtx-4090", "overlap": "none,layer,prefetch"}
     whole = remoe_sim.sweep(SAMPLE, "lru,belady", "2:32:6", "10%,30%", "layer,global", **given)

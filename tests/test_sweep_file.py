@@ -13,7 +13,7 @@ from test_user_policy import FEWEST_HITS
 
 import remoe_sim
 from remoe_sim.cli import main
-from remoe_sim.sweep_file import COLUMNS, NAMES, alone
+from remoe_sim.studies.sweep.file import COLUMNS, NAMES, alone
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 
@@ -52,7 +52,7 @@ def test_changed_inputs_are_computed_anew_and_take_the_place_of_old_rows(tmp_pat
     again = remoe_sim.sweep(SAMPLE, ["lru", str(mine)], 8, output=path)
     assert (again["key"] == first["key"]).tolist() == [True, False]
     assert len(pd.read_parquet(path)) == 2
-    monkeypatch.setattr(remoe_sim, "__version__", "9.9.9")
+    monkeypatch.setattr("remoe_sim.studies.sweep.cells.__version__", "9.9.9")
     newer = remoe_sim.sweep(SAMPLE, "lru", 8, output=path)
     assert newer["key"][0] not in set(again["key"])
     assert pd.read_parquet(path)["version"].tolist() == ["9.9.9", again["version"][1]]
@@ -110,8 +110,7 @@ def test_traces_of_one_name_are_verified_and_shown_apart(tmp_path, monkeypatch):
 
 def test_figures_draw_traces_of_one_name_apart(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    from remoe_sim.figures._panels import split_rows
-    from remoe_sim.figures.capacity_hits import curve_rows
+    from remoe_sim.figures._panels import curve_rows, split_rows
 
     rows = curve_rows(pd.read_parquet(three_runs(tmp_path, monkeypatch)))
     assert len(rows) == 12
@@ -121,7 +120,7 @@ def test_figures_draw_traces_of_one_name_apart(tmp_path, monkeypatch):
 
 
 def test_one_trace_of_several_names_is_one(tmp_path):
-    from remoe_sim.sweep_labels import stem, told_apart
+    from remoe_sim.studies.sweep.labels import stem, told_apart
 
     frame = pd.DataFrame({"trace": ["a/t.parquet", "t.parquet", "b/t.parquet", "c/u.parquet"]})
     frame["trace_hash"] = ["xxh3:1", "xxh3:1", "xxh3:2", "xxh3:3"]

@@ -11,13 +11,12 @@ from strategies import Shape, cases, choices, examples, trace_of
 from test_timing import with_dense
 
 import remoe_sim
-from remoe_sim import trace_reader
-from remoe_sim.sweep_axes import axes_of
-from remoe_sim.sweep_cells import Subject, passes_of
-from remoe_sim.sweep_gathering import rows_of
-from remoe_sim.sweep_units import CountUnit, Cut, OpenTrace, ReuseUnit, TimeUnit, units_of
-from remoe_sim.trace_format import content_hash
-from remoe_sim.trace_reader import read_trace
+from remoe_sim.studies.sweep.axes import axes_of
+from remoe_sim.studies.sweep.cells import Subject, passes_of
+from remoe_sim.studies.sweep.units import CountUnit, Cut, OpenTrace, ReuseUnit, TimeUnit, rows_of, units_of
+from remoe_sim.trace import reader
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.schema import content_hash
 
 
 def passes(trace, policy, cache, scope="layer", batch=None, device=None, **settings):
@@ -87,10 +86,10 @@ def test_layers_of_a_unit_are_bounded_by_slots(slots, layers):
 def test_large_traces_are_hashed_and_planned_without_their_layers(tmp_path, monkeypatch):
     demo, path = read_trace(DEMO), tmp_path / "t.parquet"
     remoe_sim.write_trace(demo, path)
-    monkeypatch.setattr(trace_reader, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(reader, "RESIDENT_BYTES", 0)
     read = []
-    parts = trace_reader._FileLayers.parts
-    monkeypatch.setattr(trace_reader._FileLayers, "parts", lambda self, at: read.append(at) or parts(self, at))
+    parts = reader._FileLayers.parts
+    monkeypatch.setattr(reader._FileLayers, "parts", lambda self, at: read.append(at) or parts(self, at))
     assert content_hash(read_trace(path)) == content_hash(demo)
     given = passes(str(path), "lru", 8)
     assert read == []

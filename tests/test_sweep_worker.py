@@ -13,14 +13,12 @@ from test_timing import with_dense
 from test_user_policy import FEWEST_HITS
 
 import remoe_sim
-from remoe_sim.sweep_axes import axes_of
-from remoe_sim.sweep_cells import Subject, passes_of
-from remoe_sim.sweep_cluster import _alone
-from remoe_sim.sweep_gathering import rows_of
-from remoe_sim.sweep_policies import ChosenPolicy
-from remoe_sim.sweep_units import Cut, units_of
-from remoe_sim.sweep_worker import fingerprint, work
-from remoe_sim.threads import map_layers, most_threads, one_thread
+from remoe_sim.studies.sweep.axes import axes_of
+from remoe_sim.studies.sweep.cells import ChosenPolicy, Subject, passes_of
+from remoe_sim.studies.sweep.cluster import _alone
+from remoe_sim.studies.sweep.units import Cut, rows_of, units_of
+from remoe_sim.studies.sweep.worker import fingerprint, work
+from remoe_sim.util.threads import map_layers, most_threads, one_thread
 
 SAMPLE = DEMO
 
@@ -70,7 +68,7 @@ def test_what_a_worker_refuses(tmp_path):
 
 
 def test_a_policy_is_found_where_it_is_unpickled(tmp_path, monkeypatch):
-    from remoe_sim.registry import find_policy
+    from remoe_sim.policy.find import find_policy
 
     chosen = ChosenPolicy.of("random:seed=7", find_policy("random:seed=7"))
     again = pickle.loads(pickle.dumps(chosen))

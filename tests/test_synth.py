@@ -8,9 +8,9 @@ from data import DEMO, SHARED, needs_traces
 from numba import config
 
 import remoe_sim
-from remoe_sim import synthesis
+from remoe_sim.synthetic import synth
 from remoe_sim.trace import DECODE, PREFILL
-from remoe_sim.trace_reader import read_trace
+from remoe_sim.trace.reader import read_trace
 
 FEW = 300 if config.DISABLE_JIT else 3000
 compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="takes minutes where kernels are interpreted")
@@ -94,7 +94,7 @@ def test_a_trace_of_prompts_alone():
 def test_large_traces_are_drawn_when_they_are_read(monkeypatch, tmp_path):
     some = {"tokens": 700, "layers": 2, "experts": 16, "top_k": 2}
     whole = remoe_sim.synth(**some)
-    monkeypatch.setattr(synthesis, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(synth, "RESIDENT_BYTES", 0)
     drawn = remoe_sim.synth(**some)
     assert not drawn.source.resident
     assert same(whole, drawn)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from remoe_sim import threads
+from remoe_sim.util import threads
 
 
 @pytest.mark.parametrize("processors", [None, 1, 3])

@@ -15,9 +15,9 @@ from strategies import Shape, cases, choices, examples, trace_of
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.policy import Policy, SlotPolicy
-from remoe_sim.registry import plugins
-from remoe_sim.tiering import RELATIONS
-from remoe_sim.verbs import check_drivable
+from remoe_sim.policy.drive import check_drivable
+from remoe_sim.studies.tiers import RELATIONS
+from remoe_sim.util.plugins import plugins
 
 BOTH_SCOPES = ("layer", "global")
 
@@ -167,7 +167,7 @@ def test_a_policy_in_plain_python_is_driven_like_any_other(monkeypatch, scope, r
     trace = random_trace()
     limits = {"device_cache": 3, "host_cache": 14, "scope": scope, "relation": relation}
     known = remoe_sim.tiers(trace, **limits)[0]
-    monkeypatch.setattr("remoe_sim.registry.find_policy", lambda name: Oldest())
+    monkeypatch.setattr("remoe_sim.policy.find.find_policy", lambda name: Oldest())
     mine = remoe_sim.tiers(trace, **limits)[0]
     assert mine.counts == known.counts
     assert mine.host.evictions == known.host.evictions

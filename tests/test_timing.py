@@ -12,8 +12,8 @@ from naive import DECODE, PREFILL, Row
 from strategies import Shape, cases, examples, trace_of
 
 import remoe_sim
-from remoe_sim.timelines import Steps, Times
-from remoe_sim.timing import DeviceRun
+from remoe_sim.devices.run import DeviceRun
+from remoe_sim.devices.timeline import Steps, Times
 
 DEVICE = "oneplus-15r"
 

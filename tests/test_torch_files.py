@@ -6,8 +6,8 @@ from foreign_files import SGLANG_ROWS, sglang_records
 from imported import refused, rows_of
 
 from remoe_sim import import_trace
-from remoe_sim.import_source import Source
-from remoe_sim.torch_files import read_torch
+from remoe_sim.formats.source import Source
+from remoe_sim.formats.torch_files import read_torch
 
 pytestmark = pytest.mark.heavy("torch")
 

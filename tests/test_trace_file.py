@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from strategies import cases
 
 import remoe_sim
-from remoe_sim import Decisions, InMemory, Model, Trace, TraceError, cli, trace_reader
-from remoe_sim.trace_format import CHECK_KEY, KEY
+from remoe_sim import Decisions, InMemory, Model, Trace, TraceError, cli
+from remoe_sim.trace import reader
+from remoe_sim.trace.schema import CHECK_KEY, KEY
 
 
 def small(**changes):
@@ -57,9 +58,9 @@ def same(one, other):
         assert np.array_equal(routed if a.routed is None else a.routed, routed if b.routed is None else b.routed)
 
 
-@pytest.mark.parametrize("resident", [trace_reader.RESIDENT_BYTES, -1])
+@pytest.mark.parametrize("resident", [reader.RESIDENT_BYTES, -1])
 def test_what_is_written_comes_back(tmp_path, monkeypatch, resident):
-    monkeypatch.setattr(trace_reader, "RESIDENT_BYTES", resident)
+    monkeypatch.setattr(reader, "RESIDENT_BYTES", resident)
     trace = small()
     remoe_sim.write_trace(trace, tmp_path / "t.parquet")
     back = remoe_sim.read_trace(tmp_path / "t.parquet")

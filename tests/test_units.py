@@ -13,7 +13,7 @@ from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim.cli import main
-from remoe_sim.units import decimal, percent
+from remoe_sim.util.units import decimal, percent
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from oracle import expected
 from strategies import Shape, cases, choices, examples, trace_of
 
 import remoe_sim
-from remoe_sim.caches import Caches
+from remoe_sim.cache.caches import Caches
+from remoe_sim.cache.settings import Settings
 from remoe_sim.policy import Policy, Rules
-from remoe_sim.registry import find_policy, plugins
-from remoe_sim.settings import Settings
-from remoe_sim.streams import select_tokens
+from remoe_sim.policy.find import find_policy
+from remoe_sim.trace.accesses import select_tokens
+from remoe_sim.util.plugins import plugins
 
 compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="takes minutes where kernels are interpreted")
 SETTINGS = ("scope", "admission", "order", "phase", "warmup")

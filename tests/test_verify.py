@@ -14,7 +14,7 @@ from test_user_policy import FEWEST_HITS
 
 import remoe_sim
 from remoe_sim import cli
-from remoe_sim.sweep_file import COLUMNS
+from remoe_sim.studies.sweep.file import COLUMNS
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.assembling import Records, Slots, assemble
-from remoe_sim.csv_columns import WEIGHT_OR_NAN, WHOLE, CsvColumns, read_csv, read_header
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.trace import DECODE, MOST_LAYERS, PREFILL, Trace
+from remoe_sim.formats.assemble import Records, Slots, assemble
+from remoe_sim.formats.csv_files import WEIGHT_OR_NAN, WHOLE, CsvColumns, read_csv, read_header
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.source import Source
+from remoe_sim.trace import DECODE, PREFILL, Trace
+from remoe_sim.trace.trace import MOST_LAYERS
 
 _COLUMNS = ("turn", "phase", "step", "layer", "slot", "expert")
 _VERSION = re.compile(r"#\s*route_trace\s+(\S+)")

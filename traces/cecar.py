@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.errors import TraceError
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.request_arrays import RequestArrays, trace_of_requests
-from remoe_sim.torch_files import read_torch, torch_pickle
+from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.source import Source
+from remoe_sim.formats.torch_files import read_torch, torch_pickle
 from remoe_sim.trace import Trace
+from remoe_sim.util.errors import TraceError
 
 
 class Cecar(TraceFormat):

@@ -14,11 +14,10 @@ from array import array
 
 import numpy as np
 
-from remoe_sim.assembling import assemble
-from remoe_sim.decision_rows import DecisionRows
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.passes import records_of_passes
+from remoe_sim.formats.assemble import assemble
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.records import DecisionRows, records_of_passes
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan"

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.assembling import Ints
-from remoe_sim.expert_ids import checked_ids
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.json_reading import as_array, first_fields, read_json, shown
-from remoe_sim.request_arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.json_files import as_array, first_fields, read_json, shown
+from remoe_sim.formats.source import Source, checked_ids
 from remoe_sim.trace import Trace
+from remoe_sim.util.arrays import Ints
 
 
 class Core12345(TraceFormat):

@@ -7,10 +7,10 @@ Note the order of the axes: the layer comes last. Each line is one request of te
 
 from __future__ import annotations
 
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.json_reading import first_fields, read_objects
-from remoe_sim.request_arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.json_files import first_fields, read_objects
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
 
 

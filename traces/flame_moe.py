@@ -19,15 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.errors import TraceError
-from remoe_sim.expert_ids import LARGEST, outside
-from remoe_sim.gate_weights import EXPECTED, in_order, wrong_weight
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.parquet_footers import largest_of
-from remoe_sim.remote_errors import RemoteError
-from remoe_sim.remote_files import AHEAD, open_parquet
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.parquet_footer import largest_of
+from remoe_sim.formats.source import LARGEST, Source, outside
 from remoe_sim.trace import DECODE, Decisions, InMemory, Model, Trace
+from remoe_sim.trace.weights import EXPECTED, in_order, wrong_weight
+from remoe_sim.util.errors import TraceError
+from remoe_sim.util.remote import AHEAD, open_parquet
+from remoe_sim.util.remote_errors import RemoteError
 
 _LAYER = re.compile(r"layer_(\d{1,5})\.parquet")
 _READ_AT_ONCE = 2**20
@@ -241,7 +240,7 @@ class _Stream:
     def _numbers(self, part: Any) -> npt.NDArray[Any]:
         import pyarrow as pa
 
-        from remoe_sim.arrow_lists import from_arrow
+        from remoe_sim.trace.arrow import from_arrow
 
         place = f"{self.layers.files[self.number].name}, rows from {self._at} on, column '{self.name}'"
         try:
@@ -257,7 +256,7 @@ def _checked_tokens(column: Any, first: int) -> Any:
     """The token ids of a column; ValueError for what cannot be one."""
     import pyarrow as pa
 
-    from remoe_sim.arrow_lists import to_numpy
+    from remoe_sim.trace.arrow import to_numpy
 
     if not pa.types.is_integer(column.type) or column.null_count:
         raise ValueError(f"token_id from row {first} on holds {column.type} or null, expected whole numbers")

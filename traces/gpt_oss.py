@@ -14,10 +14,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.json_reading import Entry, as_array, first_fields, read_objects, shown
-from remoe_sim.request_arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.json_files import Entry, as_array, first_fields, read_objects, shown
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
 
 _TOKEN, _LAYER = re.compile(r"token_(\d{1,9})"), re.compile(r"layer_(\d{1,5})")

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.assembling import Ints, Slots, assemble
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.json_reading import Entry, as_array, first_fields, read_json, shown
-from remoe_sim.passes import records_of_passes
+from remoe_sim.formats.assemble import Slots, assemble
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.json_files import Entry, as_array, first_fields, read_json, shown
+from remoe_sim.formats.records import records_of_passes
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import DECODE, Trace
+from remoe_sim.util.arrays import Ints
 
 _FIELDS = ("trace", "entries", "data")
 _NUMBERS = re.compile(r"\s*(?:\[\s*){1,2}\d")

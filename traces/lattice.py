@@ -11,11 +11,11 @@ from array import array
 
 import numpy as np
 
-from remoe_sim.assembling import Records, assemble
-from remoe_sim.decision_rows import DecisionRows
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.json_reading import first_fields, read_objects
+from remoe_sim.formats.assemble import Records, assemble
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.json_files import first_fields, read_objects
+from remoe_sim.formats.records import DecisionRows
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import DECODE, Trace
 
 

@@ -13,11 +13,11 @@ import re
 
 import numpy as np
 
-from remoe_sim.assembling import Slots, assemble
-from remoe_sim.csv_columns import WHOLE, read_csv
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.passes import records_of_passes
+from remoe_sim.formats.assemble import Slots, assemble
+from remoe_sim.formats.csv_files import WHOLE, read_csv
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.records import records_of_passes
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
 
 _COLUMNS = ("layer", "expert")

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.assembling import Records, Slots, assemble
-from remoe_sim.csv_columns import header_names, read_header
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
+from remoe_sim.formats.assemble import Records, Slots, assemble
+from remoe_sim.formats.csv_files import header_names, read_header
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import DECODE, Trace
 
 _COLUMNS = ("Layer ID", "Batch Number", "Token", "Activated Expert IDs")

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.assembling import Ints
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.json_reading import Entry, first_fields, read_objects
-from remoe_sim.request_arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.json_files import Entry, first_fields, read_objects
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
+from remoe_sim.util.arrays import Ints
 
 _FIELDS = {"model_id", "num_layers", "num_experts", "top_k_experts", "layers"}
 

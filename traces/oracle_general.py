@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.exporting import ExportFormat
+from remoe_sim.formats.format import ExportFormat
 from remoe_sim.trace import Trace
 
 if TYPE_CHECKING:
-    from remoe_sim.streams import Longs, Stream
+    from remoe_sim.trace.accesses import Stream
+    from remoe_sim.util.arrays import Longs
 
 ACCESS = np.dtype([("timestamp", "<u4"), ("obj_id", "<u8"), ("obj_size", "<u4"), ("next_access_vtime", "<i8")])
 LARGEST = 2**32 - 1
@@ -30,7 +31,7 @@ class OracleGeneral(ExportFormat):
     lost = "requests, phases, which accesses are one group, and the model"
 
     def write(self, trace: Trace, path: Path) -> None:
-        from remoe_sim.streams import select_tokens
+        from remoe_sim.trace.accesses import select_tokens
 
         sizes = trace.model.expert_bytes or (1,) * trace.moe_layers
         if max(sizes) > LARGEST:
@@ -56,7 +57,7 @@ class OracleGeneral(ExportFormat):
         file.flush()
 
     def _stream(self, trace: Trace, index: int) -> Stream:
-        from remoe_sim.streams import layer_stream, select_tokens
+        from remoe_sim.trace.accesses import layer_stream, select_tokens
 
         return layer_stream(trace, index, trace.decisions(index), select_tokens(trace), "sequential")
 

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.assembling import Records, Slots, assemble
-from remoe_sim.errors import TraceError
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.plain import assume_steps, phase_codes, request_ids
+from remoe_sim.formats.assemble import Records, Slots, assemble
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.records import assume_steps, phase_codes, request_ids
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
+from remoe_sim.util.errors import TraceError
 
 _REQUIRED = ("request", "position", "phase", "layer", "experts")
 _OPTIONAL = ("weights", "step", "token_id")

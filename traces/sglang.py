@@ -14,13 +14,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from remoe_sim.assembling import Ints, find_repeated
-from remoe_sim.encoded_arrays import flat_array
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.json_reading import Entry, first_fields, read_objects
-from remoe_sim.request_arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.assemble import find_repeated
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.json_files import Entry, first_fields, flat_array, read_objects
+from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
+from remoe_sim.util.arrays import Ints
 
 
 class SgLang(TraceFormat):

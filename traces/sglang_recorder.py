@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.assembling import Ints
-from remoe_sim.errors import TraceError
-from remoe_sim.expert_ids import LARGEST, checked_ids, outside
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.layer_tables import layer_tables
-from remoe_sim.torch_files import read_torch, torch_pickle
+from remoe_sim.formats.arrays import layer_tables
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.source import LARGEST, Source, checked_ids, outside
+from remoe_sim.formats.torch_files import read_torch, torch_pickle
 from remoe_sim.trace import DECODE, PREFILL, Model, Trace
+from remoe_sim.util.arrays import Ints
+from remoe_sim.util.errors import TraceError
 
 _NAMES = (b"topk_ids_of_layer", b"last_physical_to_logical_map", b"global_physical_count", b"logical_count")
 

@@ -17,16 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from remoe_sim.assembling import Ints
-from remoe_sim.encoded_arrays import flat_array, npy_array, routed_array, shaped
-from remoe_sim.errors import TraceError
-from remoe_sim.expert_ids import checked_ids
-from remoe_sim.import_source import Source
-from remoe_sim.importing import TraceFormat
-from remoe_sim.json_reading import Entry, first_fields, read_objects
-from remoe_sim.npz_arrays import NpzArrays
-from remoe_sim.request_arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
+from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.json_files import Entry, first_fields, flat_array, npy_array, read_objects, routed_array, shaped
+from remoe_sim.formats.npz_files import NpzArrays
+from remoe_sim.formats.source import Source, checked_ids
 from remoe_sim.trace import Trace
+from remoe_sim.util.arrays import Ints
+from remoe_sim.util.errors import TraceError
 
 _NPY = b"\x93NUMPY"
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from files import Matrix, Readers, Slot
 
-from remoe_sim.model_sizes import SizedModel
+from remoe_sim.models.sizes import SizedModel
 
 SCRATCH = 2**18  # float32 that weights are converted to at a time, 1 MiB
 Vector = npt.NDArray[np.float32]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 import remoe_sim
-from remoe_sim.cards import Fact
-from remoe_sim.costs import costs_of
-from remoe_sim.device_cards import Device
-from remoe_sim.model_sizes import SizedModel
-from remoe_sim.timelines import Reads, Steps, run
-from remoe_sim.timing import Timed
+from remoe_sim.devices.costs import costs_of
+from remoe_sim.devices.device import Device
+from remoe_sim.devices.run import Timed
+from remoe_sim.devices.timeline import Reads, Steps, run
+from remoe_sim.models.sizes import SizedModel
 from remoe_sim.trace import DECODE
+from remoe_sim.util.cards import Fact
 
 QUANT = {"int8": "int8", "float32": "fp32"}
 CARD = """title = "Emulator"

@@ -37,7 +37,7 @@ from predicting import (
 from probes import Parts, fixed_times, probe, typical
 
 import remoe_sim
-from remoe_sim.device_cards import Device
+from remoe_sim.devices.device import Device
 
 TRACE = str(Path(__file__).resolve().parents[2] / "tests" / "demo.parquet")
 POLICIES, OVERLAPS = ("lru", "lfu"), ("none", "layer")

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.bootstrapping import Ratios, differences
-from remoe_sim.comparison import Difference, adjusted
-from remoe_sim.request_pairs import pairs_of
-from remoe_sim.request_sums import Requests
-from remoe_sim.threads import map_layers
+from remoe_sim.studies.bootstrap import Ratios, differences
+from remoe_sim.studies.compare import Requests, pairs_of
+from remoe_sim.studies.compare_result import Difference, adjusted
 from remoe_sim.trace import Trace
+from remoe_sim.util.threads import map_layers
 
 Uses = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]

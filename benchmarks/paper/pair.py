@@ -25,12 +25,11 @@ from expert_use import compare_evenness
 
 import remoe_sim
 from remoe_sim import Trace
-from remoe_sim.comparison import Comparison, Difference
-from remoe_sim.file_writing import replacing
-from remoe_sim.request_pairs import PAIRINGS
-from remoe_sim.request_sums import Requests
+from remoe_sim.studies.compare import PAIRINGS, Requests
+from remoe_sim.studies.compare_result import Comparison, Difference
 from remoe_sim.trace import DECODE
-from remoe_sim.units import parse_range
+from remoe_sim.util.files import replacing
+from remoe_sim.util.units import parse_range
 
 POLICIES = "lru,belady"
 COLUMNS = ("metric", "policy", "capacity", "layer", "original", "tuned", "difference", "change", "low", "high",

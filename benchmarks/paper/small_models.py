@@ -16,8 +16,8 @@ import transformers
 from stdlib_texts import WORDS, tokenizer
 
 from remoe_sim.finetune import terms
+from remoe_sim.finetune.checkpoint import keep, kept
 from remoe_sim.finetune.gates import Gates
-from remoe_sim.finetune.states import keep, kept
 from remoe_sim.finetune.texts import digest, padded, picked
 
 LEARNING_RATE, WARM_UP, LEAST = 2e-3, 50, 0.01  # the rate falls to this share of itself

@@ -9,7 +9,7 @@ import pandas as pd
 import text_losses
 from pair import WORDS
 
-from remoe_sim.trace_writer import replacing
+from remoe_sim.util.files import replacing
 
 LOSS = "loss"
 LEFT_OUT = ("bytes_read_per_token", "unique_misses")  # misses per token, times one number

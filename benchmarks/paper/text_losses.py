@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.bootstrapping import Ratios, differences
 from remoe_sim.capture.running import load
 from remoe_sim.finetune.terms import language_model
 from remoe_sim.finetune.texts import in_batches, padded
-from remoe_sim.trace_writer import replacing
+from remoe_sim.studies.bootstrap import Ratios, differences
+from remoe_sim.util.files import replacing
 
 CONFIDENCE, RESAMPLES = 0.95, 9999
 

@@ -33,11 +33,11 @@ from stdlib_texts import excerpts, sources, tokenizer
 from summary import markdown, summarise
 
 from remoe_sim.capture import run as capture
-from remoe_sim.file_writing import replacing
 from remoe_sim.finetune import Recipe, read_recipe
 from remoe_sim.finetune import run as finetune
 from remoe_sim.finetune.texts import read_texts
-from remoe_sim.trace_writer import write_trace
+from remoe_sim.trace.writer import write_trace
+from remoe_sim.util.files import replacing
 
 RECIPES = ("ce-only", "paper", "three-stage")
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the weights of LOCALITY

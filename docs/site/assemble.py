@@ -46,7 +46,7 @@ ELSEWHERE = {
     "README.md": "index",
     "traces/samples/README.md": "sample",
     "CHANGELOG.md": "changelog",
-    "remoe_sim/devices": "list-devices",
+    "remoe_sim/devices/cards": "list-devices",
 }
 LINK = re.compile(r"\[([^\]]+)\]\(([^)#:]+)(#[^)]*)?\)")
 
@@ -89,8 +89,8 @@ def policies(rows: list[dict[str, Any]]) -> str:
 
 
 def formats(rows: list[dict[str, Any]]) -> str:
-    from remoe_sim.importing import PACKAGE, TraceFormat
-    from remoe_sim.registry import plugins
+    from remoe_sim.formats.format import PACKAGE, TraceFormat
+    from remoe_sim.util.plugins import plugins
 
     layouts = {name: format.layout.strip() for name, format in plugins(PACKAGE, TraceFormat).items()}
     parts = [f"## {row['name']}\n\n{row['summary']}.\n\n```text\n{layouts[row['name']]}\n```\n" for row in rows]

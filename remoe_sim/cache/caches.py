@@ -1,20 +1,79 @@
-"""Pinned experts: always resident, so their lookups always hit, and what they take is missing for the others."""
+"""One cache of a call: what it starts with, what is pinned, and the accesses it sees."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import Outcome
-from remoe_sim.streams import Longs, Stream
-from remoe_sim.trace import Trace
-from remoe_sim.units import parse_count, plural
+from remoe_sim.policy.outcome import NO_PRELOAD, Outcome, Rules
+from remoe_sim.trace.accesses import Stream, StreamViews, Tokens, global_stream, layer_stream
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.units import parse_count, plural
+
+if TYPE_CHECKING:
+    from remoe_sim.cache.settings import Settings
+    from remoe_sim.util.arrays import Longs
 
 Entries = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Preload:
+    """counts: int64[E] of each MoE layer, how often each expert was chosen there; empty when nothing is preloaded."""
+
+    counts: tuple[npt.NDArray[np.int64], ...] = ()
+
+    @classmethod
+    def of(cls, trace: Trace, other: Trace | str | os.PathLike[str] | None) -> Preload:
+        """Counts of `other`, which must have trace's layers and experts (TraceError otherwise)."""
+        if other is None:
+            return cls()
+        other = other if isinstance(other, Trace) else read_trace(other)
+        check_alike(trace, other)
+        return cls(tuple(usage(other, index) for index in range(other.moe_layers)))
+
+    def of_layer(self, index: int) -> Entries:
+        """Experts of a layer that were used, most used first, ties by lower id."""
+        return _ranked(self.counts[index]) if self.counts else NO_PRELOAD
+
+    @cached_property
+    def everywhere(self) -> Entries:
+        """Entries of all layers that were used, most used first, ties by (layer, lower id)."""
+        return _ranked(np.concatenate(self.counts)) if self.counts else NO_PRELOAD
+
+
+def check_alike(trace: Trace, other: Trace) -> None:
+    """TraceError unless `other` has trace's layers and experts."""
+    for what, mine, theirs in (
+        ("MoE layers", trace.layer_numbers, other.layer_numbers),
+        ("experts per layer", trace.model.experts, other.model.experts),
+    ):
+        if mine != theirs:
+            raise other.error(
+                f"its {what} differ from those of {trace.path or 'the trace'}; take a trace of the same model"
+            )
+
+
+def usage(trace: Trace, index: int) -> npt.NDArray[np.int64]:
+    """int64[E]: how many slots chose each expert of MoE layer `index`."""
+    decisions = trace.decisions(index)
+    chosen = decisions.experts.reshape(-1) if decisions.valid is None else decisions.experts[decisions.valid]
+    return np.bincount(chosen, minlength=trace.model.experts[index])
+
+
+def _ranked(counts: npt.NDArray[np.int64]) -> Entries:
+    ranked = np.argsort(-counts, kind="stable")
+    return ranked[: np.count_nonzero(counts)].astype(np.int32)
+
+
 NONE = np.zeros(0, np.int32)
 
 
@@ -125,3 +184,47 @@ def most_held(full: Stream, stream: Stream, pinned: Entries, outcome: Outcome, s
     found = np.append(0, outcome.resting)[before]
     idle = int(np.where(before > opened, found, start).max(initial=0))
     return max(idle, int(outcome.running.max(initial=0))) + int(full.weights[pinned].sum())
+
+
+@dataclass(frozen=True)
+class Caches:
+    """tokens: those that take part; training: uses of experts in the trace that policies learn from."""
+
+    trace: Trace
+    settings: Settings
+    tokens: Tokens
+    preload: Preload = field(default_factory=Preload)
+    pins: Pins = field(default_factory=Pins)
+    training: Preload = field(default_factory=Preload)
+
+    def layer_views(self, index: int) -> StreamViews:
+        """The accesses of the cache of MoE layer `index`."""
+        decisions = self.trace.decisions(index)
+        order = self.settings.order
+        return StreamViews(
+            lambda by_last: layer_stream(self.trace, index, decisions, self.tokens, order, by_last), self.tokens
+        )
+
+    def global_views(self, in_bytes: bool) -> StreamViews:
+        """The accesses of the one cache of all layers; its limit counts bytes or experts."""
+        order = self.settings.order
+        return StreamViews(
+            lambda by_last: global_stream(self.trace, self.tokens, order, in_bytes, by_last), self.tokens
+        )
+
+    def layer_rules(self, index: int) -> Rules:
+        """What holds for the cache of MoE layer `index`."""
+        uses = self.training.counts[index] if self.training.counts else None
+        return self._rules(self.preload.of_layer(index), uses, self.pins.of_layer(index))
+
+    def global_rules(self) -> Rules:
+        """What holds for the one cache of all layers."""
+        uses = np.concatenate(self.training.counts) if self.training.counts else None
+        return self._rules(self.preload.everywhere, uses, self.pins.everywhere)
+
+    def _rules(self, preload: Entries, uses: Longs | None, pinned: Entries) -> Rules:
+        """Pinned entries are there anyway, so no policy starts with them or learns that they are used."""
+        if uses is not None and pinned.size:
+            uses = uses.copy()
+            uses[pinned] = 0
+        return Rules(self.settings.mandatory, preload[~np.isin(preload, pinned)], uses)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from remoe_sim.caches import Caches
-from remoe_sim.curves import layer_curve
-from remoe_sim.engine import replay_stream
-from remoe_sim.holdings import of_replay, of_shared
+from remoe_sim.cache.curve import layer_curve
+from remoe_sim.cache.holdings import of_replay
+from remoe_sim.cache.parts import hits_of_layers, in_parts
+from remoe_sim.cache.stream import replay_stream
+from remoe_sim.devices.run import StepCounts
 from remoe_sim.kernels import tallies
-from remoe_sim.part_replay import hits_of_layers, in_parts
-from remoe_sim.policy import Policy, StackPolicy
-from remoe_sim.streams import Longs, Stream
-from remoe_sim.threads import fewer, map_layers, most_threads
-from remoe_sim.timing import StepCounts
+from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.trace.holdings import of_shared
+from remoe_sim.util.threads import fewer, map_layers, most_threads
+
+if TYPE_CHECKING:
+    from remoe_sim.cache.caches import Caches
+    from remoe_sim.trace.accesses import Stream
+    from remoe_sim.util.arrays import Longs
 
 MOST_MISSED_BYTES = 2**29  # of counts per step and layer that are held at once
 LOOKUPS, HITS, COLD = range(3)  # columns of tables of counts

@@ -1,4 +1,4 @@
-"""Hit-rate curves: one pass gives the exact hits at every limit where the policy allows it, else one pass per limit."""
+"""`curve`: hits of a policy at every cache size, from one pass where the policy allows it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,104 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from remoe_sim.caches import Caches
-from remoe_sim.engine import HITS, check_outcome, reads_of, replay_stream
-from remoe_sim.holdings import of_lane, of_part, of_replay, of_shared
-from remoe_sim.kernels import tallies
+from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.holdings import of_lane, of_replay
+from remoe_sim.cache.parts import hits_of_layers, in_parts, reads_of
+from remoe_sim.cache.settings import DEFAULT_POLICIES, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.stream import HITS, check_outcome, replay_stream
+from remoe_sim.kernels import lanes, tallies
+from remoe_sim.kernels.keys import ranks_before
 from remoe_sim.kernels.lanes import LANES
-from remoe_sim.kernels.recency_bytes import ABSENT
+from remoe_sim.kernels.recency import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
-from remoe_sim.lane_curves import batches, in_lanes, lane_curves
-from remoe_sim.outcomes import hits_below
-from remoe_sim.part_replay import hits_of_layers, in_parts
-from remoe_sim.policy import Policy, Rules, StackPolicy
-from remoe_sim.preload import Preload
-from remoe_sim.progress import layers_stage, stage
-from remoe_sim.settings import DEFAULT_POLICIES, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.streams import Longs, Stream, select_tokens
-from remoe_sim.threads import fewer, map_layers
-from remoe_sim.trace import Trace
-from remoe_sim.trace_parts import PART_ROWS
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_bytes, parse_range
+from remoe_sim.policy.base import Policy, Ranks, StackPolicy
+from remoe_sim.policy.outcome import Rules, hits_below
+from remoe_sim.trace.accesses import Stream, Tokens, select_tokens
+from remoe_sim.trace.holdings import of_part, of_shared
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.sources import PART_ROWS, layers_stage
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.progress import stage
+from remoe_sim.util.threads import fewer, map_layers, most_threads
+from remoe_sim.util.units import parse_bytes, parse_range
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from remoe_sim.util.arrays import Longs
+
+LEAST, MOST_EXPERTS = 4, 512  # layers for which it pays, and experts of each
+MOST_LOOKUPS = 2**22  # of a layer: what is held for LANES layers is 512 MiB then
+
+
+def in_lanes(caches: Caches, policies: Sequence[Policy]) -> bool:
+    """Whether layers are replayed side by side: whole steps, each of one kind, by caches that start empty."""
+    tokens, trace = caches.tokens, caches.trace
+    lookups = tokens.kinds.size * max(trace.model.top_k)
+    return (
+        trace.moe_layers >= LEAST
+        and max(trace.model.experts) <= MOST_EXPERTS
+        and 0 < lookups <= MOST_LOOKUPS
+        and caches.settings.order == "set"
+        and not caches.preload.counts
+        and any(isinstance(policy, StackPolicy) and policy.ranked for policy in policies)
+        and _step_kinds(tokens) is not None
+    )
+
+
+def batches(layers: int, most: int) -> list[list[int]]:
+    """Layers that are replayed together: none with more than `most`, a task for every thread to the end, and the
+    smaller ones last, so that threads end together."""
+    parts, threads = -(-layers // most), most_threads()
+    parts = min(layers, -(-parts // threads) * threads)
+    return [part.tolist() for part in np.array_split(np.arange(layers), parts)]
+
+
+def _step_kinds(tokens: Tokens) -> npt.NDArray[np.uint8] | None:
+    """What the lookups of each step count as, None if those of one step count as different things."""
+    if tokens.one_per_step:
+        return tokens.kinds
+    least = np.minimum.reduceat(tokens.kinds, tokens.starts[:-1])
+    return least if (least == np.maximum.reduceat(tokens.kinds, tokens.starts[:-1])).all() else None
+
+
+def lane_curves(policy: Policy, caches: Caches, streams: Sequence[Stream]) -> list[Longs] | None:
+    """Of each layer, int64[3, E + 1]: hits of each kind of lookup at 0 to E experts; None if the policy has no ranks.
+
+    streams: the accesses of at most LANES layers, groups in the order of steps.
+    """
+    kinds = _step_kinds(caches.tokens)
+    before = np.empty((lanes.LANES, max(stream.entries.size for stream in streams)), np.uint32)
+    ranks = np.empty_like(before)
+    offsets = np.zeros((lanes.LANES, caches.tokens.n_steps + 1), np.int64)
+    for lane, stream in enumerate(streams):
+        own = policy.ranks(stream) if isinstance(policy, StackPolicy) else None
+        if own is None or kinds is None:
+            return None
+        _fill(stream, own, before[lane], ranks[lane], offsets[lane])
+    depths = -(-max(stream.n_entries for stream in streams) // lanes.DEEP) * lanes.DEEP
+    counts = np.zeros((3, depths * lanes.LANES), np.uint32)
+    mandatory = caches.settings.mandatory
+    lanes.lane_hits(offsets, before, ranks, kinds, caches.tokens.fresh, mandatory, depths, counts)
+    by_depth = counts.reshape(3, depths, lanes.LANES).astype(np.int64)
+    hits = np.concatenate([np.zeros_like(by_depth[:, :1]), np.cumsum(by_depth, axis=1)], axis=1)
+    return [hits[:, : stream.n_entries + 1, lane] for lane, stream in enumerate(streams)]
+
+
+def _fill(stream: Stream, own: Ranks, before: Ranks, ranks: Ranks, offsets: Longs) -> None:
+    """One lane of each array."""
+    size = stream.entries.size
+    ranks[:size] = own
+    last = np.empty(stream.n_entries, np.uint32)
+    ranks_before(stream.offsets, stream.entries, stream.epochs, own, last, before[:size])
+    if stream.steps.size == offsets.size - 1:
+        offsets[:] = stream.offsets
+    else:
+        offsets[stream.steps + 1] = np.diff(stream.offsets)
+        np.cumsum(offsets, out=offsets)
+
 
 Limits = int | str | Sequence[int | str]  # one, several as text, or several
 AT_ONCE = 2**20  # lookups that are put in order of limits in one go

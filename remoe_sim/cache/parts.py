@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.caches import Caches
-from remoe_sim.holdings import of_part
 from remoe_sim.kernels import grouping, tallies
 from remoe_sim.kernels.stacks import stack_replay
-from remoe_sim.outcomes import hits_below
-from remoe_sim.policy import Outcome, Policy, Rules, StackPolicy
-from remoe_sim.resuming import NEVER, Part, Resumed
-from remoe_sim.streams import Longs, Stream, layer_stream
-from remoe_sim.threads import map_layers
-from remoe_sim.trace_parts import PART_ROWS, PartSource, parts_of
+from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.policy.outcome import Outcome, Part, Resumed, Rules, hits_below
+from remoe_sim.policy.stack import NEVER
+from remoe_sim.trace.accesses import Stream, layer_stream
+from remoe_sim.trace.holdings import of_part
+from remoe_sim.trace.sources import PART_ROWS, PartSource, parts_of
+from remoe_sim.util.threads import map_layers
+
+if TYPE_CHECKING:
+    from remoe_sim.cache.caches import Caches
+    from remoe_sim.util.arrays import Longs
 
 
 def in_parts(caches: Caches, policies: Sequence[Policy]) -> bool:
@@ -222,3 +226,8 @@ def _count(run: PartReplay, part: Part, limit: int) -> Counted:
     stream, outcome = run.outcome(part, limit)
     tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
     return Counted(table, outcome.evictions, stream.steps, outcome.resting, outcome.running)
+
+
+def reads_of(caches: Caches, policies: Sequence[Policy]) -> int:
+    """How many times a replay reads each layer from its file: what looks ahead reads large ones twice."""
+    return 2 if in_parts(caches, policies) and not all(policy.online for policy in policies) else 1

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from remoe_sim.caches import Caches
-from remoe_sim.holdings import of_outcomes, of_replay
+from remoe_sim.cache.caches import Caches, Pins, Preload
+from remoe_sim.cache.holdings import of_outcomes, of_replay
+from remoe_sim.cache.parts import in_parts, reads_of, replay_parts
+from remoe_sim.cache.results import PhaseCounts, ReplayReport, ReplayResult, describe, in_short
+from remoe_sim.cache.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.stream import BYTES, COLD, HITS, LOOKUPS, Tally, replay_stream
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.tallies import DECODE, PREFILL
-from remoe_sim.metrics import adjacent_reuse
-from remoe_sim.outcomes import Residents
-from remoe_sim.part_replay import in_parts, replay_parts
-from remoe_sim.pinning import NONE, Entries, Pins, most_held, room_beside, starting_bytes, with_pinned, without
-from remoe_sim.policy import Outcome, Policy, Rules
-from remoe_sim.preload import Preload
-from remoe_sim.progress import layers_stage, stage
-from remoe_sim.results import PhaseCounts, ReplayReport, ReplayResult
-from remoe_sim.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.streams import Longs, Stream, StreamViews, select_tokens
-from remoe_sim.threads import map_layers
-from remoe_sim.trace import Trace
-from remoe_sim.trace_format import known_hash
-from remoe_sim.trace_reader import read_trace
+from remoe_sim.policy.outcome import Residents, Rules
+from remoe_sim.trace.accesses import StreamViews, select_tokens
+from remoe_sim.trace.metrics import adjacent_reuse
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.sources import layers_stage
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.progress import stage
+from remoe_sim.util.threads import map_layers
 
 if TYPE_CHECKING:
-    from remoe_sim.device_cards import Device
-    from remoe_sim.model_sizes import SizedModel
-    from remoe_sim.timing import StepCounts
+    from remoe_sim.devices.device import Device
+    from remoe_sim.devices.run import StepCounts
+    from remoe_sim.models.sizes import SizedModel
+    from remoe_sim.policy.base import Policy
 
 NO_TIMES = (None, None, None, "layer", None, None, None, None)  # replay's arguments from `device` on
-LOOKUPS, HITS, COLD, BYTES = range(4)  # columns of a table of counts, one row per kind of lookup
 
 
 def replay(
@@ -84,7 +82,7 @@ def replay(
     limit = Limit.of(cache, budget, memory)
     on, counts = None, None
     if (asked := (device, model, quant, overlap, lanes, context, compute_ms, misses_from)) != NO_TIMES:
-        from remoe_sim.timing import DeviceRun, StepCounts  # which take a while to import
+        from remoe_sim.devices.run import DeviceRun, StepCounts  # which take a while to import
 
         on = DeviceRun.asked(*asked)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
@@ -112,78 +110,8 @@ def replay(
     return ReplayReport(describe(trace), results, beside)
 
 
-def in_short(given: Trace | str | os.PathLike[str] | None) -> str | None:
-    """Another trace as an answer names it: by its path, or its hash if it has none."""
-    if isinstance(given, Trace):
-        return given.path or known_hash(given)
-    return None if given is None else str(given)
-
-
 def _pinned(pin: str | Mapping[int, Sequence[int]] | None) -> str | dict[str, list[int]] | None:
     return {str(layer): [*map(int, some)] for layer, some in pin.items()} if isinstance(pin, Mapping) else pin or None
-
-
-def reads_of(caches: Caches, policies: Sequence[Policy]) -> int:
-    """How many times a replay reads each layer from its file: what looks ahead reads large ones twice."""
-    return 2 if in_parts(caches, policies) and not all(policy.online for policy in policies) else 1
-
-
-def describe(trace: Trace) -> dict[str, object]:
-    """The `trace` part of every JSON answer."""
-    experts, top_k = trace.model.experts, trace.model.top_k
-    return {
-        "path": trace.path or None,
-        "model": trace.model.name,
-        "moe_layers": trace.moe_layers,
-        "experts": experts[0] if len(set(experts)) == 1 else list(experts),
-        "top_k": top_k[0] if len(set(top_k)) == 1 else list(top_k),
-        "tokens": trace.tokens,
-        "requests": trace.requests,
-        "trace_hash": known_hash(trace),
-        "schedule": trace.origin.get("schedule"),
-        "reroute": trace.origin.get("reroute"),
-    }
-
-
-@dataclass
-class Tally:
-    """Counts of one policy: int64[3, 4] per kind of lookup, evictions, and the most that was held at once."""
-
-    table: Longs
-    evictions: int = 0
-    peak: int = 0
-
-
-def check_outcome(stream: Stream, outcome: Outcome, limit: int) -> None:
-    """Recompute on every run what must hold: at rest a cache is never above its limit.
-
-    Raises RuntimeError, which is a defect of a policy or of this package, not of the input.
-    """
-    most = limit if stream.in_bytes else int(np.sort(stream.weights)[::-1][:limit].sum())  # `limit` of the largest
-    if outcome.resting.size and int(outcome.resting.max()) > most:
-        raise RuntimeError(f"residents take {outcome.resting.max()} where {most} are allowed; please report this")
-    if outcome.evictions < 0:
-        raise RuntimeError(f"{outcome.evictions} evictions; please report this")
-
-
-def replay_stream(
-    policy: Policy, stream: Stream, limit: int, rules: Rules, pinned: Entries = NONE
-) -> tuple[Stream, Outcome, Tally]:
-    """Replay one cache, check the outcome and count it; the stream comes back without lookups of pinned entries."""
-    table = np.zeros((3, 4), np.int64)
-    free, full = limit, stream
-    if pinned.size:
-        free = room_beside(stream, pinned, limit)
-        stream, hits = without(stream, pinned)
-        table[:, LOOKUPS] = table[:, HITS] = hits
-    outcome = policy.replay(stream, free, rules)
-    check_outcome(stream, outcome, free)
-    tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
-    peak = int(outcome.running.max(initial=0))
-    if pinned.size:
-        peak = most_held(full, stream, pinned, outcome, starting_bytes(stream, rules.preload, free))
-        outcome = with_pinned(stream, pinned, outcome)
-    return stream, outcome, Tally(table, int(outcome.evictions), peak)
 
 
 def _replay_global(

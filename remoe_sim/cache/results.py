@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.showing import Shown
-from remoe_sim.stamps import stamp
+from remoe_sim.trace.schema import known_hash
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.display import Shown, stamp
+from remoe_sim.util.units import rate
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from remoe_sim.timing import Timed
+    from remoe_sim.devices.run import Timed
 
 SCHEMA = "remoe-sim.replay.v1"
-
-
-def rate(numerator: int, denominator: int) -> float | None:
-    """A rate, or None over nothing."""
-    return numerator / denominator if denominator else None
 
 
 @dataclass(frozen=True)
@@ -186,3 +184,27 @@ class ReplayReport(Shown):
         import pandas as pd
 
         return pd.DataFrame([result.row() for result in self.results])
+
+
+def in_short(given: Trace | str | os.PathLike[str] | None) -> str | None:
+    """Another trace as an answer names it: by its path, or its hash if it has none."""
+    if isinstance(given, Trace):
+        return given.path or known_hash(given)
+    return None if given is None else str(given)
+
+
+def describe(trace: Trace) -> dict[str, object]:
+    """The `trace` part of every JSON answer."""
+    experts, top_k = trace.model.experts, trace.model.top_k
+    return {
+        "path": trace.path or None,
+        "model": trace.model.name,
+        "moe_layers": trace.moe_layers,
+        "experts": experts[0] if len(set(experts)) == 1 else list(experts),
+        "top_k": top_k[0] if len(set(top_k)) == 1 else list(top_k),
+        "tokens": trace.tokens,
+        "requests": trace.requests,
+        "trace_hash": known_hash(trace),
+        "schedule": trace.origin.get("schedule"),
+        "reroute": trace.origin.get("reroute"),
+    }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from remoe_sim.errors import unknown
-from remoe_sim.policy import Policy
-from remoe_sim.trace import Trace
-from remoe_sim.units import format_bytes, parse_bytes, parse_count
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.units import format_bytes, parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from remoe_sim.policy.base import Policy
+    from remoe_sim.trace.trace import Trace
 
 ALLOWED = {
     "scope": ("layer", "global"),
@@ -123,7 +126,7 @@ class Limit:
 
 def find_policies(given: str | Sequence[str]) -> list[Policy]:
     """Policies by name, from `lru,belady` or a list; ValueError naming all policies if one is unknown or repeated."""
-    from remoe_sim.registry import find_policy
+    from remoe_sim.policy.find import find_policy
 
     texts = [text.strip() for text in given.split(",")] if isinstance(given, str) else list(given)
     if not texts or len(set(texts)) != len(texts):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.kernels.tiers import NO_VICTIM, tier_replay
-from remoe_sim.outcomes import Flags
-from remoe_sim.policy import Policy, SlotPolicy
-from remoe_sim.policy_guard import run_told
-from remoe_sim.settings import Limit, Settings
-from remoe_sim.streams import Longs, Stream
-from remoe_sim.threads import map_layers
-from remoe_sim.trace import Trace
-from remoe_sim.verbs import drive, keys_of, sortable, state_of
+from remoe_sim.policy.base import Policy, SlotPolicy
+from remoe_sim.policy.drive import drive, keys_of, sortable, state_of
+from remoe_sim.policy.guard import run_told
+from remoe_sim.trace.accesses import Stream
+from remoe_sim.util.threads import map_layers
+
+if TYPE_CHECKING:
+    from remoe_sim.cache.settings import Limit, Settings
+    from remoe_sim.policy.outcome import Flags
+    from remoe_sim.trace.trace import Trace
+    from remoe_sim.util.arrays import Longs
 
 Ints = npt.NDArray[np.int32]
 MOVED, ANSWERED = 60, 20  # bytes of an item of a cache while it is replayed, and of what is answered

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_sim.input_files import ROWS_BYTES, read_text
+from remoe_sim.util.input_files import ROWS_BYTES, read_text
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 EXPECTED = 'expected an object with "prompt", "text" or "messages", and "completion" if there is one'
 

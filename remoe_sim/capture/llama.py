@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.capture.prompts import Prompt
-from remoe_sim.capture.routing_tensors import RoutingTensors
+if TYPE_CHECKING:
+    from remoe_sim.capture.inputs import Prompt
+    from remoe_sim.capture.llama_tensors import RoutingTensors
 
 PASS_TOKENS = 512  # at most in one forward pass, as llama.cpp has it unless told otherwise
 _ERROR = 4
@@ -157,7 +158,7 @@ def _place(settings: Any, device: str) -> None:
     """Set where the layers of a model go."""
     import llama_cpp
 
-    from remoe_sim.capture.running import DEVICES
+    from remoe_sim.capture.inputs import DEVICES
 
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (number and (kind != "cuda" or not number.isdigit())):

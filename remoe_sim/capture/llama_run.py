@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from remoe_sim.assembling import steps_of, to_decisions
-from remoe_sim.capture.choices import UNWEIGHTED, checked_weights
-from remoe_sim.capture.llama_models import PASS_TOKENS, LlamaModel, loaded
+from remoe_sim.capture.llama import PASS_TOKENS, LlamaModel, loaded
+from remoe_sim.capture.llama_tensors import EXPERTS, PROBS, WEIGHTS, Column, RoutingTensors
 from remoe_sim.capture.passes import FORCED
-from remoe_sim.capture.prompts import Prompt
-from remoe_sim.capture.routing_tensors import EXPERTS, PROBS, WEIGHTS, Column, RoutingTensors
-from remoe_sim.gguf_files import first_part, size_gguf
-from remoe_sim.model_sizes import SizedModel
-from remoe_sim.trace import DECODE, PREFILL, InMemory, Model, Trace
+from remoe_sim.capture.routers import UNWEIGHTED, checked_weights
+from remoe_sim.formats.assemble import to_decisions
+from remoe_sim.models.gguf import first_part, size_gguf
+from remoe_sim.trace.schedule import steps_of
+from remoe_sim.trace.trace import DECODE, PREFILL, InMemory, Model, Trace
+
+if TYPE_CHECKING:
+    from remoe_sim.capture.inputs import Prompt
+    from remoe_sim.models.sizes import SizedModel
 
 NEEDED = (
     "package 'llama-cpp-python', which runs GGUF files, is not installed; install it with: "

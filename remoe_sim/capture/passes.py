@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.assembling import steps_of, to_decisions
-from remoe_sim.capture.choices import UNWEIGHTED, checked_weights
-from remoe_sim.capture.routers import Router
+from remoe_sim.capture.routers import UNWEIGHTED, Router, checked_weights
 from remoe_sim.capture.weighing import weigh
-from remoe_sim.trace import DECODE, PREFILL, InMemory, Trace
+from remoe_sim.formats.assemble import to_decisions
+from remoe_sim.trace.schedule import steps_of
+from remoe_sim.trace.trace import DECODE, PREFILL, InMemory, Trace
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]

@@ -8,14 +8,23 @@ import os
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.capture.choices import is_sigmoid, probabilities, read_choice, tables_of
 from remoe_sim.capture.passes import Block, Chosen, Conversation, Pass, Recorded, one_trace
-from remoe_sim.capture.routers import Router, find_routers, text_config
-from remoe_sim.trace import Trace
+from remoe_sim.capture.routers import (
+    Router,
+    find_routers,
+    is_sigmoid,
+    probabilities,
+    read_choice,
+    tables_of,
+    text_config,
+)
+
+if TYPE_CHECKING:
+    from remoe_sim.trace.trace import Trace
 
 MOST_PASSES, MOST_TOKENS = 64, 2048  # whose choices are read together: it takes less time than one by one
 OUTSIDE = (
@@ -88,7 +97,7 @@ class Recorder:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write everything recorded so far to a trace file."""
-        from remoe_sim.trace_writer import write_trace
+        from remoe_sim.trace.writer import write_trace
 
         write_trace(self.trace(), path)
 

@@ -7,17 +7,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remoe_sim.capture.prompts import Prompt, read_prompts
+from remoe_sim.capture.inputs import DEVICES, Prompt, read_prompts
 from remoe_sim.capture.recorder import Recorder, record
-from remoe_sim.trace import Trace
+
+if TYPE_CHECKING:
+    from remoe_sim.trace.trace import Trace
 
 NEEDED = (
     "packages 'torch' and 'transformers', which run models, are not both installed; install them with: "
     "pip install 'remoe-sim[capture]'"
 )
-DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 
 def run(
@@ -50,7 +51,7 @@ def run(
         where = next(one.where for one in requests if one.completion is not None)
         raise ValueError(f"{where}: a completion is read under teacher forcing only; pass teacher_force, or remove it")
     if isinstance(model, str | os.PathLike) and os.fspath(model).lower().endswith(".gguf"):
-        from remoe_sim.capture.gguf_running import run_gguf
+        from remoe_sim.capture.llama_run import run_gguf
 
         if tokenizer is not None:
             raise ValueError("a GGUF file has its own tokenizer; leave out tokenizer=")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_sim.capture.routers import Router, decoder_of, text_config
-from remoe_sim.trace import Model
+from remoe_sim.trace.trace import Model
 
 _NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 

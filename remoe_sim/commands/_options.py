@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands have, and what they print about them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from remoe_sim.util.units import decimal
+
 if TYPE_CHECKING:
-    from remoe_sim.trace import Trace
+    from rich.console import Console
+    from rich.table import Table
+
+    from remoe_sim.devices.run import Timed
+    from remoe_sim.trace.trace import Trace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,7 +85,7 @@ _BATCH = (
 def _fast(ctx: click.Context, given: bool) -> None:
     """What `--fast-policy` does until the command ends."""
     if given:
-        from remoe_sim.policy import fast_policy
+        from remoe_sim.policy.guard import fast_policy
 
         ctx.with_resource(fast_policy())
 
@@ -90,7 +96,7 @@ def fast_option(function: F) -> F:
 
 
 def _limit_memory(_: click.Context, __: click.Parameter, size: str | None) -> None:
-    from remoe_sim.memory_room import limit_memory
+    from remoe_sim.util.memory import limit_memory
 
     limit_memory(size)
 
@@ -188,3 +194,148 @@ def print_json(value: Any) -> None:
 def note(sentence: str) -> None:
     """A remark on stderr that is no error."""
     click.echo(f"remoe-sim: {sentence}", err=True)
+
+
+_DRIVEN_OPTIONS = (
+    click.option(
+        "--admission",
+        default="mandatory",
+        show_default=True,
+        metavar="mandatory|bypass",
+        help="Whether what a step needs must enter, or may be computed from a workspace.",
+    ),
+    click.option(
+        "--reset", default="never", show_default=True, metavar="never|request", help="When everything is emptied."
+    ),
+    click.option(
+        "--phase", default="all", show_default=True, metavar="all|decode|prefill", help="Which tokens are replayed."
+    ),
+    click.option(
+        "--warmup",
+        default="0",
+        metavar="N",
+        help="Replay the first N decode tokens (of each request when reset) uncounted.",
+    ),
+    click.option(
+        "--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if the trace has none."
+    ),
+)
+
+
+def driven_options(function: F) -> F:
+    """The options that say how a trace is replayed."""
+    for option in reversed(_DRIVEN_OPTIONS):
+        function = option(function)
+    return function
+
+
+def sized(amount: float | None, factor: int) -> str:
+    """An amount of bytes in units of `factor`."""
+    return "unknown" if amount is None else decimal(amount / factor, 1)
+
+
+LOGGED_STEPS = 24  # in a timeline file
+
+_QUANT = click.option("--quant", metavar="NAME", help="Quantisation, such as q4_k_m; bf16 if nothing else is known.")
+_MEASURED = (
+    click.option("--lanes", metavar="N", help="Reads in flight on that link, if not the device's own number."),
+    click.option("--compute-ms", metavar="X", help="A measured computing time per token instead of the modelled one."),
+)
+_DEVICE_OPTIONS = (
+    _QUANT,
+    click.option(
+        "--overlap",
+        default="layer",
+        show_default=True,
+        metavar="none|layer|prefetch",
+        help="Load then compute; compute hits while misses stream; or all misses foreseen one layer ahead.",
+    ),
+    click.option(
+        "--misses-from",
+        metavar="host|storage|cpu",
+        help="Read from host memory or storage, or computed by the CPU; host if the device has a link from it.",
+    ),
+    *_MEASURED,
+)
+_TIMELINE = click.option(
+    "--timeline", metavar="FILE", help="Write the first steps as a Chrome trace, which Perfetto opens."
+)
+
+
+def driven_device_options(*own: Any) -> Callable[[F], F]:
+    """--device, and what goes with it where a command itself knows what is read when; `own` are the command's own."""
+    options: tuple[Any, ...] = (
+        click.option("--device", metavar="NAME", help="Also say how long it takes: of 'list devices', or a card."),
+        click.option("--model", metavar="NAME", help="Whose sizes, if the trace does not tell: as in 'list models'."),
+        click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's."),
+        _QUANT,
+        *own,
+        *_MEASURED,
+    )
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def timing_options(function: F) -> F:
+    """The options that go with --device and --model."""
+    for option in reversed(_DEVICE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def device_options(function: F) -> F:
+    """`timing_options` and the file of a timeline."""
+    return timing_options(_TIMELINE(function))
+
+
+def note_all(sentences: tuple[str, ...]) -> None:
+    """What nobody has checked or what is not known, on stderr."""
+    for sentence in dict.fromkeys(sentences):
+        note(sentence)
+
+
+def show_times(console: Console, times: list[tuple[str, Timed]], reads: str = "misses") -> None:
+    """Modelled times: what runs where, where `reads` come from, a line per answer, and the time to the first token."""
+    from rich.table import Table
+
+    first = times[0][1]
+    place = "computed by the CPU" if first.costs.misses_from == "cpu" else f"read from {first.costs.misses_from}"
+    console.print(
+        f"{first.model.title} {first.model.quant} on {first.run.device.title}: {reads} {place}, overlap "
+        f"{first.run.overlap}",
+        soft_wrap=True,
+    )
+    rows = [(label, timed.times.parts_ms) for label, timed in times]
+    if any(parts for _, parts in rows):
+        console.print(parts_table("modelled ms, decode", [(label, parts) for label, parts in rows if parts]))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for number, heading in enumerate(("", "p50 ms", "p95 ms", "p99 ms", "tokens/s", "TTFT ms, mean")):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for label, timed in times:
+        tpot, ttft, rate = timed.times.tpot_ms, timed.times.ttft_ms, timed.times.tokens_per_second
+        table.add_row(
+            label,
+            *(f"{tpot[name]:,.2f}" if tpot else "" for name in ("p50", "p95", "p99")),
+            f"{rate:,.2f}" if rate else "",
+            f"{ttft['mean']:,.1f}" if ttft else "",
+        )
+    console.print(table)
+
+
+def parts_table(heading: str, rows: list[tuple[str, dict[str, float]]], rates: list[float] | None = None) -> Table:
+    """Milliseconds per cause and token, one row for each answer, with tokens per second if they are given."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    more = ("tok/s",) if rates else ()
+    for number, name in enumerate((heading, "TPOT", *more, "dense", "experts", "storage", "PCIe", "fixed")):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for number, (label, parts) in enumerate(rows):
+        shown = [sum(parts.values()), *([rates[number]] if rates else []), *parts.values()]
+        table.add_row(label, *(f"{value:,.2f}" for value in shown))
+    return table

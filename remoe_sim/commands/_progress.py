@@ -14,7 +14,7 @@ PATIENCE_S = 1.0  # what takes less is not worth a bar
 @contextmanager
 def shown() -> Iterator[None]:
     """Shows the stages of what is done inside, if stderr is a terminal."""
-    from remoe_sim.progress import listening
+    from remoe_sim.util.progress import listening
 
     if not sys.stderr.isatty():
         yield

@@ -16,12 +16,12 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     schedule_options,
 )
-from remoe_sim.units import decimal, percent
+from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from remoe_sim.batch_reports import BatchReport
+    from remoe_sim.studies.batches import BatchReport
 
 
 @click.command()
@@ -47,7 +47,7 @@ def command(as_json: bool, **arguments: Any) -> None:
       remoe-sim batches sample:qwen-original --batch 1,4 --cache 8 --draft 3 --accept 0.7 --json
     """
     import remoe_sim
-    from remoe_sim.units import plural
+    from remoe_sim.util.units import plural
 
     report = remoe_sim.batches(**schedule_arguments(arguments), **arguments)
     if as_json:
@@ -65,8 +65,8 @@ def show(report: BatchReport) -> None:
     """Tables for people, 80 columns wide: groups of decode steps, then what the cache makes of them."""
     from rich.console import Console
 
-    from remoe_sim.commands.replay import held
-    from remoe_sim.units import plural
+    from remoe_sim.commands._tables import held
+    from remoe_sim.util.units import plural
 
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report.batches[0].results[0]
@@ -109,7 +109,7 @@ def _groups_table(report: BatchReport) -> Table:
 
 
 def _hits_table(report: BatchReport) -> Table:
-    from remoe_sim.commands.replay import size_unit
+    from remoe_sim.commands._tables import size_unit
 
     unit, factor = size_unit(max(result.bytes_read_per_token or 0 for one in report for result in one.results))
     table = _table("batch", "policy", "hit rate", "hits / lookups", f"{unit}/token")

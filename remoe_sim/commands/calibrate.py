@@ -9,7 +9,7 @@ import click
 from remoe_sim.commands._options import note, print_json
 
 if TYPE_CHECKING:
-    from remoe_sim.calibrating import Calibration
+    from remoe_sim.devices.calibrate import Calibration
 
 
 @click.command()
@@ -58,7 +58,7 @@ def command(as_json: bool, output: str | None, fit: str | None, **arguments: Any
 
 
 def _count(given: str | None, what: str) -> int | None:
-    from remoe_sim.units import parse_count
+    from remoe_sim.util.units import parse_count
 
     return None if given is None else parse_count(given, what.replace("_", "-"))
 

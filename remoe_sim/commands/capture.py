@@ -37,8 +37,8 @@ def command(output: str, **arguments: Any) -> None:
 
     from remoe_sim.capture import run
     from remoe_sim.commands.import_ import describe
-    from remoe_sim.remote_files import check_output, is_url
-    from remoe_sim.trace_writer import write_trace
+    from remoe_sim.trace.writer import write_trace
+    from remoe_sim.util.remote import check_output, is_url
 
     check_output(output)
     if not is_url(output) and not Path(output).resolve().parent.is_dir():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from remoe_sim.comparison import Comparison, Difference
+    from remoe_sim.studies.compare_result import Comparison, Difference
 
 UNITS = {"reuse_rate": "reuse", "hit_rate": "hit rate %", "misses_per_token": "misses/token",
          "bytes_read_per_token": "MiB/token", "tpot_ms": "TPOT ms"}  # fmt: skip
@@ -70,8 +70,8 @@ def show(found: Comparison, layers: bool) -> None:
     """The verdict, then tables of 80 columns."""
     from rich.console import Console
 
-    from remoe_sim.comparison import FEW
-    from remoe_sim.units import plural
+    from remoe_sim.studies.compare_result import FEW
+    from remoe_sim.util.units import plural
 
     console = Console(highlight=False, markup=False)
     for letter, side in (("A", found.a), ("B", found.b)):
@@ -140,7 +140,7 @@ def _chance(p: float, alpha: float) -> str:
 def _what(one: Difference) -> str:
     if one.layer is not None:
         return f"reuse %, layer {one.layer}"
-    from remoe_sim.units import format_bytes
+    from remoe_sim.util.units import format_bytes
 
     unit, limit = next(iter((one.capacity or {"": 0}).items()))
     return f"{UNITS[one.metric]}, {one.policy} {format_bytes(limit) if unit == 'bytes' else limit}"

@@ -16,7 +16,8 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     scheduled,
 )
-from remoe_sim.units import percent
+from remoe_sim.commands._tables import records
+from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +47,8 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
       remoe-sim curve sample:qwen-original --policy lru --batch 4 --draft 3 --accept 0.7
     """
     import remoe_sim
-    from remoe_sim.engine import describe
-    from remoe_sim.stamps import stamp
+    from remoe_sim.cache.results import describe
+    from remoe_sim.util.display import stamp
 
     if output is not None and Path(output).suffix not in (".csv", ".parquet", ".json"):
         raise ValueError(f"'{output}' has no known suffix; write a curve to a .csv, .parquet or .json file")
@@ -73,17 +74,11 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
             note(schedule_in_words(answer["trace"]["schedule"]))
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows with plain numbers, null for rates over nothing."""
-    clean = frame.astype(object).where(frame.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in clean.to_dict("records")]
-
-
 def write(frame: pd.DataFrame, answer: dict[str, Any], path: str) -> None:
     """The rows as a file, whole or not at all."""
     import json
 
-    from remoe_sim.file_writing import replacing
+    from remoe_sim.util.files import replacing
 
     with replacing(path) as beside:
         if path.endswith(".csv"):
@@ -99,8 +94,8 @@ def show(frame: pd.DataFrame) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from remoe_sim.settings import NO_BOUND, OPTIMUM
-    from remoe_sim.units import format_bytes
+    from remoe_sim.cache.settings import NO_BOUND, OPTIMUM
+    from remoe_sim.util.units import format_bytes
 
     rows = frame[frame["layer"] == "all"]
     wide = rows.pivot(index="capacity", columns="policy", values="hits")[list(dict.fromkeys(rows["policy"]))]

@@ -9,7 +9,7 @@ import click
 from remoe_sim.commands._options import note, print_json
 
 if TYPE_CHECKING:
-    from remoe_sim.checkup import Checkup, Package
+    from remoe_sim.installation import Checkup, Package
 
 
 @click.command()
@@ -39,7 +39,7 @@ def show(found: Checkup) -> None:
     """One fact per line; paths and commands are never broken, so that they can be copied."""
     import textwrap
 
-    from remoe_sim.units import format_bytes, plural
+    from remoe_sim.util.units import format_bytes, plural
 
     cache = found.cache
     rows = [

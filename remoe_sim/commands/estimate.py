@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._device import LOGGED_STEPS, device_options, note_all, parts_table
-from remoe_sim.commands._options import print_json
-from remoe_sim.units import percent
+from remoe_sim.commands._options import LOGGED_STEPS, device_options, note_all, parts_table, print_json
+from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
-    from remoe_sim.estimating import EstimateReport
+    from remoe_sim.devices.estimate import EstimateReport
 
 
 @click.command()
@@ -41,7 +40,7 @@ def command(as_json: bool, timeline: str | None, context: str | None, **argument
     given = {} if context is None else {"context": context}
     report = remoe_sim.estimate(**arguments, **given)
     if timeline is not None:
-        from remoe_sim.chrome_events import write_events
+        from remoe_sim.devices.timeline import write_events
 
         if len(report) > 1:
             raise ValueError("a timeline shows one run; give one device and one quantisation with --timeline")
@@ -57,7 +56,7 @@ def show(report: EstimateReport) -> None:
     """What was assumed, then a line per combination."""
     from rich.console import Console
 
-    from remoe_sim.units import format_bytes
+    from remoe_sim.util.units import format_bytes
 
     console = Console(highlight=False, markup=False)
     first, said = report[0], report[0].said

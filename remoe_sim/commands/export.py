@@ -14,8 +14,8 @@ class ExportCommand(click.Command):
     """Its help ends with the formats, which are found when help is asked for."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from remoe_sim.exporting import PACKAGE, ExportFormat
-        from remoe_sim.registry import plugins
+        from remoe_sim.formats.format import PACKAGE, ExportFormat
+        from remoe_sim.util.plugins import plugins
 
         with formatter.section("Formats"):
             known = plugins(PACKAGE, ExportFormat).items()
@@ -51,6 +51,6 @@ def command(trace: str, output: str, **given: Any) -> None:
 
 
 def _size(output: str) -> str:
-    from remoe_sim.remote_files import is_url
+    from remoe_sim.util.remote import is_url
 
     return "" if is_url(output) else f", {os.path.getsize(output):,} bytes"

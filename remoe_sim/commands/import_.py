@@ -14,8 +14,8 @@ class ImportCommand(click.Command):
     """Its help ends with the formats and the layouts of the plain ones, which are found when help is asked for."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from remoe_sim.importing import PACKAGE, TraceFormat
-        from remoe_sim.registry import plugins
+        from remoe_sim.formats.format import PACKAGE, TraceFormat
+        from remoe_sim.util.plugins import plugins
 
         formats = plugins(PACKAGE, TraceFormat)
         with formatter.section("Formats"):
@@ -60,8 +60,8 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
       remoe-sim import routing.npz -o t.parquet --experts 64 --expert-bytes 3MiB --name my-model
       remoe-sim import marked.npz -o t.parquet --where has_repetition=false
     """
-    from remoe_sim.importing import import_trace
-    from remoe_sim.remote_files import check_output
+    from remoe_sim.formats.format import import_trace
+    from remoe_sim.util.remote import check_output
 
     check_output(output)
     for path in inputs:
@@ -76,15 +76,15 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
 
 def write(trace: Any, output: str) -> None:
     """Write a trace; one sentence if the place is not writable."""
-    from remoe_sim.trace_writer import write_trace
+    from remoe_sim.trace.writer import write_trace
 
     write_trace(trace, output)
 
 
 def describe(trace: Any) -> str:
     """One line on what is in a trace."""
-    from remoe_sim.trace import DECODE
-    from remoe_sim.units import format_bytes
+    from remoe_sim.trace.trace import DECODE
+    from remoe_sim.util.units import format_bytes
 
     model, decode = trace.model, int((trace.phase == DECODE).sum())
     sizes = model.expert_bytes

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import memory_option
+from remoe_sim.commands._tables import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from remoe_sim.summary import Info
+    from remoe_sim.trace.info import Info
 
-MOST_COLUMNS = 1000  # of a table in a pipe
 HEADINGS = (
     "layer",
     "tokens",
@@ -63,20 +63,6 @@ def command(trace: str, layers: bool, as_json: bool) -> None:
     if layers:
         click.echo()
         print_table(layers_table(result))
-
-
-def print_table(table: Table) -> None:
-    """Print without spaces at the ends of lines; a pipe is as wide as it takes to cut no number."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        needed = console.measure(table, options=console.options.update(max_width=MOST_COLUMNS)).minimum
-        console.width = max(console.width, needed)
-    with console.capture() as text:
-        console.print(table)
-    for line in text.get().splitlines():
-        click.echo(line.rstrip())
 
 
 def facts_table(info: Info) -> Table:

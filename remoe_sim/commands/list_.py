@@ -1,4 +1,4 @@
-"""remoe-sim list"""
+"""`remoe-sim list`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,104 @@ from typing import Any
 
 import click
 
-from remoe_sim.commands import _devices, _models
 from remoe_sim.commands._options import print_json
 
 Row = dict[str, Any]
+SHOWN = ("bf16", "q4_k_m")
+
+
+def _model_rows() -> list[Row]:
+    """Every card with the mean size of a routed expert, in bytes, by quantisation."""
+    from remoe_sim.models.model import model
+    from remoe_sim.util.cards import card_names
+
+    found = []
+    for name in card_names("model"):
+        sized = {quant: model(name, quant) for quant in SHOWN}
+        whole = sized[SHOWN[0]]
+        found.append(
+            {
+                "name": name,
+                "title": whole.title,
+                "layers": whole.layers,
+                "moe_layers": len(whole.moe_layers),
+                "experts": whole.experts,
+                "top_k": whole.top_k,
+                "parameters": whole.parameters,
+                "active_parameters": whole.active_parameters,
+                "mean_expert_bytes": {q: sum(one.expert_bytes) / len(one.expert_bytes) for q, one in sized.items()},
+                "status": whole.status,
+                "unverified": list(whole.unverified),
+                "notes": list(whole.notes),
+                "source": whole.source,
+            }
+        )
+    return found
+
+
+def _show_models(rows: list[Row]) -> None:
+    """A table of 80 columns; a question mark is behind models of which something has not been checked."""
+    from rich.table import Table
+
+    from remoe_sim.commands._tables import print_table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    headings = ("name", "layers", "MoE", "experts", "top-k", "billions", *SHOWN)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
+    for row in rows:
+        mark = "?" if row["unverified"] else ""
+        sizes = [f"{row['mean_expert_bytes'][quant] / 2**20:,.2f}" for quant in SHOWN]
+        counts = [str(row[name]) for name in ("layers", "moe_layers", "experts", "top_k")]
+        table.add_row(row["name"] + mark, *counts, f"{row['parameters'] / 1e9:,.1f}", *sizes)
+    print_table(table)
+    click.echo(
+        "\nMoE: layers with experts; billions: of parameters; then MiB of a routed expert,\n"
+        "the mean over layers, by quantisation.\n"
+        "?: something in the card has not been checked; --json says what."
+    )
+
+
+def _device_rows() -> list[Row]:
+    """Every card, as `Device.to_dict` has it."""
+    from remoe_sim.devices.device import device
+    from remoe_sim.util.cards import card_names
+
+    return [device(name).to_dict() for name in card_names("device")]
+
+
+def _show_devices(rows: list[Row]) -> None:
+    """A table of 80 columns; a question mark is behind what nobody has checked."""
+    from rich.table import Table
+
+    from remoe_sim.commands._tables import print_table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("name", "memory GiB", "GB/s", "PCIe GB/s", "storage GB/s", "checked"):
+        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row))
+    print_table(table)
+    click.echo("\nchecked: numbers of the card that are neither assumed nor unverified (marked ?)")
+
+
+def _cells(row: Row) -> list[str]:
+    from remoe_sim.util.cards import DOUBTFUL
+
+    doubted = {name for name, fact in row["facts"].items() if fact["status"] in DOUBTFUL}
+    shown = [row["name"]]
+    for name, unit in (("memory_bytes", 2**30), ("bandwidth_bytes_per_s", 1e9)):
+        shown.append(f"{row[name] / unit:,.1f}{'?' if name in doubted else ' '}")
+    for kind, otherwise in (("host", "unified " if row["unified"] else "none "), ("storage", "none ")):
+        link = row[kind]
+        mark = "?" if f"{kind}.bandwidth_bytes_per_s" in doubted else " "
+        shown.append(f"{link['bandwidth_bytes_per_s'] / 1e9:,.1f}{mark}" if link else otherwise)
+    return [*shown, f"{len(row['facts']) - len(doubted)} of {len(row['facts'])}"]
 
 
 def _formats() -> list[Row]:
-    from remoe_sim.importing import PACKAGE, TraceFormat
-    from remoe_sim.registry import plugins
+    from remoe_sim.formats.format import PACKAGE, TraceFormat
+    from remoe_sim.util.plugins import plugins
 
     return [{"name": name, "summary": format.summary} for name, format in plugins(PACKAGE, TraceFormat).items()]
 
@@ -24,8 +113,8 @@ def _formats() -> list[Row]:
 def _policies() -> list[Row]:
     """kind: "stack" where one pass serves all capacities, else "slot"; options: their defaults; needs: what the user
     must give for it to work."""
-    from remoe_sim.policy import Policy, StackPolicy
-    from remoe_sim.registry import plugins
+    from remoe_sim.policy.base import Policy, StackPolicy
+    from remoe_sim.util.plugins import plugins
 
     rows = []
     for name, policy in plugins("remoe_sim.policies", Policy).items():
@@ -47,8 +136,8 @@ def _policies() -> list[Row]:
 KINDS: dict[str, Callable[[], list[Row]]] = {
     "policies": _policies,
     "formats": _formats,
-    "models": _models.rows,
-    "devices": _devices.rows,
+    "models": _model_rows,
+    "devices": _device_rows,
 }
 
 
@@ -66,12 +155,12 @@ def command(kind: str, as_json: bool) -> None:
       remoe-sim list formats --json
     """
     if kind not in KINDS:
-        from remoe_sim.errors import unknown
+        from remoe_sim.util.errors import unknown
 
         raise click.UsageError(str(unknown("kind", kind, KINDS)))
     rows = KINDS[kind]()
     if as_json:
-        from remoe_sim.stamps import stamp
+        from remoe_sim.util.display import stamp
 
         print_json({**stamp("remoe-sim.list.v1"), "kind": kind, "items": rows})
         return
@@ -102,4 +191,4 @@ def _text(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-SHOW: dict[str, Callable[[list[Row]], None]] = {"models": _models.show, "devices": _devices.show}
+SHOW: dict[str, Callable[[list[Row]], None]] = {"models": _show_models, "devices": _show_devices}

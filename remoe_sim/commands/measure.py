@@ -14,7 +14,7 @@ from remoe_sim.commands._options import note, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from remoe_sim.measuring import Measurement
+    from remoe_sim.devices.measure import Measurement
 
 UNASKED = 2**30  # bytes that are written without a question
 
@@ -39,7 +39,7 @@ def command(output: str | None, yes: bool, as_json: bool, **arguments: Any) -> N
       remoe-sim measure -o mine.toml
     """
     import remoe_sim
-    from remoe_sim.units import format_bytes, parse_bytes
+    from remoe_sim.util.units import format_bytes, parse_bytes
 
     size = parse_bytes(arguments["scratch_bytes"])
     if size > UNASKED and not yes:
@@ -100,7 +100,7 @@ def show(measurement: Measurement) -> None:
 def _show_link(measurement: Measurement, kind: str, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    from remoe_sim.commands.info import print_table
+    from remoe_sim.commands._tables import print_table
 
     depths = list(dict.fromkeys(row["lanes"] for row in rows))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -6,24 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._device import note_all, timing_options
 from remoe_sim.commands._options import (
     batch_options,
     fast_option,
     memory_option,
     note,
+    note_all,
     print_json,
     schedule_in_words,
     scheduled,
     scope_option,
     setting_options,
+    timing_options,
 )
-from remoe_sim.units import decimal
+from remoe_sim.util.units import decimal
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from remoe_sim.plan_results import PlanReport, PlanResult
+    from remoe_sim.studies.plan_result import PlanReport, PlanResult
 
 
 @click.command()

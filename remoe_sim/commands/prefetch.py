@@ -7,27 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._device import driven_device_options, note_all, parts_table
-from remoe_sim.commands._driven import driven_options, sized
 from remoe_sim.commands._options import (
     batch_options,
+    driven_device_options,
+    driven_options,
     fast_option,
     limit_options,
     memory_option,
     note,
+    note_all,
+    parts_table,
     print_json,
     schedule_in_words,
     scheduled,
     scope_option,
+    sized,
 )
-from remoe_sim.units import decimal, percent
+from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from remoe_sim.prefetch_results import PrefetchReport
-    from remoe_sim.timing import Timed
+    from remoe_sim.devices.run import Timed
+    from remoe_sim.studies.prefetch_result import PrefetchReport
 
 
 @click.command()
@@ -97,8 +100,8 @@ def show(report: PrefetchReport, by_layer: bool = False) -> None:
     """Tables for people, 80 columns wide: hits of each phase, then what became of the guesses."""
     from rich.console import Console
 
-    from remoe_sim.commands.replay import held
-    from remoe_sim.units import format_bytes, plural
+    from remoe_sim.commands._tables import held
+    from remoe_sim.util.units import format_bytes, plural
 
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report[0]
@@ -201,7 +204,7 @@ def _guesses_table(report: PrefetchReport) -> Table:
 def _bytes_tables(report: PrefetchReport) -> Iterator[Table]:
     """Per decode token, as everywhere, or per prefill token where nothing is decoded; in bytes or, where sizes are
     unknown, experts: the demand beside what is prefetched, then what became of this."""
-    from remoe_sim.commands.replay import size_unit
+    from remoe_sim.commands._tables import size_unit
 
     phase = "decode" if report[0].decode.tokens else "prefill"
     counts = [(getattr(one, phase), getattr(one.without, phase)) for one in report]

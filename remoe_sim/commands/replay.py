@@ -6,23 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._device import LOGGED_STEPS, device_options, note_all, show_times
 from remoe_sim.commands._options import (
+    LOGGED_STEPS,
     batch_options,
+    device_options,
     limit_options,
     memory_option,
     note,
+    note_all,
     print_json,
     replay_options,
     schedule_in_words,
     scheduled,
+    show_times,
 )
-from remoe_sim.units import decimal, percent
+from remoe_sim.commands._tables import held, size_unit
+from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from remoe_sim.results import ReplayReport, ReplayResult
+    from remoe_sim.cache.results import ReplayReport, ReplayResult
 
 
 @click.command()
@@ -59,7 +63,7 @@ def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
     report = remoe_sim.replay(scheduled(arguments), **arguments)
     timed = report.results[0].timed
     if timeline is not None and timed is not None:
-        from remoe_sim.chrome_events import write_events
+        from remoe_sim.devices.timeline import write_events
 
         title = f"{timed.model.title} on {timed.run.device.title}, {report.results[0].policy}"
         write_events(timeline, timed.log(LOGGED_STEPS), title)
@@ -77,7 +81,7 @@ def show(report: ReplayReport) -> None:
     """Tables for people, 80 columns wide: decode and prefill lookups, then what happened to the misses."""
     from rich.console import Console
 
-    from remoe_sim.units import plural
+    from remoe_sim.util.units import plural
 
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report.results[0]
@@ -113,16 +117,6 @@ def show(report: ReplayReport) -> None:
         )
     if first.reuse_rate is not None:
         console.print(f"Adjacent decode tokens share {percent(first.reuse_rate)} of their experts.")
-
-
-def held(capacity: dict[str, int]) -> str:
-    """What a cache of this `capacity` holds."""
-    from remoe_sim.units import format_bytes, plural
-
-    unit, limit = next(iter(capacity.items()))
-    return (
-        format_bytes(limit) if unit == "bytes" else plural(limit, "expert") + " per layer" * unit.endswith("per_layer")
-    )
 
 
 def _table(*headings: str) -> Table:
@@ -171,8 +165,3 @@ def _misses_table(report: ReplayReport) -> Table:
             "unknown" if peak is None else decimal(peak / factor, 1),
         )
     return table
-
-
-def size_unit(largest: float) -> tuple[str, int]:
-    """The unit in which a column of sizes is shown: MiB, or KiB when the largest is below one MiB."""
-    return ("MiB", 2**20) if largest >= 2**20 else ("KiB", 2**10)

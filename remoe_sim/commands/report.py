@@ -6,8 +6,15 @@ from typing import Any
 
 import click
 
-from remoe_sim.commands._device import timing_options
-from remoe_sim.commands._options import fast_option, limit_options, memory_option, note, scope_option, setting_options
+from remoe_sim.commands._options import (
+    fast_option,
+    limit_options,
+    memory_option,
+    note,
+    scope_option,
+    setting_options,
+    timing_options,
+)
 
 
 @click.command()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import memory_option, note, print_json
-from remoe_sim.units import decimal, percent
+from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
-    from remoe_sim.reroute_report import RerouteReport
+    from remoe_sim.studies.reroute import RerouteReport
 
 
 @click.command()
@@ -70,8 +70,8 @@ def show(report: RerouteReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from remoe_sim.commands.replay import size_unit
-    from remoe_sim.units import plural
+    from remoe_sim.commands._tables import size_unit
+    from remoe_sim.util.units import plural
 
     console = Console(highlight=False, markup=False)
     rule, lost, counts = report.rule, report.lost_mass, report.to_dict()

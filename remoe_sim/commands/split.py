@@ -16,11 +16,11 @@ from remoe_sim.commands._options import (
     scheduled,
     setting_options,
 )
-from remoe_sim.commands.info import print_table
-from remoe_sim.units import decimal, percent
+from remoe_sim.commands._tables import print_table
+from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
-    from remoe_sim.split_report import Division, PolicySplit, SplitReport
+    from remoe_sim.studies.split import Division, PolicySplit, SplitReport
 
 
 @click.command()
@@ -70,8 +70,8 @@ def command(as_json: bool, **arguments: Any) -> None:
 
 def show(report: SplitReport) -> None:
     """A table per policy, then how many experts each layer gets; 80 columns wide."""
-    from remoe_sim.commands.verdict import print_text
-    from remoe_sim.units import format_bytes, plural
+    from remoe_sim.commands._tables import print_text
+    from remoe_sim.util.units import format_bytes, plural
 
     unit, limit = next(iter(report.capacity.items()))
     of = report.settings
@@ -98,7 +98,7 @@ def show(report: SplitReport) -> None:
 def _show_policy(result: PolicySplit) -> None:
     from rich.table import Table
 
-    from remoe_sim.commands.replay import size_unit
+    from remoe_sim.commands._tables import size_unit
 
     unit, factor = size_unit(result.equal.bytes_read or 0)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

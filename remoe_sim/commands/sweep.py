@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._device import note_all
-from remoe_sim.commands._options import fast_option, memory_option, note, print_json
-from remoe_sim.progress import stage
-from remoe_sim.units import percent
+from remoe_sim.commands._options import fast_option, memory_option, note, note_all, print_json
+from remoe_sim.util.progress import stage
+from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +27,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
         return
     import tomllib
 
-    from remoe_sim.input_files import UnsuitableError, read_text
+    from remoe_sim.util.input_files import UnsuitableError, read_text
 
     try:
         content = tomllib.loads(read_text(path, "configuration"))
@@ -41,7 +40,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
     for key, value in content.items():
         name = key.replace("-", "_")
         if name not in known:
-            from remoe_sim.errors import unknown
+            from remoe_sim.util.errors import unknown
 
             raise unknown(f"key of {path}", key, (str(one).replace("_", "-") for one in known))
         several = [str(one) for one in (value if isinstance(value, list) else [value])]
@@ -129,7 +128,7 @@ def _files(traces: tuple[str, ...]) -> list[str]:
     """The traces, patterns that no shell has expanded included."""
     from glob import glob, has_magic
 
-    from remoe_sim.remote_files import is_url
+    from remoe_sim.util.remote import is_url
 
     found: list[str] = []
     for one in traces:
@@ -149,8 +148,8 @@ def _same_file(one: str, other: str) -> bool:
 
 
 def _print(frame: pd.DataFrame) -> None:
-    from remoe_sim.commands.curve import records
-    from remoe_sim.stamps import stamp
+    from remoe_sim.commands._tables import records
+    from remoe_sim.util.display import stamp
 
     print_json({**stamp(SCHEMA), "notes": frame.attrs.get("notes", []), "rows": records(frame)})
 
@@ -174,7 +173,7 @@ def _show_plan(frame: pd.DataFrame) -> None:
 
 def _show(frame: pd.DataFrame) -> None:
     """Policies side by side at some limits, the first few tables; the rest is in the file."""
-    from remoe_sim.sweep_labels import told_apart
+    from remoe_sim.studies.sweep.labels import told_apart
 
     console = _console()
     groups = list(told_apart(frame).groupby(list(_SAME), sort=False, dropna=False))
@@ -197,7 +196,7 @@ def _heading(names: dict[str, Any]) -> str:
 
 
 def _side_by_side(rows: pd.DataFrame) -> Table:
-    from remoe_sim.units import format_bytes
+    from remoe_sim.util.units import format_bytes
 
     timed = rows["tpot_ms_mean"].notna().any()
     unit = str(rows["capacity_unit"].iloc[0])

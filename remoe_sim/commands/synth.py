@@ -46,7 +46,7 @@ def command(output: str, **given: Any) -> None:
     """
     import remoe_sim
     from remoe_sim.commands.import_ import describe, write
-    from remoe_sim.remote_files import check_output
+    from remoe_sim.util.remote import check_output
 
     check_output(output)
     trace = remoe_sim.synth(**given)

@@ -6,23 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._device import driven_device_options, note_all, show_times
-from remoe_sim.commands._driven import driven_options, sized
 from remoe_sim.commands._options import (
     batch_options,
+    driven_device_options,
+    driven_options,
     fast_option,
     memory_option,
     note,
+    note_all,
     print_json,
     schedule_in_words,
     scheduled,
+    show_times,
+    sized,
 )
-from remoe_sim.units import percent
+from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from remoe_sim.tier_results import TierReport
+    from remoe_sim.studies.tiers_result import TierReport
 
 
 @click.command()
@@ -96,8 +99,8 @@ def show(report: TierReport) -> None:
     """Tables for people, 80 columns wide: hits of each tier by phase, then what crossed the links."""
     from rich.console import Console
 
-    from remoe_sim.commands.replay import held
-    from remoe_sim.units import plural
+    from remoe_sim.commands._tables import held
+    from remoe_sim.util.units import plural
 
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report[0]
@@ -152,7 +155,7 @@ def _hits_table(report: TierReport, phase: str) -> Table:
 
 def _links_table(report: TierReport, phase: str) -> Table:
     """Bytes per link and token of the phase."""
-    from remoe_sim.commands.replay import size_unit
+    from remoe_sim.commands._tables import size_unit
 
     names = ("storage_to_host_bytes", "host_to_device_bytes", "device_to_host_bytes")
     tokens = max(getattr(report[0], phase).tokens, 1)

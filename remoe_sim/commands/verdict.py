@@ -18,14 +18,14 @@ from remoe_sim.commands._options import (
     scope_option,
     setting_options,
 )
-from remoe_sim.commands.info import print_table
-from remoe_sim.units import decimal, percent
+from remoe_sim.commands._tables import print_table, print_text
+from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from remoe_sim.results import ReplayResult
-    from remoe_sim.verdict_report import Verdict
+    from remoe_sim.cache.results import ReplayResult
+    from remoe_sim.studies.verdict_result import Verdict
 
 
 @click.command()
@@ -65,8 +65,8 @@ def command(as_json: bool, **arguments: Any) -> None:
 
 def show(found: Verdict) -> None:
     """The paragraph, then the numbers behind it; 80 columns wide."""
-    from remoe_sim.units import plural
-    from remoe_sim.verdict_report import RULE
+    from remoe_sim.studies.verdict_result import RULE
+    from remoe_sim.util.units import plural
 
     of = found.settings
     trace = found.trace
@@ -94,15 +94,6 @@ def show(found: Verdict) -> None:
         print_text(f"Left out because it {why}: {names}.")
 
 
-def print_text(text: str) -> None:
-    """Print in lines of up to 80 columns."""
-    import textwrap
-
-    unbroken = text.replace(" %", "\N{NO-BREAK SPACE}%")
-    lines = textwrap.fill(unbroken, 80, break_on_hyphens=False)
-    click.echo(lines.replace("\N{NO-BREAK SPACE}", " "))
-
-
 def _table(*headings: str) -> Table:
     from rich.table import Table
 
@@ -113,7 +104,7 @@ def _table(*headings: str) -> Table:
 
 
 def _policies(found: Verdict) -> Table:
-    from remoe_sim.commands.replay import size_unit
+    from remoe_sim.commands._tables import size_unit
 
     results = [*found.online, *found.bounds.values()]
     unit, factor = size_unit(max(result.bytes_read_per_token or 0 for result in results))
@@ -144,8 +135,8 @@ def _regime(found: Verdict) -> Table:
     """Regime, token cycle and working sets."""
     from rich.table import Table
 
-    from remoe_sim.units import format_bytes
-    from remoe_sim.verdict_text import amount
+    from remoe_sim.studies.verdict_result import amount
+    from remoe_sim.util.units import format_bytes
 
     table = Table.grid("", "", padding=(0, 2))
     table.columns[0].no_wrap = True

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.cards import Fact
-from remoe_sim.device_cards import MOST, Device
-from remoe_sim.device_cards import device as find_device
-from remoe_sim.errors import unknown
-from remoe_sim.estimating import estimate_one
-from remoe_sim.measurements import LeftOut, Run, read_runs
-from remoe_sim.model_cards import model as find_model
-from remoe_sim.model_sizes import SizedModel
-from remoe_sim.showing import Shown
-from remoe_sim.stamps import stamp
+from remoe_sim.devices.device import MOST, Device
+from remoe_sim.devices.device import device as find_device
+from remoe_sim.devices.estimate import estimate_one
+from remoe_sim.devices.measured_runs import LeftOut, Run, read_runs
+from remoe_sim.models.model import model as find_model
+from remoe_sim.util.cards import Fact
+from remoe_sim.util.display import Shown, stamp
+from remoe_sim.util.errors import unknown
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from remoe_sim.models.sizes import SizedModel
 
 SCHEMA = "remoe-sim.calibrate.v1"
 SHARES = ("efficiency", "overlap_efficiency")

@@ -7,13 +7,14 @@ proportion to the step's tokens (docs/cost-model.md).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.device_cards import Device
-from remoe_sim.links import Link
-from remoe_sim.model_sizes import SizedModel
+if TYPE_CHECKING:
+    from remoe_sim.devices.device import Device, Link
+    from remoe_sim.models.sizes import SizedModel
 
 Reals = npt.NDArray[np.float64]
 CONTENTION = 2  # column of expert_costs

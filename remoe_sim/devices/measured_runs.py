@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from remoe_sim.cards import card_names
-from remoe_sim.errors import TraceError
-from remoe_sim.input_files import ROWS_BYTES, UnsuitableError, read_text
+from remoe_sim.util.cards import card_names
+from remoe_sim.util.errors import TraceError
+from remoe_sim.util.input_files import ROWS_BYTES, UnsuitableError, read_text
 
 Row = dict[str, str]
 

@@ -1,4 +1,4 @@
-"""The device side of a replay: which model runs on which device, and what each step of a trace has to do there."""
+"""Run counted misses on a device: which device and model, and how long each step takes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,114 @@ import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.cards import card_names
-from remoe_sim.costs import Costs, costs_of
-from remoe_sim.device_cards import Device
-from remoe_sim.device_cards import device as find_device
+from remoe_sim.devices.costs import Costs, costs_of
+from remoe_sim.devices.device import Device
+from remoe_sim.devices.device import device as find_device
+from remoe_sim.devices.timeline import Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.kernels.tallies import DECODE, PREFILL
-from remoe_sim.model_cards import model as find_model
-from remoe_sim.model_sizes import SizedModel
-from remoe_sim.streams import Longs, Stream, Tokens
-from remoe_sim.timelines import Counts, Log, Reads, Steps, Times, check_overlap, log, run
-from remoe_sim.trace import PREFILL as PREFILL_PHASE
-from remoe_sim.trace import Trace
-from remoe_sim.trace_models import model_of_trace
-from remoe_sim.units import MOST_LANES, MOST_TOKENS, parse_count, parse_number
+from remoe_sim.models.model import model as find_model
+from remoe_sim.models.sizes import SizedModel
+from remoe_sim.trace.trace import PREFILL as PREFILL_PHASE
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.cards import card_names
+from remoe_sim.util.units import MOST_LANES, MOST_TOKENS, parse_count, parse_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from remoe_sim.trace.accesses import Stream, Tokens
+    from remoe_sim.util.arrays import Longs
+
+TENSORS = 3  # gate, up and down, taken as equally large
+
+NO_CARD = (
+    "the model has no card, so its sizes are those of the trace: output head, KV cache and arithmetic are not known "
+    "and not counted; name a card with --model to count them"
+)
+
+
+def model_of_trace(trace: Trace) -> SizedModel | None:
+    """The sizes that a trace knows; None if it does not know those of its experts and of its dense layers."""
+    known = trace.model
+    if known.expert_bytes is None or known.dense_bytes is None or len(set(known.experts)) > 1:
+        return None
+    layers = len(known.dense_bytes)
+    tensors = tuple((size - 2 * (size // TENSORS), size // TENSORS, size // TENSORS) for size in known.expert_bytes)
+    return SizedModel(
+        name=known.name or "unnamed",
+        title=known.name or "unnamed model",
+        quant=known.quant or "",
+        layers=layers,
+        moe_layers=trace.layer_numbers,
+        experts=known.experts[0],
+        top_k=max(known.top_k),
+        hidden_size=0,
+        expert_intermediate=0,
+        vocabulary=0,
+        tied_embeddings=False,
+        expert_tensor_bytes=tensors,
+        expert_bytes=known.expert_bytes,
+        shared_expert_bytes=(0,) * trace.moe_layers,
+        dense_bytes=known.dense_bytes,
+        resident_bytes=known.dense_bytes,
+        head_bytes=0,
+        embedding_bytes=0,
+        kv_bytes_per_token=(None,) * layers,
+        kv_window_tokens=(None,) * layers,
+        state_bytes=(0,) * layers,
+        expert_flops=0.0,
+        dense_flops=(0.0,) * layers,
+        head_flops=0.0,
+        parameters=0,
+        active_parameters=0,
+        published_parameters=None,
+        published_active_parameters=None,
+        total_bytes=sum(known.dense_bytes) + sum(size * known.experts[0] for size in known.expert_bytes),
+        routed_bytes=sum(size * known.experts[0] for size in known.expert_bytes),
+        status="derived",
+        source="sizes in the trace",
+        unknown=(NO_CARD,),
+        unverified=(),
+        assumptions=(),
+        notes=(),
+    )
+
+
+def of_rows(frame: pd.DataFrame) -> list[str]:
+    """Sentences about the cards behind the times of a sweep's rows; of cards that are not here that they are not."""
+    if "device" not in frame or "tpot_ms_mean" not in frame:
+        return []
+    rows = frame[frame["device"].notna()]
+    found: dict[str, None] = {}
+    for name, model, quant in rows[["device", "device_model", "quant"]].drop_duplicates().itertuples(index=False):
+        found |= dict.fromkeys((*_device(name), *_model(model, quant)))
+    return list(found)
+
+
+def _device(name: str) -> tuple[str, ...]:
+    from remoe_sim.devices.device import device
+
+    try:
+        return device(name).unverified
+    except ValueError:
+        return (f"device {name}: its card is not here, so what of it is assumed is not known; the sweep said it",)
+
+
+def _model(name: Any, quant: Any) -> tuple[str, ...]:
+    from remoe_sim.models.model import model
+
+    if not isinstance(name, str):
+        return (NO_CARD,)
+    try:
+        found = model(name, quant)
+    except ValueError:
+        return (NO_CARD,)
+    return (*found.unverified, *found.unknown)
+
 
 _QUANTS = r"(ud-)?(q\d_k_[sml]|q\d_k|q\d_[01]|iq\d_\w+?|mxfp4|nvfp4|bf16|fp16|fp8|int8)(?=$|\W)"
 
@@ -178,13 +269,13 @@ class StepCounts:
 
     def need(self, stream: Stream, layer: int | None = None) -> None:
         """The groups of a cache: of one layer, or of all."""
-        from remoe_sim.kernels.step_counts import count_needed
+        from remoe_sim.kernels.tallies import count_needed
 
         count_needed(stream.steps, stream.offsets, _columns(stream, layer), self.needed)
 
     def miss(self, policy: int, stream: Stream, hit: np.ndarray, layer: int | None = None) -> None:
         """What a policy missed of them."""
-        from remoe_sim.kernels.step_counts import count_missed
+        from remoe_sim.kernels.tallies import count_missed
 
         count_missed(stream.steps, stream.offsets, _columns(stream, layer), hit, self.missed[policy])
 

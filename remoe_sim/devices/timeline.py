@@ -1,21 +1,26 @@
-"""From counts per step and MoE layer to times: runs the timeline on the costs of a device and sums it up."""
+"""The timeline of a device: when it reads, when it computes, and the file that shows it."""
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.costs import Costs, Reals
-from remoe_sim.errors import unknown
 from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.files import replacing
+
+if TYPE_CHECKING:
+    from remoe_sim.devices.costs import Costs, Reals
+    from remoe_sim.util.arrays import Longs
 
 OVERLAPS = ("none", "layer", "prefetch")
 PARTS = ("dense", "experts", "storage_wait", "pcie_wait", "fixed")
 Counts = npt.NDArray[np.uint16]
-Longs = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -188,3 +193,29 @@ def kinds_of_steps(kinds: npt.NDArray[np.uint8], starts: Longs) -> tuple[Longs, 
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     decode = np.add.reduceat((kinds == DECODE).astype(np.int64), starts[:-1])
     return decode, np.add.reduceat((kinds == PREFILL).astype(np.int64), starts[:-1])
+
+
+_KINDS = ("dense", "experts", "waiting", "experts on the CPU", "read", "copy")
+_TRACKS = ("device", "device", "device", "CPU", "storage lane", "PCIe lane")
+
+
+def write_events(path: str | os.PathLike[str], log: Log, title: str) -> None:
+    """Write the events of a log; the file appears whole or not at all. Raises ValueError if that cannot be."""
+    tracks: dict[str, int] = {}
+    events: list[dict[str, object]] = []
+    for (kind, step, layer, lane), (start, end) in zip(log.events.tolist(), log.spans.tolist(), strict=True):
+        name = _TRACKS[kind] + (f" {lane}" if _TRACKS[kind].endswith("lane") else "")
+        events.append(
+            {
+                "name": _KINDS[kind], "ph": "X", "pid": 1, "tid": tracks.setdefault(name, len(tracks) + 1),
+                "ts": start * 1e6, "dur": (end - start) * 1e6, "args": {"step": step, "layer": layer},
+            }
+        )  # fmt: skip
+    named = [{"name": "process_name", "ph": "M", "pid": 1, "args": {"name": title}}]
+    named += [
+        {"name": "thread_name", "ph": "M", "pid": 1, "tid": number, "args": {"name": name}}
+        for name, number in tracks.items()
+    ]
+    text = json.dumps({"displayTimeUnit": "ms", "traceEvents": [*named, *events]})
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from remoe_sim.trace import Trace
+from remoe_sim.trace.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ class Material:
         """The rows of the sweeps, or else the curves of the traces."""
         import pandas as pd
 
-        from remoe_sim.curves import curve
+        from remoe_sim.cache.curve import curve
 
         if self.sweep is not None:
             return self.sweep
@@ -106,7 +106,7 @@ def by_name(data: Any, rows: Callable[[Trace], pd.DataFrame]) -> pd.DataFrame:
 
 def has_columns(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """The rows, with a label for each content of a trace; ValueError if they lack a column."""
-    from remoe_sim.sweep_labels import stem, told_apart
+    from remoe_sim.studies.sweep.labels import stem, told_apart
 
     missing = [name for name in columns if name not in frame]
     if missing:

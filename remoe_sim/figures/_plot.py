@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.errors import unknown
-from remoe_sim.remote_files import is_url
-from remoe_sim.trace import Trace
-from remoe_sim.trace_reader import read_trace
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.remote import is_url
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,8 @@ def plot(
     """
     from remoe_sim.figures import functions
     from remoe_sim.figures._material import NotPossibleError
-    from remoe_sim.file_writing import followed, told
+    from remoe_sim.util.files import told
+    from remoe_sim.util.output_places import followed
 
     all_figures = {name.replace("_", "-"): function for name, function in functions().items()}
     chosen = _several(figure, list(all_figures), "figure") if figure is not None else list(all_figures)
@@ -94,8 +95,7 @@ def plot(
 
 
 def _doubts(material: Any) -> tuple[str, ...]:
-    from remoe_sim.card_doubts import of_rows
-    from remoe_sim.timing import DeviceRun
+    from remoe_sim.devices.run import DeviceRun, of_rows
 
     found = dict.fromkeys(of_rows(material.sweep) if material.sweep is not None else ())
     if (name := material.replay.get("device")) is not None:
@@ -113,7 +113,7 @@ def _file_name(stem: str) -> str:
 
 def _write(picture: Any, path: Path, kind: str) -> Path:
     """The file, whole or not at all."""
-    from remoe_sim.file_writing import replacing
+    from remoe_sim.util.files import replacing
 
     with replacing(path) as beside:
         beside.write_bytes(picture.picture(kind))
@@ -133,7 +133,7 @@ def _material(files: Any, layer: Any, limit: Mapping[str, Any], replay: Mapping[
     import pandas as pd
 
     from remoe_sim.figures._material import Material
-    from remoe_sim.units import parse_count
+    from remoe_sim.util.units import parse_count
 
     if isinstance(files, Mapping):
         named = [(str(name), source) for name, source in files.items()]
@@ -169,7 +169,7 @@ def _label(source: Any, trace: Trace) -> str:
 
 def _sweep_rows(source: Any) -> pd.DataFrame | None:
     """The rows of a file of a sweep; None if it is none, so that reading it as a trace says what is wrong with it."""
-    from remoe_sim.sweep_file import MAYBE_UNKNOWN, read_rows
+    from remoe_sim.studies.sweep.file import MAYBE_UNKNOWN, read_rows
 
     if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
         return None

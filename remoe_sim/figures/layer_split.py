@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.errors import TraceError
 from remoe_sim.figures._look import Sheet, legend, sheet, whole_numbers
 from remoe_sim.figures._material import Material, Page, figure, has_columns, refuse
-from remoe_sim.split_report import SplitReport
+from remoe_sim.studies.split import SplitReport
+from remoe_sim.util.errors import TraceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ MOST = 3  # policies side by side
 
 
 def _pages(material: Material) -> Iterator[Page]:
-    from remoe_sim.splitting import split
+    from remoe_sim.studies.split import split
 
     material.need_traces()
     limit = material.need_limit()

@@ -1,4 +1,4 @@
-"""What the time of an output token is made of, against the memory of the cache."""
+"""Figures over the memory of the cache: bytes and time per token."""
 
 from __future__ import annotations
 
@@ -7,13 +7,82 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.figures._look import Sheet
-from remoe_sim.figures._material import Material, Page, figure, has_columns
-from remoe_sim.figures._panels import TIMED, memory, pages_of, panelled, scale_alike, split_rows
-from remoe_sim.figures.memory_times import timed_rows
+from remoe_sim.figures._material import Material, NotPossibleError, Page, figure, has_columns
+from remoe_sim.figures._panels import COUNTED, TIMED, lines_of, memory, pages_of, panelled, scale_alike, split_rows
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from remoe_sim.figures._look import Sheet
+
+
+def _byte_pages(material: Material) -> Iterator[Page]:
+    return pages_of(bytes_per_token, _rows(material.need_sweep()), COUNTED)
+
+
+def _rows(frame: pd.DataFrame) -> pd.DataFrame:
+    rows = has_columns(frame, "policy", "capacity_bytes", "bytes_read_per_token")
+    rows = rows.dropna(subset=["capacity_bytes", "bytes_read_per_token"])
+    if rows.empty:
+        raise NotPossibleError(
+            "bytes are not known; sweep with --expert-bytes or --device, and a phase with decode tokens"
+        )
+    return rows.drop_duplicates([name for name in (*COUNTED, "policy", "capacity_bytes") if name in rows])
+
+
+@figure(_byte_pages)
+def bytes_per_token(frame: pd.DataFrame, dark: bool = False) -> Sheet:
+    """Bytes of missed experts per decode token against the memory of the cache, a line per policy.
+
+    frame: rows of `remoe_sim.sweep` whose sizes are known.
+    """
+    rows = _rows(frame)
+    panels = split_rows(rows.assign(mib=rows["bytes_read_per_token"] / 2**20), COUNTED)
+    with panelled("Bytes read per decode token", dark, panels) as (page, grid):
+        styles = page.look.policies(rows["policy"])
+        for axes, (_, own) in zip(grid, panels, strict=True):
+            place, label = memory(own)
+            lines_of(axes, own, place, "mib", styles)
+            axes.set_xlabel(label)
+            axes.set_ylabel("read per decode token (MiB)")
+            axes.set_xlim(left=0)
+        scale_alike(grid, panels, "mib", ())
+    return page
+
+
+def _time_pages(material: Material) -> Iterator[Page]:
+    return pages_of(tpot, timed_rows(material.need_sweep()), TIMED)
+
+
+def timed_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows that have times; NotPossibleError if there are none."""
+    rows = has_columns(frame, "policy", "capacity_bytes", "tpot_ms_mean")
+    rows = rows.dropna(subset=["capacity_bytes", "tpot_ms_mean"])
+    if rows.empty:
+        raise NotPossibleError("there are no times; sweep with --device, and a phase with decode tokens")
+    return rows.drop_duplicates([name for name in (*TIMED, "policy", "capacity_bytes") if name in rows])
+
+
+@figure(_time_pages)
+def tpot(frame: pd.DataFrame, dark: bool = False) -> Sheet:
+    """Mean time per output token, modelled, against the memory of the cache; a line per policy, a panel per device.
+    Panels of one device have one scale.
+
+    frame: rows of `remoe_sim.sweep` with a device.
+    """
+    rows = timed_rows(frame)
+    panels = split_rows(rows, TIMED)
+    with panelled("Time per output token (modelled)", dark, panels, share=False) as (page, grid):
+        styles = page.look.policies(rows["policy"])
+        for axes, (_, own) in zip(grid, panels, strict=True):
+            place, label = memory(own)
+            lines_of(axes, own, place, "tpot_ms_mean", styles)
+            axes.set_xlabel(label)
+            axes.set_ylabel("mean TPOT (ms per token)")
+            axes.set_xlim(left=0)
+        scale_alike(grid, panels, "tpot_ms_mean", ("device",))
+    return page
+
 
 PANELS = (*TIMED, "policy")
 MOST_BARS = 12
@@ -23,7 +92,7 @@ PARTS = {  # from below: what no cache changes comes first
 }  # fmt: skip
 
 
-def _pages(material: Material) -> Iterator[Page]:
+def _part_pages(material: Material) -> Iterator[Page]:
     return pages_of(tpot_parts, _by_device(material.need_sweep()), PANELS)
 
 
@@ -37,7 +106,7 @@ def _by_device(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.iloc[np.argsort(groups.to_numpy(), kind="stable")]
 
 
-@figure(_pages)
+@figure(_part_pages)
 def tpot_parts(frame: pd.DataFrame, dark: bool = False) -> Sheet:
     """Mean time per output token by cause, modelled, against the memory of the cache; a panel per policy and device.
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.errors import TraceError
+from remoe_sim.cache.results import ReplayReport
 from remoe_sim.figures._look import Sheet, legend, percent, sheet
 from remoe_sim.figures._material import Material, NotPossibleError, Page, figure, has_columns, refuse
-from remoe_sim.results import ReplayReport
+from remoe_sim.util.errors import TraceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ MOST_POINTS = 500
 
 
 def _pages(material: Material) -> Iterator[Page]:
-    from remoe_sim.engine import replay
+    from remoe_sim.cache.replay import replay
 
     material.need_traces()
     if "device" not in material.replay:

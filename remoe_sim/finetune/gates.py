@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from remoe_sim.capture.choices import Choice, is_sigmoid, read_choice
-from remoe_sim.capture.routers import Router, find_routers
+from remoe_sim.capture.routers import Choice, Router, find_routers, is_sigmoid, read_choice
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from remoe_sim.errors import unknown
 from remoe_sim.finetune import terms
-from remoe_sim.input_files import read_text
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.input_files import read_text
 
 GIVEN = ("logits", "ids", "real", "logp", "reference", "experts")  # what a pass offers; other parameters are options
 FOLDER = Path(__file__).parent / "recipes"

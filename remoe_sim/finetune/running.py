@@ -13,13 +13,14 @@ from typing import Any
 
 from remoe_sim.capture.routers import text_config
 from remoe_sim.capture.running import load
-from remoe_sim.file_writing import followed, locked, told
+from remoe_sim.finetune.checkpoint import state_folder, write
 from remoe_sim.finetune.gates import Gates
 from remoe_sim.finetune.recipe import Recipe, Stage, read_recipe
 from remoe_sim.finetune.texts import digest, flat, read_texts, split
 from remoe_sim.finetune.training import Point, Trainer
-from remoe_sim.finetune.writing import state_folder, write
-from remoe_sim.stamps import stamp
+from remoe_sim.util.display import stamp
+from remoe_sim.util.files import locked, told
+from remoe_sim.util.output_places import followed
 
 SCHEMA = "remoe-sim.finetune.v1"
 PACKAGES = ("torch", "transformers", "safetensors")

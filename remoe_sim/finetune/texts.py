@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.capture.prompts import Prompt, read_prompts
+from remoe_sim.capture.inputs import Prompt, read_prompts
 
 HELD_OUT = 0.05  # of the texts, where no validation texts are given
 MOST_HELD_OUT = 64

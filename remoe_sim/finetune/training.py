@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remoe_sim.finetune.evaluating import Evaluation, evaluate
-from remoe_sim.finetune.gates import Gates
-from remoe_sim.finetune.objective import loss_of
-from remoe_sim.finetune.recipe import Recipe, Stage
-from remoe_sim.finetune.states import keep, kept
+from remoe_sim.finetune.checkpoint import keep, kept
+from remoe_sim.finetune.objective import Evaluation, evaluate, loss_of
 from remoe_sim.finetune.texts import padded, picked
+
+if TYPE_CHECKING:
+    from remoe_sim.finetune.gates import Gates
+    from remoe_sim.finetune.recipe import Recipe, Stage
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.errors import TraceError
-from remoe_sim.expert_ids import LARGEST, outside
-from remoe_sim.gate_weights import EXPECTED, ORDERED, in_order, wrong_weight
-from remoe_sim.import_source import Source
-from remoe_sim.trace import DECODE, PREFILL, Decisions, InMemory, Model, Trace
+from remoe_sim.formats.source import LARGEST, Source, outside
+from remoe_sim.trace.schedule import steps_of
+from remoe_sim.trace.trace import Decisions, InMemory, Model, Trace
+from remoe_sim.trace.weights import EXPECTED, ORDERED, in_order, wrong_weight
 
-Ints = npt.NDArray[np.integer[Any]]
+if TYPE_CHECKING:
+    from remoe_sim.util.arrays import Ints
+    from remoe_sim.util.errors import TraceError
+
 Weights = npt.NDArray[np.float32]
 Where = Callable[[int], int]
 
@@ -47,13 +49,6 @@ class Slots:
     expert: Ints
     slot: Ints | None = None
     weight: npt.NDArray[np.floating[Any]] | None = None
-
-
-def steps_of(request: Ints, phase: Ints) -> npt.NDArray[np.int32]:
-    """Forward passes where none are known: every decode token is one, a request's prompt is one. int32[tokens]."""
-    new = (phase == DECODE) | (np.diff(request, prepend=request[:1]) != 0) | (np.diff(phase, prepend=PREFILL) != 0)
-    new[:1] = True
-    return (np.cumsum(new) - 1).astype(np.int32)
 
 
 def to_decisions(table: Ints, routed: npt.NDArray[np.bool_]) -> Decisions:

@@ -6,13 +6,15 @@ import csv
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from remoe_sim.errors import TraceError
-from remoe_sim.gate_weights import EXPECTED, wrong_weight
-from remoe_sim.import_source import Source
+from remoe_sim.trace.weights import EXPECTED, wrong_weight
+
+if TYPE_CHECKING:
+    from remoe_sim.formats.source import Source
+    from remoe_sim.util.errors import TraceError
 
 WHOLE, TEXT = "a whole number", "text"
 WEIGHT = "a number that can be a gate weight"
@@ -76,7 +78,7 @@ def read_csv(
     import pyarrow as pa
     import pyarrow.csv as pc
 
-    from remoe_sim.arrow_lists import to_numpy
+    from remoe_sim.trace.arrow import to_numpy
 
     types = {WHOLE: pa.int32(), TEXT: pa.dictionary(pa.int32(), pa.string())}
     types |= dict.fromkeys((WEIGHT, WEIGHT_OR_NAN), pa.float32())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.encoded_arrays import npy_values
-from remoe_sim.errors import TraceError
-from remoe_sim.import_source import Source
+from remoe_sim.formats.json_files import npy_values
+from remoe_sim.util.errors import TraceError
+
+if TYPE_CHECKING:
+    from remoe_sim.formats.source import Source
 
 LARGEST = 2**31 - 1
 

@@ -1,16 +1,103 @@
-"""Forward passes found again in recordings that list decisions layer by layer, without numbers of tokens."""
+"""Records of routing: rows of decisions, forward passes, and the assumptions about plain files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from array import array
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.assembling import Ints, Records
-from remoe_sim.import_source import Source
-from remoe_sim.trace import DECODE, PREFILL
+from remoe_sim.formats.assemble import Records, Slots
+from remoe_sim.formats.json_files import Entry, shown
+from remoe_sim.trace.trace import DECODE, MOST_EXPERTS, PHASES, PREFILL
+
+if TYPE_CHECKING:
+    from remoe_sim.formats.source import Source
+    from remoe_sim.util.arrays import Ints
+    from remoe_sim.util.errors import TraceError
+
+
+class DecisionRows:
+    """Experts and weights of decisions in the order of the file, with the line of each."""
+
+    def __init__(self) -> None:
+        self.lines = array("q")
+        self._lengths, self._expert, self._weight = array("q"), array("q"), array("f")
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def line(self, row: int) -> int:
+        """The line of a decision."""
+        return self.lines[row]
+
+    def add(self, line: int, experts: Sequence[int], weights: Sequence[float] | None = None) -> None:
+        """Append a decision; without weights they are unknown."""
+        self.lines.append(line)
+        self._lengths.append(len(experts))
+        self._expert.extend(experts)
+        self._weight.extend([float("nan")] * len(experts) if weights is None else weights)
+
+    def add_entry(self, entry: Entry, experts: str, weights: str) -> None:
+        """Append the lists in two fields of an object; the one of weights may be missing."""
+        ids = entry.list_of(experts, int, "expert ids")
+        if not ids or min(ids) < 0 or max(ids) >= MOST_EXPERTS:
+            raise entry.error(f"{shown(ids)} is not a list of expert ids; correct it", experts)
+        gates = entry.fields.get(weights)
+        if gates is not None and (
+            not isinstance(gates, list)
+            or len(gates) != len(ids)
+            or not all(type(one) in (int, float) and 0 <= one < 1e38 for one in gates)
+        ):
+            what = f"a list of {len(ids)} numbers that can be gate weights, 0 or more"
+            raise entry.error(f"{shown(gates)} is not {what}; correct it", weights)
+        self.add(entry.line or 1, ids, gates)
+
+    def slots(self) -> Slots:
+        """One entry per expert."""
+        lengths = np.array(self._lengths, np.int64)
+        record = np.repeat(np.arange(lengths.size), lengths)
+        return Slots(record, self.experts(), None, np.array(self._weight, np.float32))
+
+    def experts(self) -> npt.NDArray[np.int64]:
+        """All experts in one dimension."""
+        return np.array(self._expert, np.int64)
+
+
+ASSUMED_STEPS = (
+    "forward passes are not recorded: each decode token is a step of its own, the prompt of a request is one prefill "
+    "step, and requests follow one another"
+)
+
+
+def request_ids(source: Source, names: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """A number for each name of a request: its own if all are numbers, else 0, 1, ... as they appear (noted)."""
+    stripped = [str(name).strip() for name in names]
+    distinct = {name: number for number, name in enumerate(dict.fromkeys(stripped))}
+    if all(name.isdecimal() and len(name) < 19 and str(int(name)) == name for name in distinct):
+        distinct = {name: int(name) for name in distinct}
+    else:
+        source.note("requests are named by text and numbered in the order in which they appear")
+    return np.array([distinct[name] for name in stripped], np.int64)
+
+
+def phase_codes(words: Sequence[Any], codes: Ints, error: Callable[[int, str], TraceError]) -> npt.NDArray[np.uint8]:
+    """PREFILL or DECODE for each row, from codes[rows] into `words`; raises error(row, why) for other words."""
+    known = {PHASES[PREFILL]: PREFILL, PHASES[DECODE]: DECODE}
+    table = np.array([known.get(str(word).strip(), 255) for word in words], np.uint8)
+    phases = table[codes]
+    wrong = np.flatnonzero(phases == 255)
+    if wrong.size:
+        given = words[int(codes[wrong[0]])]
+        raise error(int(wrong[0]), f"'{given}', expected {' or '.join(PHASES)}; correct it")
+    return phases
+
+
+def assume_steps(source: Source, records: Records) -> None:
+    """Notes where the steps come from."""
+    source.note(ASSUMED_STEPS if records.step is None else "forward passes as the column 'step' gives them")
 
 
 def records_of_passes(

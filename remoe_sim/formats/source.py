@@ -1,4 +1,4 @@
-"""A file that is being imported: opened and decompressed in one place, with what the user said about it."""
+"""The input of a trace format: its bytes, what the user said of it, and the checks of ids and other whole numbers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,47 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from remoe_sim.errors import TraceError
-from remoe_sim.input_files import UnsuitableError, check_regular
-from remoe_sim.plausible import check_unpacked
-from remoe_sim.progress import done
-from remoe_sim.remote_errors import RemoteError
-from remoe_sim.remote_files import RemotePath, place
-from remoe_sim.trace import MOST_EXPERTS
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.trace.trace import MOST_EXPERTS
+from remoe_sim.util.decompression import check_unpacked
+from remoe_sim.util.errors import TraceError
+from remoe_sim.util.input_files import UnsuitableError, check_regular
+from remoe_sim.util.progress import done
+from remoe_sim.util.remote import RemotePath, place
+from remoe_sim.util.remote_errors import RemoteError
+
+Ints = npt.NDArray[np.integer[Any]]
+LARGEST = 2**31 - 1
+
+
+def outside(values: Ints, least: int, most: int = LARGEST) -> tuple[int, ...] | None:
+    """Find the first number below `least` or above `most`; its place, or None if there is none."""
+    wrong = np.argwhere((values < least) | (values > most))
+    return tuple(int(one) for one in wrong[0]) if wrong.size else None
+
+
+def checked_ids(
+    ids: Ints, fault: Callable[[tuple[int, ...], str], TraceError], *, empty: bool = False
+) -> npt.NDArray[np.int32]:
+    """Return expert ids of any type as int32, none of them changed.
+
+    empty: whether -1 stands for a slot that was not computed. Raises fault(place, text) for ids that no model has.
+    """
+    place = outside(ids, -1 if empty else 0, MOST_EXPERTS - 1)
+    if place is not None:
+        least = "-1 (an empty slot) or 0" if empty else "0"
+        raise fault(place, f"expert {ids[place]} is not possible, expected {least} to {MOST_EXPERTS - 1}; correct it")
+    return ids.astype(np.int32)
+
 
 HEAD_BYTES = 64 * 2**10
 _ZIP = b"PK\x03\x04"

@@ -12,13 +12,15 @@ import pickletools
 import re
 import zipfile
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.errors import TraceError
-from remoe_sim.import_source import Source
+from remoe_sim.util.errors import TraceError
+
+if TYPE_CHECKING:
+    from remoe_sim.formats.source import Source
 
 _TYPES = {
     "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 
 
 @kernel

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numba
 from numba.core.dispatcher import Dispatcher
 
-from remoe_sim.plugin_sources import is_ours
+from remoe_sim.util.plugin_sources import is_ours
 
 _COPIES: dict[Any, Any] = {}  # of functions, kernels and modules that are ours
 _THEIRS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of others'

@@ -1,32 +1,112 @@
-"""The one place that decides how kernels are compiled and where the machine code is kept.
-
-Numba's own cache looks only at the file a function is in, so a helper edited in another file would leave a stale
-kernel. The cache directory is therefore named by a digest of every kernel source, and a change anywhere in them
-starts an empty one.
-"""
+"""How kernels are compiled, and where the machine code is kept."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import pickle
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numba
 from numba import types
+from numba.core import cgutils, event
 from numba.core import config as _config
-from numba.core import event
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.runtime.nrt import rtsys
+from numba.extending import intrinsic, overload
 
-from remoe_sim import kernel_cache
-from remoe_sim.plugin_sources import is_ours
+_LENGTH = hashlib.sha256().digest_size
+
+
+class KernelFile(IndexDataCacheFile):
+    """Numba's files of one function, with checksums."""
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            version, stamp, names = pickle.loads(_checked(self._index_path))
+        except OSError:
+            return {}
+        return names if (version, stamp) == (self._version, self._source_stamp) else {}
+
+    def _save_index(self, names: dict[Any, str]) -> None:
+        self._write(self._index_path, (self._version, self._source_stamp, names))
+
+    def _load_data(self, name: str) -> Any:
+        return pickle.loads(_checked(self._data_path(name)))  # OSError means to Numba that there is none
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write(self._data_path(name), data)
+
+    def _write(self, path: str, content: Any) -> None:
+        data = self._dump(content)
+        with self._open_for_write(path) as file:
+            file.write(hashlib.sha256(data).digest() + data)
+
+
+def _checked(path: str) -> bytes:
+    """What a file holds behind its checksum; OSError if it is not there, or is not what was written."""
+    content = Path(path).read_bytes()
+    if hashlib.sha256(content[_LENGTH:]).digest() != content[:_LENGTH]:
+        raise OSError(f"{path} is damaged")
+    return content[_LENGTH:]
+
+
+class KernelCache(FunctionCache):
+    """Numba's cache of one function, which never ends a program, and loads all that compiling needs (SciPy, if it is
+    there) only to compile."""
+
+    said = False
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        numbas = self._cache_file
+        self._cache_file = KernelFile(self._cache_path, self._impl.filename_base, numbas._source_stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            found = self._load_overload(sig, target_context)
+            if found is not None:
+                return found
+        return super().load_overload(sig, target_context)
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        try:
+            with _alone(Path(self._cache_path)):
+                super().save_overload(signature, data)
+        except OSError as error:
+            if not KernelCache.said:
+                KernelCache.said = True
+                why = os.strerror(error.errno).lower() if error.errno else str(error)
+                print(
+                    f"remoe-sim: compiled kernels cannot be kept in '{self._cache_path}' ({why}), so every command "
+                    "compiles them anew; set REMOE_SIM_CACHE_DIR to a folder with room",
+                    file=sys.stderr,
+                )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process, which waits for others; on a system without such locks it does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
 
 _LOCK = threading.Lock()
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]
 config: Any = _config  # its settings are added when it is imported
 
 # Signatures of the verbs that a compiled slot policy supplies; see remoe_sim.policy.SlotPolicy.
@@ -39,10 +119,8 @@ READ_ONLY_VICTIM = types.int64(STATE, types.Array(types.uint8, 1, "C", readonly=
 
 def _sources() -> list[Path]:
     """Every file that may hold a kernel, in a fixed order."""
-    import remoe_sim.policies
-
-    files = [Path(__file__), Path(str(kernel_cache.__file__)), *sorted((_HERE / "kernels").glob("*.py"))]
-    for folder in remoe_sim.policies.__path__:
+    files = sorted((_HERE / "kernels").glob("*.py"))
+    for folder in import_module("remoe_sim.policies").__path__:
         files += sorted(Path(folder).glob("*.py"))
     return files
 
@@ -113,6 +191,8 @@ def kernel(
     """
     if function is None:
         return lambda f: kernel(f, signature=signature, inline=inline, unfold=unfold, check=check, keep=keep)
+    from remoe_sim.util.plugin_sources import is_ours
+
     folder = cache_directory() if keep and is_ours(function.__module__) else None
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     options |= {"forceinline": True} if inline else {}
@@ -125,7 +205,7 @@ def kernel(
             compiles = made is not function  # not where compiling is switched off
             if compiles and folder is not None:
                 config.CACHE_DIR = str(folder)
-                made._cache = kernel_cache.KernelCache(function)
+                made._cache = KernelCache(function)
             if compiles and signature is not None:
                 made.compile(signature)
                 made.disable_compile()
@@ -143,3 +223,23 @@ def bound(function: FunctionType, verbs: dict[str, Any], name: str) -> Any:
     made = FunctionType(function.__code__, {**function.__globals__, **verbs}, name)
     made.__module__, made.__qualname__ = function.__module__, name
     return made
+
+
+def borrowed(array):
+    """The same array with its references not counted, for as long as `array` itself is in use."""
+    return array
+
+
+@intrinsic
+def _without_owner(context, array):
+    def generate(context, builder, signature, given):
+        struct = cgutils.create_struct_proxy(array)(context, builder, given[0])
+        struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
+        return struct._getvalue()
+
+    return array(array), generate
+
+
+@overload(borrowed)
+def _compiled(array):
+    return lambda array: _without_owner(array)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.lists import at, clear, push_front, remove
 
 ROWS = 7

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import kernel
-from remoe_sim.kernels.borrowed import borrowed
+from remoe_sim.kernels.compile import borrowed, kernel
 from remoe_sim.kernels.lists import at
 
 ID_TOO_LARGE, REPEATED = 1, 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import ENTRY, SETUP, VICTIM, kernel
+from remoe_sim.kernels.compile import ENTRY, SETUP, VICTIM, kernel
 
 ROWS = 5
 KEY, HEAP, PLACE, TODO = 1, 2, 3, 4

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.lists import at
 
 LANES = 16  # 32-bit numbers in the widest vectors there are

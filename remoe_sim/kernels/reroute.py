@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.lists import clear, push_front, remove
 
 PRIOR, MAX_RANK, CUMULATIVE = 0, 1, 2

@@ -9,7 +9,7 @@ shares may be smaller than an entry.
 
 from __future__ import annotations
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.lists import at, clear, oldest, oldest_outside, push_front, remove
 
 ROWS = 7

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import kernel
-from remoe_sim.kernels.borrowed import borrowed
+from remoe_sim.kernels.compile import borrowed, kernel
 from remoe_sim.kernels.lists import at
 
 WIDE = 32  # positions that are moved by one instruction, where they are bytes

@@ -1,10 +1,10 @@
-"""Seeded random numbers inside a policy's state: xorshift64 (Marsaglia, J. Stat. Software 8(14), 2003)."""
+"""What policies keep in their state: draws by chance, and real numbers."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 
 RANGE = 2**32
 _MASK = 2**64 - 1
@@ -29,3 +29,13 @@ def draw(state, row, column):
     x ^= x << np.uint64(17)
     cells[column] = x
     return np.int64(x >> np.uint64(32))
+
+
+@kernel
+def real(state, row, column):
+    return state[row].view(np.float64)[column]
+
+
+@kernel
+def set_real(state, row, column, value):
+    state[row].view(np.float64)[column] = value

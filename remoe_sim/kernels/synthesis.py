@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import kernel
-from remoe_sim.kernels.draws import RANGE, draw
+from remoe_sim.kernels.compile import kernel
+from remoe_sim.kernels.state import RANGE, draw
 
 FIRST, PREFILL, DECODE, ABSENT = 0, 1, 2, 3  # kinds of tokens; nothing pulls at the first token of a request
 STRATA = 64  # tokens among which each slot's random numbers are spread evenly

@@ -1,10 +1,31 @@
-"""Counting: hits and misses by kind, curves from depths, how far rows share experts with their predecessors."""
+"""Count lookups, hits and misses, by phase and by step."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
+
+
+@kernel
+def count_needed(steps, offsets, columns, needed):
+    """Add the size of every group to needed uint16[n_steps, layers].
+
+    steps int32[groups]; offsets int64[groups + 1]; columns int32[groups], the MoE layer of each group.
+    """
+    for group in range(steps.size):
+        needed[steps[group], columns[group]] += offsets[group + 1] - offsets[group]
+
+
+@kernel
+def count_missed(steps, offsets, columns, hit, missed):
+    """Add the misses of every group to missed uint16[n_steps, layers]; hit bool[N], the rest as in `count_needed`."""
+    for group in range(steps.size):
+        count = np.int64(0)
+        for i in range(offsets[group], offsets[group + 1]):
+            count += not hit[i]
+        missed[steps[group], columns[group]] += count
+
 
 WARMUP, PREFILL, DECODE = 0, 1, 2  # what a lookup counts as; the largest of a step's tokens wins
 

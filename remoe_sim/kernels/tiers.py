@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from remoe_sim.compile import ENTRY, SETUP, STATE, VICTIM, kernel
+from remoe_sim.kernels.compile import ENTRY, SETUP, STATE, VICTIM, kernel
 from remoe_sim.kernels.keyed import KEY, WORST
 
 NO_VICTIM = -1

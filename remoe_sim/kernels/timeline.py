@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.compile import kernel
+from remoe_sim.kernels.compile import kernel
 
 NONE, LAYER, PREFETCH = 0, 1, 2  # overlap
 DENSE, EXPERTS, STORAGE_WAIT, PCIE_WAIT, FIXED, NOW = range(6)  # of the clock; columns of parts are all before NOW

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remoe_sim.tensor_types import VECTOR, Tensor
+from remoe_sim.models.tensors import VECTOR, Tensor
 
 CACHE_BYTES = 2  # of a number in the KV cache: bf16 or fp16, what engines take unless told otherwise
 STATE_BYTES = 4  # of a number in a recurrent state: fp32

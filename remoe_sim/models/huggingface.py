@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from remoe_sim.attention import Attention, Compressed, DeltaNet, GroupedQueries, Latent, ShortConvolution
-from remoe_sim.input_files import UnsuitableError, read_text
-from remoe_sim.model_shapes import Shape, check_layers, check_shape
+from remoe_sim.models.attention import Attention, Compressed, DeltaNet, GroupedQueries, Latent, ShortConvolution
+from remoe_sim.models.shape import Shape, check_layers, check_shape
+from remoe_sim.util.input_files import UnsuitableError, read_text
 
 MOST = 2**40  # of any number of a configuration
 EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remoe_sim.cards import is_path, read_card
-from remoe_sim.model_shapes import Shape, shape_of_card
-from remoe_sim.model_sizes import Context, SizedModel, size
-from remoe_sim.quantisation import quantise
+from remoe_sim.models.quantisation import quantise
+from remoe_sim.models.shape import Shape, shape_of_card
+from remoe_sim.models.sizes import Context, SizedModel, check_top_k, size
+from remoe_sim.util.cards import is_path, read_card
 
 
 def model(name_or_path: str | Path, quant: str | None = None, top_k: int | None = None) -> SizedModel:
@@ -20,13 +20,13 @@ def model(name_or_path: str | Path, quant: str | None = None, top_k: int | None 
     """
     path = Path(name_or_path)
     if path.suffix.lower() == ".gguf":
-        from remoe_sim.gguf_files import size_gguf
+        from remoe_sim.models.gguf import size_gguf
 
         if quant is not None:
             raise ValueError(f"'{path}' is quantised already; leave out the quantisation '{quant}', its own is taken")
         return size_gguf(path, top_k)
     if path.suffix.lower() == ".json":
-        from remoe_sim.hf_configs import shape_of_config
+        from remoe_sim.models.huggingface import shape_of_config
 
         name, shape = path.parent.name or path.stem, shape_of_config(path)
     else:
@@ -64,14 +64,3 @@ def size_shape(name: str, shape: Shape, quant: str, top_k: int | None = None) ->
         assumptions=stored.assumptions,
         notes=shape.notes,
     )
-
-
-def check_top_k(top_k: int | None, usual: int, experts: int) -> int:
-    """The number of experts per token: the model's own, or the one asked for if that is possible."""
-    if top_k is None:
-        return usual
-    if not 1 <= top_k <= experts:
-        raise ValueError(
-            f"top_k {top_k} is not possible; give a whole number from 1 to {experts}, the experts of a layer"
-        )
-    return top_k

@@ -7,23 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from remoe_sim.attention import KINDS, Attention
-from remoe_sim.cards import Fact, facts
-from remoe_sim.errors import unknown
-from remoe_sim.tensor_types import (
-    DENSE,
-    EMBEDDING,
-    EXPERT_BIAS,
-    HEAD,
-    ROUTED,
-    ROUTER,
-    SHARED,
-    TYPES,
-    VECTOR,
-    Tensor,
-)
+from remoe_sim.models.attention import KINDS, Attention
+from remoe_sim.models.tensors import DENSE, EMBEDDING, EXPERT_BIAS, HEAD, ROUTED, ROUTER, SHARED, TYPES, VECTOR, Tensor
+from remoe_sim.util.cards import Fact, facts
+from remoe_sim.util.errors import unknown
 
-FORM = "see the cards in remoe_sim/models for the form"
+FORM = "see the cards in remoe_sim/models/cards for the form"
 _TOP = ("title", "repository", "status", "source")
 _MOST_LAYERS, _MOST_SIZE = 10_000, 10**8
 

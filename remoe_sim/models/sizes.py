@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from remoe_sim.tensor_types import DENSE, EMBEDDING, EXPERT_BIAS, HEAD, ROUTED, SHARED, Tensor
+from remoe_sim.models.tensors import DENSE, EMBEDDING, EXPERT_BIAS, HEAD, ROUTED, SHARED, Tensor
 
 FFN = ("ffn_gate", "ffn_up", "ffn_down")
 
@@ -158,7 +158,7 @@ def _plain(value: Any) -> Any:
 
 def _lines(model: SizedModel) -> list[tuple[str, str]]:
     """What a person wants to see of a model, as pairs of a heading and a text."""
-    from remoe_sim.units import format_bytes
+    from remoe_sim.util.units import format_bytes
 
     smallest, largest = min(model.expert_bytes), max(model.expert_bytes)
     known = [one for one in model.kv_bytes_per_token if one is not None]
@@ -172,3 +172,14 @@ def _lines(model: SizedModel) -> list[tuple[str, str]]:
         ("KV cache", f"{format_bytes(sum(known))} per token" if len(known) == model.layers else "not known"),
     ]
     return lines + [("note", text) for text in (*model.unknown, *model.unverified, *model.assumptions, *model.notes)]
+
+
+def check_top_k(top_k: int | None, usual: int, experts: int) -> int:
+    """The number of experts per token: the model's own, or the one asked for if that is possible."""
+    if top_k is None:
+        return usual
+    if not 1 <= top_k <= experts:
+        raise ValueError(
+            f"top_k {top_k} is not possible; give a whole number from 1 to {experts}, the experts of a layer"
+        )
+    return top_k

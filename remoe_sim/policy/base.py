@@ -1,31 +1,56 @@
-"""What a cache policy is. A policy is one class in one file of `policies/`, or in a file of the user's own.
-
-A **stack policy** orders experts by a key that depends on the trace alone and changes only when the expert is used;
-one pass then gives the exact result at every capacity. A **slot policy** is anything else: it is told of hits and
-insertions and asked for victims, one pass per limit.
-"""
+"""What a cache policy is. A policy is one class in one file of `policies/`, or in a file of the user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any, ClassVar
+from operator import index
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.answers import checked_keys, checked_victim
 from remoe_sim.kernels.tallies import depth_histogram
-from remoe_sim.outcomes import Depths as Depths
-from remoe_sim.outcomes import Outcome as Outcome
-from remoe_sim.outcomes import Rules as Rules
-from remoe_sim.outcomes import empty_outcome as empty_outcome
-from remoe_sim.policy_guard import fast_policy as fast_policy
-from remoe_sim.policy_guard import guard, read_only, run_told
-from remoe_sim.resuming import Part, Resumed
-from remoe_sim.slot_loops import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop, plain_verbs
-from remoe_sim.streams import Longs as Longs
-from remoe_sim.streams import Stream as Stream
+from remoe_sim.policy.guard import fast_policy as fast_policy
+from remoe_sim.policy.guard import guard, read_only, run_told
+from remoe_sim.policy.outcome import Depths as Depths
+from remoe_sim.policy.outcome import Outcome as Outcome
+from remoe_sim.policy.outcome import Part, Resumed
+from remoe_sim.policy.outcome import Rules as Rules
+from remoe_sim.policy.outcome import empty_outcome as empty_outcome
+from remoe_sim.policy.slot import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop, plain_verbs
+
+if TYPE_CHECKING:
+    from remoe_sim.trace.accesses import Stream as Stream
+    from remoe_sim.util.arrays import Longs as Longs
+
+
+def checked_keys(policy: str, keys: Any, lookups: int) -> npt.NDArray[Any]:
+    """int64 or float64[lookups]; ValueError unless there is a finite number for every lookup.
+
+    The largest int64 stands for "no entry" in kernels, as infinity does among fractions.
+    """
+    keys = np.asarray(keys)
+    fractions = keys.dtype.kind == "f"
+    numbers = keys.shape == (lookups,) and keys.dtype.kind in "iuf"
+    if not numbers or not (np.isfinite(keys) if fractions else keys < np.iinfo(np.int64).max).all():
+        raise ValueError(
+            f"policy '{policy}' gave keys that are no array of {lookups} finite numbers below 2**63 - 1, one per "
+            f"lookup, but {keys.dtype} of shape {keys.shape}; correct its keys()"
+        )
+    return np.ascontiguousarray(keys, np.float64 if fractions else np.int64)
+
+
+def checked_victim(policy: str, victim: Any) -> int:
+    """The number of a victim; ValueError if it is no whole number."""
+    try:
+        return index(victim)
+    except TypeError:
+        raise ValueError(
+            f"policy '{policy}' chose {victim!r} as a victim; its victim() must return a resident entry, or -1 if "
+            "there is none"
+        ) from None
+
 
 Ranks = npt.NDArray[np.uint32]
 
@@ -70,7 +95,7 @@ class StackPolicy(Policy):
         raise NotImplementedError(f"policy '{self.label or self.name}' must define keys(stream)")
 
     def ranks(self, stream: Stream) -> Ranks | None:
-        """uint32[N]: `keys` as `remoe_sim.kernels.ranks` has them, for policies that are `ranked`; None where they do
+        """uint32[N]: `keys` as `remoe_sim.kernels.keys` has them, for policies that are `ranked`; None where they do
         not fit. Layers are then replayed side by side."""
         return None
 
@@ -127,7 +152,7 @@ class StackPolicy(Policy):
         """
         if not stream.equal_sizes:
             return None
-        from remoe_sim.kernels.recency_bytes import ABSENT
+        from remoe_sim.kernels.recency import ABSENT
 
         depths = self.depths(stream, rules)
         needed: Longs = depths.before.astype(np.int64)

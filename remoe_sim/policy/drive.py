@@ -7,15 +7,18 @@ The loops of `kernels.tiers` and `kernels.prefetch` take verbs over a state arra
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.answers import checked_keys
 from remoe_sim.kernels.tallies import DECODE
-from remoe_sim.policy import CompiledSlotPolicy, Longs, Policy, SlotPolicy, StackPolicy, Stream
-from remoe_sim.slot_loops import plain_verbs
+from remoe_sim.policy.base import CompiledSlotPolicy, Policy, SlotPolicy, StackPolicy, checked_keys
+from remoe_sim.policy.slot import plain_verbs
+from remoe_sim.trace.accesses import Stream
+
+if TYPE_CHECKING:
+    from remoe_sim.util.arrays import Longs
 
 _VICTIM = 3  # which of the verbs
 

@@ -7,35 +7,27 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import cached_property
-from pathlib import Path
-from types import FunctionType, TracebackType
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
-from remoe_sim.errors import one_line
-from remoe_sim.outcomes import Rules
-from remoe_sim.plugin_sources import is_installed, is_ours
-from remoe_sim.resuming import Part
-from remoe_sim.streams import Stream
+from remoe_sim.policy.outcome import Part, Rules
+from remoe_sim.trace.accesses import Stream
+from remoe_sim.util.errors import one_line
+from remoe_sim.util.plugin_sources import PolicyError, is_ours, place_of
 
 METHODS = (
     "replay", "keys", "ranks", "preload_keys", "depths", "count", "count_parts", "needed_bytes", "at_limit", "by_keys",
     "resume", "_state",
 )  # fmt: skip
 _FAST: ContextVar[bool] = ContextVar("fast policies", default=False)
-_PLACE = re.compile(r'File "([^"]+)", line (\d+)')  # in what the compiler says
-
-
-class PolicyError(ValueError):
-    """A policy of somebody else raised an exception, which is the cause; the message is one sentence."""
 
 
 @contextmanager
@@ -161,27 +153,6 @@ def failed(what: str, files: set[str], error: Exception) -> PolicyError:
     said = " ".join(lines)
     text = f"{type(error).__name__}: {one_line(said)}" if said else type(error).__name__
     return PolicyError(f"{what} failed in {where}: {text}; correct it there (remoe-sim --traceback shows the calls)")
-
-
-def place_of(error: BaseException, files: set[str]) -> tuple[str, int] | None:
-    """The file and line that an error comes from: the innermost in these files, or in others that are not installed."""
-    found = None
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if _is_theirs(file, files):
-            found = file, trace.tb_lineno
-        trace = trace.tb_next
-    if found is None:
-        told = [(str(Path(file).resolve()), int(line)) for file, line in _PLACE.findall(str(error))]
-        own = {str(Path(file).resolve()) for file in files}
-        found = next((one for one in told if one[0] in own), None)
-        found = found or next((one for one in told if _is_theirs(one[0], own)), None)
-    return found
-
-
-def _is_theirs(file: str, files: set[str]) -> bool:
-    return file in files or not (file.startswith("<") or is_installed(file))
 
 
 def _is_told(error: Exception) -> bool:

@@ -1,14 +1,16 @@
-"""What a policy is told of a cache, and what it answers."""
+"""What a policy is given and what comes of a replay: rules, outcomes, and parts of a stream."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.streams import Longs, Stream
+if TYPE_CHECKING:
+    from remoe_sim.trace.accesses import Stream
+    from remoe_sim.util.arrays import Longs
 
 Flags = npt.NDArray[np.bool_]
 NO_PRELOAD = np.zeros(0, np.int32)
@@ -80,3 +82,31 @@ def hits_below(counts: Longs) -> Longs:
     hits = np.zeros_like(counts)
     np.cumsum(counts[:, :-1], axis=1, out=hits[:, 1:])
     return hits
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a trace at one layer, and what a policy may have to know of the others.
+
+    here: the rows; stream: their accesses, the first of which begin its first epoch; fresh: the cache was emptied
+    before them, else the first epoch goes on; base: how many lookups the layer had before; later: int64[n_entries], the
+    place of each entry's next lookup behind this part, before the cache is emptied, or None where nobody asks.
+    """
+
+    here: slice
+    stream: Stream
+    fresh: bool
+    base: int = 0
+    later: Longs | None = None
+
+
+class Resumed(Protocol):
+    """A stack that goes on from one part of its accesses to the next."""
+
+    def depths(self, part: Part) -> Depths:
+        """Depths of the next part; its first epoch goes on with the stack as it is, or starts anew if `fresh`."""
+        ...
+
+    def known(self) -> int:
+        """How many entries are in the stack."""
+        ...

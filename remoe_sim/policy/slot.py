@@ -7,10 +7,12 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from sys import modules
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remoe_sim.plugin_sources import is_ours, sources_of
-from remoe_sim.streams import Stream
+from remoe_sim.util.plugin_sources import is_ours, sources_of
+
+if TYPE_CHECKING:
+    from remoe_sim.trace.accesses import Stream
 
 VERBS = ("setup", "hit", "admit", "victim", "insert", "surplus")  # in a policy; a loop says touch for hit
 
@@ -18,7 +20,7 @@ VERBS = ("setup", "hit", "admit", "victim", "insert", "surplus")  # in a policy;
 def loop_for(stream: Stream) -> Any:
     """The loop over groups, or the faster one where every access is a group of its own."""
     if stream.steps.size == stream.entries.size:
-        from remoe_sim.kernels.lone_slots import lone_replay
+        from remoe_sim.kernels.slots import lone_replay
 
         return lone_replay
     from remoe_sim.kernels.slots import slot_replay
@@ -28,14 +30,14 @@ def loop_for(stream: Stream) -> Any:
 
 def plain_loop(loop: Any, functions: Sequence[Any], trims: bool) -> Any:
     """The loop in plain Python with these functions for VERBS; trims: whether the last is to be asked."""
-    from remoe_sim.compile import bound
+    from remoe_sim.kernels.compile import bound
 
     return bound(loop, _named(functions, trims), loop.__name__)
 
 
 def plain_verbs(policy: Any, fast: bool) -> list[Any]:
     """VERBS of a compiled policy in plain Python; what they call is compiled."""
-    from remoe_sim.checked_kernels import checked_function
+    from remoe_sim.kernels.checked import checked_function
 
     functions = [getattr(policy, verb) for verb in VERBS]
     return functions if fast or is_ours(policy.__module__) else [checked_function(one) for one in functions]
@@ -48,7 +50,7 @@ def compiled_loop(loop: Any, policy: Any, trims: bool, fast: bool) -> Any:
     Its machine code is kept under a name that changes with the policy's module and files, which may be a user's own.
     fast: without bounds checks of what is not ours.
     """
-    from remoe_sim.compile import bound, kernel
+    from remoe_sim.kernels.compile import bound, kernel
     from remoe_sim.kernels.slots import LOOP
 
     name = f"{loop.__name__}_{policy.__name__}_{_digest(policy)}{'' if fast else '_checked'}"
@@ -59,22 +61,22 @@ def compiled_loop(loop: Any, policy: Any, trims: bool, fast: bool) -> Any:
 @cache
 def compiled_verb(policy: Any, verb: str, fast: bool) -> Any:
     """One of VERBS, compiled so that it can be an argument of a kernel."""
-    from remoe_sim.compile import ENTRY, SETUP, VICTIM, bound, kernel
+    from remoe_sim.kernels.compile import ENTRY, SETUP, VICTIM, bound, kernel
 
     signature = {"setup": SETUP, "victim": VICTIM, "surplus": VICTIM}.get(verb, ENTRY)
     if is_ours(policy.__module__):
         return kernel(getattr(policy, verb), signature=signature)
-    from remoe_sim.kernels import slot_verbs
+    from remoe_sim.kernels import slots
 
     name = f"{verb}_{policy.__name__}_{_digest(policy)}{'' if fast else '_checked'}"
-    call: Any = slot_verbs.call_victim if signature is VICTIM else slot_verbs.call_verb
+    call: Any = slots.call_victim if signature is VICTIM else slots.call_verb
     return kernel(bound(call, {"verb": _verb(policy, verb, fast)}, name), signature=signature)
 
 
 def _verb(policy: Any, verb: str, fast: bool) -> Any:
     """One of VERBS as a part of what calls it. Those of others cannot write to what the loop protects."""
-    from remoe_sim.checked_kernels import checked_function
-    from remoe_sim.compile import READ_ONLY_VICTIM, kernel
+    from remoe_sim.kernels.checked import checked_function
+    from remoe_sim.kernels.compile import READ_ONLY_VICTIM, kernel
 
     function = getattr(policy, verb)
     if is_ours(policy.__module__):

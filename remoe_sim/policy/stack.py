@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.streams import Longs, Stream
-
 if TYPE_CHECKING:
-    from remoe_sim.policy import Depths, Rules, StackPolicy
+    from remoe_sim.policy.base import StackPolicy
+    from remoe_sim.policy.outcome import Depths, Part, Rules
+    from remoe_sim.trace.accesses import Stream
+    from remoe_sim.util.arrays import Longs
 
 NEVER = 2**62  # as the place of a lookup: there is none, for entry e given as NEVER + e
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some rows of a trace at one layer, and what a policy may have to know of the others.
-
-    here: the rows; stream: their accesses, the first of which begin its first epoch; fresh: the cache was emptied
-    before them, else the first epoch goes on; base: how many lookups the layer had before; later: int64[n_entries], the
-    place of each entry's next lookup behind this part, before the cache is emptied, or None where nobody asks.
-    """
-
-    here: slice
-    stream: Stream
-    fresh: bool
-    base: int = 0
-    later: Longs | None = None
-
-
-class Resumed(Protocol):
-    """A stack that goes on from one part of its accesses to the next."""
-
-    def depths(self, part: Part) -> Depths:
-        """Depths of the next part; its first epoch goes on with the stack as it is, or starts anew if `fresh`."""
-        ...
-
-    def known(self) -> int:
-        """How many entries are in the stack."""
-        ...
 
 
 class OrderedParts:
@@ -63,8 +35,8 @@ class OrderedParts:
         return self._policy.preload_keys(part.stream, self._rules.preload, np.int64)
 
     def depths(self, part: Part) -> Depths:
-        from remoe_sim.kernels.history import latest
-        from remoe_sim.policy import Depths
+        from remoe_sim.kernels.keys import latest
+        from remoe_sim.policy.outcome import Depths
 
         stream, n = part.stream, self.held.size
         keys, epochs = self.keys(part), stream.epochs

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.prefixes import Prefixes, routing_prefixes
-from remoe_sim.results import ReplayResult
-from remoe_sim.trace import DECODE, PREFILL, Trace
-from remoe_sim.units import format_bytes, percent, plural
-from remoe_sim.verdict_report import Verdict
-from remoe_sim.verdict_text import size_of
+from remoe_sim.studies.verdict_result import Verdict, size_of
+from remoe_sim.trace.prefixes import Prefixes, routing_prefixes
+from remoe_sim.trace.trace import DECODE, PREFILL, Trace
+from remoe_sim.util.units import format_bytes, percent, plural
+
+if TYPE_CHECKING:
+    from remoe_sim.cache.results import ReplayResult
 
 UNKNOWN = "unknown"
 ALIKE = 8  # tokens of a routing prefix that are no coincidence

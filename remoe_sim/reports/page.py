@@ -1,15 +1,21 @@
-"""A page of HTML in one file: what it may hold, and the template that draws it. Everything in it is escaped."""
+"""A page of HTML in one file: what it may hold, and the template that draws it. All text in it is escaped."""
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remoe_sim.charts import Chart
-from remoe_sim.units import percent
+import numpy as np
+
+from remoe_sim.trace.trace import PHASES, Trace
+from remoe_sim.util.units import percent
+
+if TYPE_CHECKING:
+    from remoe_sim.reports.charts import Chart
 
 
 def base_name(path: str) -> str:
@@ -58,7 +64,7 @@ class Charts:
 
 @dataclass(frozen=True)
 class RoutingMap:
-    """What `remoe_sim.routing_map` gives."""
+    """What `remoe_sim.reports.page` gives."""
 
     data: dict[str, Any]
     kind: str = field(default="map", init=False)
@@ -99,7 +105,7 @@ class Page:
     def html(self) -> str:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
-        loader = PackageLoader("remoe_sim", "pages")
+        loader = PackageLoader("remoe_sim.reports", "templates")
         environment = Environment(
             loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
@@ -107,7 +113,7 @@ class Page:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file; it appears whole or not at all."""
-        from remoe_sim.file_writing import replacing
+        from remoe_sim.util.files import replacing
 
         with replacing(path) as beside:
             beside.write_text(self.html, encoding="utf-8")
@@ -119,3 +125,36 @@ class Page:
         from html import escape
 
         return f'<iframe srcdoc="{escape(self.html)}" style="width:100%;height:40em;border:0"></iframe>'
+
+
+MOST_TOKENS, MOST_IDS = 1024, 300_000  # 0.8 MB in the page
+NONE = 0xFFFF  # stands for a slot that is not there
+
+
+def routing_map(trace: Trace) -> dict[str, Any]:
+    """What the page's script draws: `ids` is base64 of little-endian uint16 [layer][token][slot], NONE for no expert.
+
+    tokens: how many, the first rows of the trace; of: how many there are; request, position, phase: of each token.
+    """
+    tokens = min(trace.tokens, MOST_TOKENS, max(MOST_IDS // sum(trace.model.top_k), 1))
+    layers = []
+    for index in range(trace.moe_layers):
+        decisions = trace.decisions(index)
+        ids = decisions.experts[:tokens].astype("<u2")
+        if decisions.valid is not None:
+            ids[~decisions.valid[:tokens]] = NONE
+        if decisions.routed is not None:
+            ids[~decisions.routed[:tokens]] = NONE
+        layers.append(ids.tobytes())
+    return {
+        "tokens": tokens,
+        "of": trace.tokens,
+        "layers": [
+            {"number": number, "experts": experts, "top_k": top_k}
+            for number, experts, top_k in zip(trace.layer_numbers, trace.model.experts, trace.model.top_k, strict=True)
+        ],
+        "request": np.asarray(trace.request[:tokens]).tolist(),
+        "position": np.asarray(trace.position[:tokens]).tolist(),
+        "phase": [PHASES[code] for code in trace.phase[:tokens]],
+        "ids": base64.b64encode(b"".join(layers)).decode(),
+    }

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.trace import Trace
+from remoe_sim.trace.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from remoe_sim.page import Page
+    from remoe_sim.reports.page import Page
 
 
 def report(
@@ -30,7 +30,7 @@ def report(
 
     Raises ValueError and TraceError like `verdict`.
     """
-    from remoe_sim.sweep_file import is_sweep, read_frame
+    from remoe_sim.studies.sweep.file import is_sweep, read_frame
 
     given = {name: value for name, value in arguments.items() if value is not None}
     if isinstance(source, (str, os.PathLike)) and is_sweep(Path(source)):
@@ -46,7 +46,7 @@ def report(
 
 
 def _of_sweep(frame: pd.DataFrame, name: str, given: dict[str, Any]) -> Page:
-    from remoe_sim.sweep_page import sweep_page
+    from remoe_sim.reports.sweep_report import sweep_page
 
     if given:
         raise ValueError(
@@ -56,12 +56,12 @@ def _of_sweep(frame: pd.DataFrame, name: str, given: dict[str, Any]) -> Page:
 
 
 def _of_trace(source: Any, given: dict[str, Any]) -> Page:
-    from remoe_sim.engine import replay
-    from remoe_sim.errors import unknown
-    from remoe_sim.times_page import TIMING
-    from remoe_sim.trace_page import trace_page
-    from remoe_sim.trace_reader import read_trace
-    from remoe_sim.verdicts import verdict
+    from remoe_sim.cache.replay import replay
+    from remoe_sim.reports.times_section import TIMING
+    from remoe_sim.reports.trace_report import trace_page
+    from remoe_sim.studies.verdict import verdict
+    from remoe_sim.trace.reader import read_trace
+    from remoe_sim.util.errors import unknown
 
     parameters = {**inspect.signature(verdict).parameters}
     parameters |= {name: one for name, one in inspect.signature(replay).parameters.items() if name in TIMING}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.card_doubts import of_rows
-from remoe_sim.charts import Chart, Series, line_chart
-from remoe_sim.page import Charts, Facts, Page, Section, Table, Text, base_name
-from remoe_sim.sweep_labels import told_apart
-from remoe_sim.units import percent, plural
+from remoe_sim.devices.run import of_rows
+from remoe_sim.reports.charts import Chart, Series, line_chart
+from remoe_sim.reports.page import Charts, Facts, Page, Section, Table, Text, base_name
+from remoe_sim.studies.sweep.labels import told_apart
+from remoe_sim.util.units import percent, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +173,7 @@ def _order(value: Any, best: str) -> float:
 
 
 def _reproduce(path: str) -> list[Any]:
-    from remoe_sim.checkup import versions_in_words
+    from remoe_sim.installation import versions_in_words
 
     return [
         Text(f"remoe-sim report {shlex.quote(path)} -o report.html", code=True),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.charts import Chart, Series, line_chart, stacked_chart
-from remoe_sim.engine import replay
-from remoe_sim.page import Charts, Facts, Section, Table, Text
-from remoe_sim.results import ReplayReport, ReplayResult
-from remoe_sim.sweeping import sweep
-from remoe_sim.timelines import Times
-from remoe_sim.trace import Trace
-from remoe_sim.verdict_report import Verdict
+from remoe_sim.cache.replay import replay
+from remoe_sim.reports.charts import Chart, Series, line_chart, stacked_chart
+from remoe_sim.reports.page import Charts, Facts, Section, Table, Text
+
+if TYPE_CHECKING:
+    from remoe_sim.cache.results import ReplayReport, ReplayResult
+    from remoe_sim.devices.timeline import Times
+    from remoe_sim.studies.verdict_result import Verdict
+    from remoe_sim.trace.trace import Trace
 
 TIMING = ("device", "model", "quant", "overlap", "lanes", "context", "compute_ms", "misses_from")
 MIB = 2**20
@@ -114,6 +115,8 @@ def _at_this_limit(report: ReplayReport) -> list[Chart]:
 
 def _against_memory(trace: Trace, given: Mapping[str, Any], timing: Mapping[str, Any]) -> list[Chart]:
     same = {name: given[name] for name in SWEPT if name in given}
+    from remoe_sim.studies.sweep.sweep import sweep
+
     rows = sweep(trace, **same, **timing).dropna(subset=["tpot_ms_mean", "capacity_bytes"])
     series = [
         Series(str(policy), sorted(zip(own["capacity_bytes"] / MIB, own["tpot_ms_mean"], strict=True)))

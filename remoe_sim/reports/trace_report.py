@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.charts import Chart, Series, bar_chart, line_chart, thinned
-from remoe_sim.curves import curve
-from remoe_sim.metrics import layer_statistics, rate
-from remoe_sim.page import Charts, Facts, Page, RoutingMap, Section, Table, Text, base_name
-from remoe_sim.reporting_block import reporting_block
-from remoe_sim.results import ReplayResult
-from remoe_sim.routing_map import routing_map
-from remoe_sim.settings import known_sizes
-from remoe_sim.summary import Info, info
-from remoe_sim.times_page import TIMING, times_section
-from remoe_sim.timing import DeviceRun
-from remoe_sim.trace import Trace
-from remoe_sim.trace_format import content_hash
-from remoe_sim.units import percent, plural
-from remoe_sim.verdict_report import RULE, Verdict
-from remoe_sim.verdicts import verdict
+from remoe_sim.cache.curve import curve
+from remoe_sim.cache.settings import known_sizes
+from remoe_sim.devices.run import DeviceRun
+from remoe_sim.reports.charts import Chart, Series, bar_chart, line_chart, thinned
+from remoe_sim.reports.checklist import reporting_block
+from remoe_sim.reports.page import Charts, Facts, Page, RoutingMap, Section, Table, Text, base_name, routing_map
+from remoe_sim.reports.times_section import TIMING, times_section
+from remoe_sim.studies.verdict import verdict
+from remoe_sim.studies.verdict_result import RULE, Verdict
+from remoe_sim.trace.info import Info, info
+from remoe_sim.trace.metrics import layer_statistics
+from remoe_sim.trace.schema import content_hash
+from remoe_sim.util.units import percent, plural, rate
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from remoe_sim.cache.results import ReplayResult
+    from remoe_sim.trace.trace import Trace
 
 MIB = 2**20
 GLOBAL_LIMITS = 24  # points of the curve of one cache of all layers
@@ -261,7 +261,7 @@ def _reproduce(
         f"remoe-sim replay {name} {_flags({**both, **timing})} --json",
         f"remoe-sim info {name} --json",
     ]
-    from remoe_sim.checkup import versions_in_words
+    from remoe_sim.installation import versions_in_words
 
     return [
         Text("\n".join(lines), code=True),

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.engine import describe, replay
-from remoe_sim.holdings import of_decisions
-from remoe_sim.results import ReplayResult, rate
-from remoe_sim.scheduling import Schedule, batch
-from remoe_sim.showing import Shown
-from remoe_sim.stamps import stamp
-from remoe_sim.streams import Tokens, layer_blocks, select_tokens
-from remoe_sim.threads import map_layers
-from remoe_sim.trace import Decisions, Trace
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_range
+from remoe_sim.cache.replay import replay
+from remoe_sim.cache.results import ReplayResult, describe
+from remoe_sim.trace.accesses import Tokens, layer_blocks, select_tokens
+from remoe_sim.trace.holdings import of_decisions
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.schedule import Schedule, batch
+from remoe_sim.trace.trace import Decisions, Trace
+from remoe_sim.util.display import Shown, stamp
+from remoe_sim.util.threads import map_layers
+from remoe_sim.util.units import parse_range, rate
 
 if TYPE_CHECKING:
     import pandas as pd

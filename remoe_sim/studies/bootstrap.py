@@ -5,10 +5,10 @@ difference is the linearised one (Cochran, Sampling Techniques, 1977, section 6.
 for the weight of its request (CR2; Bell and McCaffrey, Survey Methodology, 2002).
 
 Student's table does not hold where one long request weighs more than all others. So t is compared with what it would be
-for requests of the same weights, if their rates were normal with one spread per side and, in pairs, a correlation; these
-are estimated. With pairs of equal lengths that is Student's t. Otherwise directions of the residuals are drawn, and the
-rest is exact: given a direction, the difference over the length of the residuals is a Student's t, and |t| exceeds a
-bound outside, or between, the two roots of a quadratic.
+for requests of the same weights, if their rates were normal with one spread per side and, in pairs, a correlation;
+these are estimated. With pairs of equal lengths that is Student's t. Otherwise directions of the residuals are drawn,
+and the rest is exact: given a direction, the difference over the length of the residuals is a Student's t, and |t|
+exceeds a bound outside, or between, the two roots of a quadratic.
 
 p-values and intervals come from the same function, so they cannot contradict each other.
 """

@@ -1,4 +1,4 @@
-"""Does model B route differently from model A, or is it noise? `compare` answers with intervals over requests."""
+"""`compare`: whether two traces differ in reuse, hits and times, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -6,28 +6,180 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from remoe_sim.bootstrapping import Differences, Ratios, differences
-from remoe_sim.caches import Caches
-from remoe_sim.comparison import Comparison, Difference, Subject, adjusted
-from remoe_sim.engine import describe
-from remoe_sim.errors import TraceError
-from remoe_sim.model_sizes import SizedModel
-from remoe_sim.policy import Policy
-from remoe_sim.request_pairs import Pairs, pairs_of
-from remoe_sim.request_sums import Reals, Requests, StepSums, adjacent_sums, step_sums
-from remoe_sim.scheduling import batch
-from remoe_sim.settings import Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.streams import select_tokens
-from remoe_sim.sweep_axes import several
-from remoe_sim.sweep_counts import counted
-from remoe_sim.timing import DeviceRun
-from remoe_sim.trace import Trace
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_count, parse_number, parse_range
+from remoe_sim.cache.caches import Caches
+from remoe_sim.cache.counts import counted
+from remoe_sim.cache.results import describe
+from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.devices.run import DeviceRun
+from remoe_sim.studies.bootstrap import Differences, Ratios, differences
+from remoe_sim.studies.compare_result import Comparison, Difference, Subject, adjusted
+from remoe_sim.trace.accesses import select_tokens
+from remoe_sim.trace.holdings import of_decisions
+from remoe_sim.trace.metrics import decode_order, previous_rows
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.schedule import batch
+from remoe_sim.trace.trace import DECODE, Trace
+from remoe_sim.util.errors import TraceError, unknown
+from remoe_sim.util.threads import map_layers
+from remoe_sim.util.units import parse_count, parse_number, parse_range, several
+
+if TYPE_CHECKING:
+    from remoe_sim.devices.timeline import Counts
+    from remoe_sim.models.sizes import SizedModel
+    from remoe_sim.policy.base import Policy
+
+Reals = npt.NDArray[np.float64]
+ROWS_AT_ONCE = 1 << 16  # whose experts are compared with those of their predecessors in one go
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The requests of a trace that decode. ids: int64[n], ascending; of_row: int64[tokens], the place of each row's
+    request among them, −1 for those of other requests."""
+
+    trace: Trace
+    ids: npt.NDArray[np.int64]
+    of_row: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, trace: Trace) -> Requests:
+        ids = np.unique(trace.request[trace.phase == DECODE]).astype(np.int64)
+        place = np.searchsorted(ids, trace.request)
+        inside = place < ids.size
+        inside[inside] = ids[place[inside]] == trace.request[inside]
+        return cls(trace, ids, np.where(inside, place, -1))
+
+    def sums(self, rows: npt.NDArray[np.int64], values: npt.NDArray[np.generic]) -> Reals:
+        """float64[n]: values of rows, summed by request; rows are of requests that decode."""
+        summed: Reals = np.bincount(self.of_row[rows], values.astype(np.float64), self.ids.size).astype(np.float64)
+        return summed
+
+
+def adjacent_sums(requests: Requests) -> tuple[Reals, Reals]:
+    """shared, wanted: float64[layers, requests], |E_t ∩ E_{t-1}| and |E_t| summed as `remoe_sim.reuse` defines them."""
+    trace = requests.trace
+    previous = previous_rows(trace)
+    rows = decode_order(trace)
+    rows = rows[previous[rows] >= 0]
+
+    def one_layer(index: int) -> tuple[Reals, Reals]:
+        decisions = trace.decisions(index)
+        routed = decisions.routed
+        paired = rows if routed is None else rows[routed[rows] & routed[previous[rows]]]
+        shared, wanted = np.zeros((2, requests.ids.size))
+        for first in range(0, paired.size, ROWS_AT_ONCE):
+            some = paired[first : first + ROWS_AT_ONCE]
+            now, before = decisions.take(some), decisions.take(previous[some])
+            same = now.experts[:, :, None] == before.experts[:, None, :]
+            if now.valid is not None and before.valid is not None:
+                same &= now.valid[:, :, None] & before.valid[:, None, :]
+            shared += requests.sums(some, same.sum(axis=(1, 2)))
+            k = now.experts.shape[1]
+            wanted += requests.sums(some, np.full(some.size, k) if now.valid is None else now.valid.sum(axis=1))
+        return shared, wanted
+
+    layers = list(map_layers(one_layer, trace.moe_layers, of_decisions(trace)))
+    return np.stack([shared for shared, _ in layers]), np.stack([wanted for _, wanted in layers])
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums over the decode steps of each request, float64[requests]. tokens: decode tokens; lookups and misses:
+    distinct experts; bytes: of the missed ones, None where sizes are unknown; seconds: of each token its step's, None
+    without a device."""
+
+    tokens: Reals
+    lookups: Reals
+    misses: Reals
+    bytes: Reals | None
+    seconds: Reals | None
+
+
+def step_sums(
+    requests: Requests, starts: npt.NDArray[np.int64], needed: Counts, missed: Counts, sizes: tuple[int, ...] | None,
+    seconds: Reals | None,
+) -> StepSums:  # fmt: skip
+    """Sums for steps of one request each. starts: int64[steps + 1], the first row of each; needed, missed:
+    uint16[steps, layers]; sizes: bytes of an expert by layer; seconds: float64[steps]."""
+    decode = np.add.reduceat((requests.trace.phase == DECODE).astype(np.int64), starts[:-1])
+    steps = np.flatnonzero(decode)
+    rows = starts[steps]
+    lost = missed[steps].astype(np.int64)
+    return StepSums(
+        tokens=requests.sums(rows, decode[steps]),
+        lookups=requests.sums(rows, needed[steps].sum(axis=1, dtype=np.int64)),
+        misses=requests.sums(rows, lost.sum(axis=1)),
+        bytes=None if sizes is None else requests.sums(rows, lost @ np.array(sizes, np.int64)),
+        seconds=None if seconds is None else requests.sums(rows, seconds[steps] * decode[steps]),
+    )
+
+
+PAIRINGS = ("auto", "paired", "unpaired")
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Places of the requests that take part, int64[n] of either side; paired: one by one the same. why: in words."""
+
+    a: Places
+    b: Places
+    paired: bool
+    why: str
+
+
+def pairs_of(a: Requests, b: Requests, pairing: str) -> Pairs:
+    """`auto` pairs traces that hold requests of the same numbers and prompts; `paired` those of the same numbers.
+
+    Raises ValueError if there is nothing to pair.
+    """
+    if pairing not in PAIRINGS:
+        raise unknown("pairing", pairing, PAIRINGS)
+    everything = np.arange(a.ids.size), np.arange(b.ids.size)
+    if pairing == "paired":
+        common, in_a, in_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
+        if not common.size:
+            raise ValueError("no request number is in both traces, so nothing can be paired; use --pairing unpaired")
+        return Pairs(in_a, in_b, True, "paired by their numbers, as asked for")
+    if pairing == "unpaired":
+        return Pairs(*everything, False, "unpaired, as asked for")
+    if not np.array_equal(a.ids, b.ids):
+        return Pairs(*everything, False, "unpaired: the traces hold different requests")
+    if not _same_prompts(a, b):
+        return Pairs(*everything, False, "unpaired: requests of the same number have different prompts")
+    return Pairs(*everything, True, "paired: both traces hold the same requests")
+
+
+def _same_prompts(a: Requests, b: Requests) -> bool:
+    """Whether decoding begins at the same positions, after the same tokens as far as both traces know them."""
+    if not np.array_equal(_first_positions(a), _first_positions(b)):
+        return False
+    mine, theirs = _prompt_tokens(a), _prompt_tokens(b)
+    return mine is None or theirs is None or np.array_equal(mine, theirs)
+
+
+def _first_positions(requests: Requests) -> Places:
+    trace = requests.trace
+    rows = np.flatnonzero(trace.phase == DECODE)
+    first = np.full(requests.ids.size, np.iinfo(np.int64).max)
+    np.minimum.at(first, requests.of_row[rows], trace.position[rows])
+    return first
+
+
+def _prompt_tokens(requests: Requests) -> Places | None:
+    """int64[n, 3]: request, position and id of every prompt token; None where ids are not known."""
+    trace = requests.trace
+    if trace.token_id is None:
+        return None
+    rows = np.flatnonzero((trace.phase != DECODE) & (requests.of_row >= 0))
+    rows = rows[np.lexsort((trace.position[rows], trace.request[rows]))]
+    return np.stack([trace.request[rows], trace.position[rows], trace.token_id[rows]], axis=1).astype(np.int64)
+
 
 ONE_BY_ONE = "requests that ran together are replayed one at a time, so that each stands for itself"
 

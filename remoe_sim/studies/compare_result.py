@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.bootstrapping import FEWEST, Differences
-from remoe_sim.showing import Shown
-from remoe_sim.stamps import stamp
-from remoe_sim.units import percent
+from remoe_sim.studies.bootstrap import FEWEST, Differences
+from remoe_sim.util.display import Shown, stamp
+from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remoe_sim.caches import Caches
-from remoe_sim.device_cards import Device
-from remoe_sim.engine import describe
-from remoe_sim.model_sizes import SizedModel
-from remoe_sim.plan_curves import PlanCurve, Point
-from remoe_sim.plan_memory import Beside, Room, most_requests
-from remoe_sim.plan_misses import Misses
-from remoe_sim.plan_results import PlanReport, PlanResult
-from remoe_sim.policy import Policy
-from remoe_sim.preload import Preload
-from remoe_sim.settings import Settings, check_policies, find_policies, known_sizes
-from remoe_sim.streams import select_tokens
-from remoe_sim.timing import DeviceRun
-from remoe_sim.trace import Trace
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_bytes, parse_ms, parse_number
+from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.results import describe
+from remoe_sim.cache.settings import Settings, check_policies, find_policies, known_sizes
+from remoe_sim.devices.device import Device
+from remoe_sim.devices.run import DeviceRun
+from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room, most_requests
+from remoe_sim.studies.plan_result import PlanReport, PlanResult
+from remoe_sim.trace.accesses import select_tokens
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.units import parse_bytes, parse_ms, parse_number
+
+if TYPE_CHECKING:
+    from remoe_sim.models.sizes import SizedModel
+    from remoe_sim.policy.base import Policy
 
 OneDevice = str | Path | Device
 

@@ -1,26 +1,184 @@
-"""Time per token at every limit of a cache, or at as many limits as it takes to answer.
-
-Where the timeline of all limits is cheap, all are looked at. Elsewhere GRID limits at equal distances are, and what
-lies between two of them is bisected for a target and divided again around the knee. With more of a cache that has an
-order of experts nothing is missed that was not, so no time rises; with other policies a smaller cache may do, and
-`PlanReport.tried` says so.
-"""
+"""The curve behind `plan`: memory, misses and time at every cache size."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from remoe_sim.costs import Costs
-from remoe_sim.holdings import of_timeline
-from remoe_sim.plan_memory import Beside, Room
-from remoe_sim.plan_misses import Misses
-from remoe_sim.threads import map_layers
-from remoe_sim.timelines import PARTS, Reads, Steps, run
-from remoe_sim.timing import DeviceRun
+from remoe_sim.cache.holdings import of_replay
+from remoe_sim.cache.stream import replay_stream
+from remoe_sim.devices.run import DeviceRun, StepCounts
+from remoe_sim.devices.timeline import PARTS, Counts, Reads, Steps, run
+from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.trace.holdings import of_shared, of_timeline
+from remoe_sim.util.threads import map_layers
+
+if TYPE_CHECKING:
+    from remoe_sim.cache.caches import Caches
+    from remoe_sim.cache.settings import Settings
+    from remoe_sim.devices.costs import Costs
+    from remoe_sim.models.sizes import SizedModel
+    from remoe_sim.policy.outcome import Rules
+    from remoe_sim.trace.accesses import Stream, Tokens
+    from remoe_sim.trace.trace import Trace
+    from remoe_sim.util.arrays import Longs
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Bytes that are not for experts. weights: all that is no routed expert, output head or embedding; embedding: 0
+    where it is the head; kv_cache: of the largest step, with the state of linear attention."""
+
+    weights: int
+    head: int
+    embedding: int
+    kv_cache: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.head + self.embedding + self.kv_cache
+
+    @classmethod
+    def of(cls, model: SizedModel, kv_tokens: int, requests: int) -> Beside:
+        """kv_tokens: cached tokens in all of a step of so many requests; a sliding window bounds each request's."""
+        cached = 0.0
+        for per_token, window in zip(model.kv_bytes_per_token, model.kv_window_tokens, strict=True):
+            cached += (per_token or 0.0) * (kv_tokens if window is None else min(kv_tokens, window * requests))
+        state = sum(model.state_bytes) * requests
+        embedding = 0 if model.tied_embeddings else model.embedding_bytes
+        return cls(sum(model.resident_bytes), model.head_bytes, embedding, round(cached) + state)
+
+    def to_dict(self) -> dict[str, int]:
+        return {f"{name}_bytes": size for name, size in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Room:
+    """What caches take: expert_bytes, experts and the largest group of every MoE layer, int64[MoE layers] each."""
+
+    per_layer: bool
+    mandatory: bool
+    expert_bytes: Longs
+    experts: Longs
+    largest: Longs
+
+    @classmethod
+    def of(cls, trace: Trace, settings: Settings, needed: Counts) -> Room:
+        sizes = np.array(trace.model.expert_bytes, np.int64)
+        largest = needed.max(axis=0, initial=0).astype(np.int64)
+        return cls(settings.per_layer, settings.mandatory, sizes, np.array(trace.model.experts, np.int64), largest)
+
+    def cache(self, limit: int) -> int:
+        """Bytes of the cache: `limit` experts per layer, or itself."""
+        return int((np.minimum(limit, self.experts) * self.expert_bytes).sum()) if self.per_layer else limit
+
+    def workspace(self, limit: int) -> int:
+        """Bytes of the largest group beside the cache: all of it under bypass, else what the cache cannot hold; never
+        more than the experts that are not in the cache."""
+        if self.per_layer:
+            held = np.minimum(limit, self.experts)
+            outside = np.minimum(self.largest, self.experts - held)
+            beyond = np.maximum(self.largest - held, 0)
+            return int(((beyond if self.mandatory else outside) * self.expert_bytes).max(initial=0))
+        group = int((self.largest * self.expert_bytes).max(initial=0))
+        rest = int((self.experts * self.expert_bytes).sum()) - limit
+        return max(0, min(group - limit if self.mandatory else group, rest))
+
+
+def most_requests(trace: Trace, tokens: Tokens) -> int:
+    """The most requests that a step serves."""
+    rows = np.arange(trace.tokens) if tokens.rows is None else tokens.rows
+    steps = np.repeat(np.arange(tokens.n_steps), np.diff(tokens.starts))
+    pairs = np.unique(steps * 2**32 + trace.request[rows].astype(np.int64) % 2**32)
+    return int(np.bincount(pairs // 2**32, minlength=1).max())
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """The lookups of one cache. needs[N]: a lookup hits at every limit that is as large; None where only a replay
+    tells."""
+
+    stream: Stream
+    rules: Rules
+    layer: int | None
+    needs: npt.NDArray[Any] | None
+
+    def hits(self, policy: Policy, limit: int) -> npt.NDArray[np.bool_]:
+        """bool[N]: the lookups that hit at a limit."""
+        if self.needs is not None:
+            return self.needs <= (limit if self.layer is None else min(limit, self.stream.n_entries))
+        return replay_stream(policy, self.stream, limit, self.rules)[1].hit
+
+
+@dataclass(frozen=True)
+class Misses:
+    """What one policy misses of a trace, at every limit: experts per layer, or bytes in all under scope `global`."""
+
+    caches: Caches
+    policy: Policy
+    accesses: tuple[Accesses, ...]
+
+    @classmethod
+    def of(cls, caches: Caches, policy: Policy) -> Misses:
+        def of_layer(index: int) -> Accesses:
+            stream, rules = caches.layer_views(index).get(policy.by_last), caches.layer_rules(index)
+            needs = None
+            if isinstance(policy, StackPolicy):
+                before = policy.depths(stream, rules).before
+                needs = before.astype(np.uint16 if stream.n_entries < 2**16 - 1 else np.int64) + 1
+            return Accesses(stream, rules, index, needs)
+
+        if caches.settings.per_layer:
+            return cls(caches, policy, tuple(map_layers(of_layer, caches.trace.moe_layers, of_replay(caches))))
+        stream, rules = caches.global_views(True).get(policy.by_last), caches.global_rules()
+        needs = policy.needed_bytes(stream, rules) if isinstance(policy, StackPolicy) else None
+        return cls(caches, policy, (Accesses(stream, rules, None, needs),))
+
+    def needed(self) -> Counts:
+        """uint16[steps, MoE layers]: distinct experts of every group."""
+        counts = StepCounts(self.caches.trace, self.caches.tokens, 0)
+        for one in self.accesses:
+            counts.need(one.stream, one.layer)
+        return counts.needed
+
+    def at(self, limit: int) -> Counts:
+        """uint16[steps, MoE layers]: those of them that are missing at a limit."""
+        counts = StepCounts(self.caches.trace, self.caches.tokens, 1)
+        for one in self.accesses:
+            counts.miss(0, one.stream, one.hits(self.policy, limit), one.layer)
+        return counts.missed[0]
+
+    @property
+    def each(self) -> int:
+        """Bytes that `at` takes meanwhile, for the largest cache."""
+        return max(one.stream.entries.size if one.needs is not None else of_shared(one.stream) for one in self.accesses)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a larger cache never misses what a smaller one does not."""
+        return all(one.needs is not None for one in self.accesses)
+
+    @cached_property
+    def limits(self) -> Sequence[int]:
+        """Ascending, from 0 to all experts: every limit at which lookups begin to hit, or where only a replay tells,
+        every limit that whole experts can fill: all multiples of what their sizes have in common."""
+        model = self.caches.trace.model
+        if self.caches.settings.per_layer:
+            return range(max(model.experts) + 1)
+        assert model.expert_bytes is not None
+        total = sum(size * count for size, count in zip(model.expert_bytes, model.experts, strict=True))
+        if not self.ordered:
+            return range(0, total + 1, math.gcd(*model.expert_bytes))
+        needs = np.unique(np.concatenate([one.needs for one in self.accesses if one.needs is not None]))
+        limits: list[int] = np.unique(np.append(needs[needs < total], (0, total))).tolist()
+        return limits
+
 
 MOST_PAIRS = 50_000_000  # of step and MoE layer in the timelines of a curve: a few seconds
 GRID = 33

@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels import predicting
-from remoe_sim.outcomes import Flags
-from remoe_sim.preload import Preload
-from remoe_sim.streams import Longs, Stream, Tokens
-from remoe_sim.threads import map_layers
-from remoe_sim.trace import Trace
+from remoe_sim.cache.caches import Preload
+from remoe_sim.kernels import predictors
+from remoe_sim.util.arrays import Longs
+from remoe_sim.util.threads import map_layers
+
+if TYPE_CHECKING:
+    from remoe_sim.policy.outcome import Flags
+    from remoe_sim.trace.accesses import Stream, Tokens
+    from remoe_sim.trace.trace import Trace
 
 Ints = npt.NDArray[np.int32]
 GUESSED = 60  # bytes of a lookup of a layer while experts are named for it
@@ -115,7 +119,7 @@ Named = tuple[Longs, Ints]  # offsets over the groups of a layer, and the expert
 def _previous(known: Known, layer: int) -> Named:
     groups, most = known.groups(layer), known.width(layer)
     offsets, out = np.empty(groups.index.size + 1, np.int64), np.empty(groups.index.size * most, np.int32)
-    end = predicting.guess_previous(groups.offsets, groups.experts, groups.fresh, most, offsets, out)
+    end = predictors.guess_previous(groups.offsets, groups.experts, groups.fresh, most, offsets, out)
     return offsets, out[:end]
 
 
@@ -127,7 +131,7 @@ def _frequent(known: Known, layer: int) -> Named:
         return np.arange(groups.index.size + 1) * ranked.size, np.tile(ranked, groups.index.size)
     offsets, out = np.empty(groups.index.size + 1, np.int64), np.empty(groups.index.size * most, np.int32)
     scratch = (np.empty(experts, np.int64) for _ in range(3))
-    end = predicting.guess_frequent(groups.offsets, groups.experts, groups.fresh, most, *scratch, offsets, out)
+    end = predictors.guess_frequent(groups.offsets, groups.experts, groups.fresh, most, *scratch, offsets, out)
     return offsets, out[:end]
 
 
@@ -144,7 +148,7 @@ def _transition(known: Known, layer: int) -> Named:
     offsets = np.empty(groups.index.size + 1, np.int64)
     out, score = np.empty(groups.index.size * most, np.int32), np.empty(table.shape[1])
     source = np.where(there, at, -1)
-    end = predicting.guess_likely(sources.offsets, sources.experts, source, table, uses, most, score, offsets, out)
+    end = predictors.guess_likely(sources.offsets, sources.experts, source, table, uses, most, score, offsets, out)
     return offsets, out[:end]
 
 
@@ -166,7 +170,7 @@ def _learn(known: Known, source_layer: int, layer: int) -> tuple[Longs, Longs]:
     experts = known.trace.model.experts
     table, uses = np.zeros((experts[source_layer], experts[layer]), np.int64), np.zeros(experts[source_layer], np.int64)
     source, target = trace.decisions(source_layer), trace.decisions(layer)
-    predicting.count_transitions(source.experts, source.mask, target.experts, target.mask, before, rows, table, uses)
+    predictors.count_transitions(source.experts, source.mask, target.experts, target.mask, before, rows, table, uses)
     return table, uses
 
 
@@ -185,7 +189,7 @@ def _noisy(known: Known, layer: int) -> Named:
     wrong = np.floor(right * (1 - known.precision) / known.precision + chance.random(sizes.size)).astype(np.int64)
     wrong = np.minimum(wrong, n_experts - sizes)
     offsets, out = np.empty(sizes.size + 1, np.int64), np.empty(int(right.sum() + wrong.sum()), np.int32)
-    predicting.guess_noisy(
+    predictors.guess_noisy(
         groups.offsets, groups.experts, named, wrong, chance.random(int(wrong.sum())), np.full(n_experts, -1, np.int64),
         np.empty(n_experts, np.int64), offsets, out,
     )  # fmt: skip

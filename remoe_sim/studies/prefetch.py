@@ -1,50 +1,169 @@
-"""Prefetching under the same accounting as `replay`: experts are guessed, loaded ahead, and evict others by the policy.
-
-Time is counted in layers over all steps. When a step has settled its group at one layer, the guesses for the layer
-`depth` places later are issued (the first layers of a step are guessed during the last ones of the step before; nothing
-is guessed across a reset). Each guess, the surest first,
-
-1. is `resident` already: nothing happens, and the policy is not told; or
-2. is beyond the bytes that may be issued in the running step: `cap_refused`; or
-3. finds no room, because all that would have to leave is in use by the running group or guessed for a group to come:
-   `room_refused`; or
-4. is loaded (`prefetched`): victims are chosen by the policy among the others, under either admission.
-
-A demand miss may evict what was guessed, by the policy's order. What a wrong guess evicted is missing later, which is
-how it is charged. A slot policy is told of a prefetch as of any load, and of the use as of a hit. A stack policy orders
-by uses, and a prefetch is none: the expert has the key of its last use, or one behind all others; where the order is
-by recency alone (lru, mru), loads count as recent. Belady keeps what is needed soonest and is no bound here.
-
-Counts take every load to arrive in time. With a device the timeline tells what comes too late: guesses join the queue
-of the link after what the issuing layer misses itself, wrong ones before right ones, and only these are waited for.
-"""
+"""`prefetch`: replay with reads ahead of use."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from remoe_sim.caches import Caches
-from remoe_sim.device_cards import Device
-from remoe_sim.engine import describe
-from remoe_sim.errors import unknown
-from remoe_sim.kernels.tallies import WARMUP
-from remoe_sim.model_sizes import SizedModel
-from remoe_sim.predictors import PREDICTORS, Guesses, Known, guess
-from remoe_sim.prefetch_results import PrefetchReport
-from remoe_sim.prefetch_runs import PrefetchRun
-from remoe_sim.preload import Preload
-from remoe_sim.settings import Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.streams import Tokens, select_tokens
-from remoe_sim.timing import DeviceRun
-from remoe_sim.trace import Trace
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_bytes, parse_count, parse_number
-from remoe_sim.verbs import check_drivable
+from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.results import describe
+from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.tier import Course, Items, Memory, stream_of_cache
+from remoe_sim.devices.run import DeviceRun, StepCounts, Timed
+from remoe_sim.devices.timeline import Reads
+from remoe_sim.kernels.prefetch import COLUMNS, NO_VICTIM, prefetch_replay
+from remoe_sim.kernels.tallies import DECODE, PREFILL, WARMUP
+from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.policy.drive import check_drivable, drive, keys_of, recency_of, sortable, state_of
+from remoe_sim.policy.guard import run_told
+from remoe_sim.studies.predictors import PREDICTORS, Guesses, Known, guess
+from remoe_sim.studies.prefetch_result import PrefetchCounts, PrefetchReport, PrefetchResult
+from remoe_sim.trace.accesses import Stream, Tokens, select_tokens
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.units import parse_bytes, parse_count, parse_number
+
+if TYPE_CHECKING:
+    from remoe_sim.devices.device import Device
+    from remoe_sim.models.sizes import SizedModel
+    from remoe_sim.util.arrays import Longs
+
+
+@dataclass(frozen=True)
+class PrefetchRun:
+    """All that the replays of one call have in common; cap: bytes that may be prefetched in a step, -1 for any; on:
+    where they run, and whose sizes, if times are wanted."""
+
+    caches: Caches
+    limit: Limit
+    known: Known
+    cap: int = -1
+    on: tuple[DeviceRun, SizedModel] | None = None
+
+    def result(self, predictor: str, policy: Policy, guesses: Guesses) -> PrefetchResult:
+        """Replay one policy with the guesses of one predictor."""
+        trace, tokens, settings = self.caches.trace, self.caches.tokens, self.caches.settings
+        table, evictions = np.zeros((3, trace.moe_layers, COLUMNS), np.int64), np.zeros(2, np.int64)
+        read = self._replay(policy, guesses, table, evictions)
+        sizes = trace.model.expert_bytes
+        weights = None if sizes is None else np.array(sizes, np.int64)
+
+        def counts(kinds: tuple[int, ...], layers: slice = slice(None)) -> PrefetchCounts:
+            mine = table[list(kinds), layers].sum(axis=0)
+            return PrefetchCounts.of(mine, sum(map(tokens.count, kinds)), None if weights is None else weights[layers])
+
+        both = (PREFILL, DECODE)
+        said = {name: value for name, value in asdict(settings).items() if name != "order"}
+        said["capacity"] = self.limit.to_dict(settings.per_layer)
+        said |= {"depth": self.known.depth, "cap_bytes": None if self.cap < 0 else self.cap}
+        return PrefetchResult(
+            predictor, policy.label, said, counts((PREFILL,)), counts((DECODE,)), counts(both),
+            {number: counts(both, slice(index, index + 1)) for index, number in enumerate(trace.layer_numbers)},
+            int(evictions[0]), int(evictions[1]), timed=self._timed(guesses, *read),
+        )  # fmt: skip
+
+    def _timed(self, guesses: Guesses, missed: Longs, came: Longs, used: Longs) -> Timed | None:
+        """The times, from the misses of each group, and the loads for each target that are made and used."""
+        if self.on is None:
+            return None
+        trace, tokens, known = self.caches.trace, self.caches.tokens, self.known
+        run, model = self.on
+        counts = StepCounts(trace, tokens, 0)
+        counts.need(known.stream)
+        costs, steps = run.costs(trace, model), run.steps(trace, tokens, counts.needed)
+        misses, early, right = (np.zeros_like(counts.needed) for _ in range(3))
+        misses[known.stream.steps, known.layers] = missed
+        early[known.stream.steps[guesses.targets], known.layers[guesses.targets]] = came
+        right[known.stream.steps[guesses.targets], known.layers[guesses.targets]] = used
+        demand = Reads.of(costs, misses, "layer")
+        reads = Reads(demand.far, demand.near, early, right, known.depth, guessed=True)
+        return Timed(run, model, costs, steps, reads)
+
+    def _replay(self, policy: Policy, guesses: Guesses, table: Longs, evictions: Longs) -> tuple[Longs, Longs, Longs]:
+        """Adds to the counts; returns misses of each group, loads for each target, and those that it uses."""
+        known, trace, settings = self.known, self.caches.trace, self.caches.settings
+        memory = Memory.of(trace, settings, self.limit)
+        stream = self.caches.global_views(memory.in_bytes).get(policy.by_last)
+        layers = known.layers
+        starts = np.array([first for first, _, _ in memory.caches], np.int64)
+        in_cache = layers if memory.per_layer else np.zeros(layers.size, np.int32)
+        of_lookup = np.repeat(in_cache, np.diff(stream.offsets))
+        entries = (stream.entries - starts[of_lookup]).astype(np.int32)
+        of_guess = np.repeat(in_cache[guesses.targets], np.diff(guesses.offsets))
+        guessed = (guesses.entries - starts[of_guess]).astype(np.int32)
+        kinds = np.maximum.reduceat(stream.kinds, stream.offsets[:-1]) if layers.size else stream.kinds
+        streams = self._streams(stream, memory)
+        recency = recency_of(policy)
+        keys, first_keys = _keys(policy, streams, of_lookup, recency != 0)
+        layer_of_entry = np.repeat(np.arange(trace.moe_layers, dtype=np.int32), trace.model.experts)
+        sizes, layer_of = _by_cache(memory, memory.sizes), _by_cache(memory, layer_of_entry)
+        weights = np.array(trace.model.expert_bytes or (1,) * trace.moe_layers, np.int64)
+        missed, came, used = (np.zeros(size, np.int64) for size in (layers.size, *(guesses.targets.size,) * 2))
+
+        def run(plain: bool) -> Any:
+            loop, verbs = drive(prefetch_replay, policy, streams, plain)
+            return loop(
+                stream.steps, layers, in_cache, stream.epochs, stream.offsets, entries, stream.kinds, guesses.targets,
+                guesses.issued, kinds[guesses.targets], guesses.offsets, guessed, keys, first_keys, recency,
+                sizes, layer_of, weights, np.array([limit for _, _, limit in memory.caches], np.int64), self.cap,
+                settings.mandatory, _states(policy, streams, sizes), *verbs, table, evictions, missed, came,
+                used,
+            )  # fmt: skip
+
+        fault = run_told(policy, run)
+        if fault == NO_VICTIM:
+            raise ValueError(f"policy '{policy.label}' chose a victim that it may not; correct its victim()")
+        return missed, came, used
+
+    def _streams(self, stream: Stream, memory: Memory) -> list[Stream]:
+        """The accesses of each cache, without the guesses."""
+        course, items = Course.of(stream), Items.of_stream(stream)
+        return [
+            stream_of_cache(items.take(items.within(first, past)), memory, index, course)
+            for index, (first, past, _) in enumerate(memory.caches)
+        ]
+
+
+def _keys(policy: Policy, streams: list[Stream], of_lookup: npt.NDArray[np.int32], clock: bool) -> tuple[Longs, Longs]:
+    """Keys of a stack policy: int64[N] in execution order, and int64[1 or epochs, caches, n] before the first use
+    (neither matters under a clock, but that there are some)."""
+    n = max(stream.n_entries for stream in streams)
+    if not isinstance(policy, StackPolicy):
+        return np.zeros(0, np.int64), np.zeros((1, len(streams), n), np.int64)
+    raw = [keys_of(policy, stream) for stream in streams]
+    keys = np.empty(of_lookup.size, np.int64)
+    keys[np.argsort(of_lookup.astype(np.uint16), kind="stable")] = np.concatenate([sortable(one) for one in raw])
+    first = [
+        sortable(policy.preload_keys(stream, np.arange(stream.n_entries, dtype=np.int32), one.dtype))
+        for stream, one in zip(streams, raw, strict=True)
+    ]
+    first_keys = np.zeros((1 if clock else first[0].shape[0], len(streams), n), np.int64)
+    for index, one in enumerate([] if clock else first):
+        first_keys[:, index, : one.shape[1]] = one
+    return keys, first_keys
+
+
+def _by_cache(memory: Memory, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A value of every entry as [caches, n], padded by ones."""
+    n = max(past - first for first, past, _ in memory.caches)
+    table = np.ones((len(memory.caches), n), values.dtype)
+    for index, (first, past, _) in enumerate(memory.caches):
+        table[index, : past - first] = values[first:past]
+    return table
+
+
+def _states(policy: Policy, streams: list[Stream], sizes: Longs) -> npt.NDArray[np.int64]:
+    """The states of all caches, as if all had as many entries as the largest."""
+    padded = [replace(stream, weights=np.append(stream.weights, sizes[0, stream.n_entries :])) for stream in streams]
+    return np.stack([state_of(policy, stream, number) for number, stream in enumerate(padded)])
+
 
 DEFAULT_PREDICTORS = ("previous", "frequent", "oracle")
 

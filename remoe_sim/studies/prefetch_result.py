@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.kernels import prefetch as columns
-from remoe_sim.results import rate
-from remoe_sim.showing import Shown
-from remoe_sim.stamps import stamp
-from remoe_sim.streams import Longs
-from remoe_sim.tier_results import flat
+from remoe_sim.util.display import Shown, flat, stamp
+from remoe_sim.util.units import rate
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from remoe_sim.timing import Timed
+    from remoe_sim.devices.run import Timed
+    from remoe_sim.util.arrays import Longs
 
 SCHEMA = "remoe-sim.prefetch.v1"
 

@@ -1,30 +1,118 @@
-"""What if the router had looked at the cache: experts replaced by residents, or left out, and what that would cost.
-
-Open loop: a token is re-routed, but the tokens after it stay those of the original routing.
-"""
+"""`reroute`: how much a router that prefers cached experts could save."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.engine import describe, replay
-from remoe_sim.errors import unknown
-from remoe_sim.holdings import of_decisions
-from remoe_sim.kernels import rerouting as kernels
-from remoe_sim.ordered_slots import MOVED, with_ordered_slots
-from remoe_sim.reroute_report import RerouteReport
-from remoe_sim.settings import known_sizes
-from remoe_sim.streams import select_tokens
-from remoe_sim.threads import map_layers
-from remoe_sim.trace import DECODE, Decisions, Trace
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_count, parse_number, plural
+from remoe_sim.cache.replay import replay
+from remoe_sim.cache.results import ReplayResult, describe
+from remoe_sim.cache.settings import known_sizes
+from remoe_sim.kernels import reroute as kernels
+from remoe_sim.trace.accesses import select_tokens
+from remoe_sim.trace.holdings import of_decisions
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.trace import DECODE, Decisions, Trace
+from remoe_sim.trace.weights import MOVED, with_ordered_slots
+from remoe_sim.util.display import Shown, stamp
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.threads import map_layers
+from remoe_sim.util.units import parse_count, parse_number, plural, rate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = "remoe-sim.reroute.v1"
+WARNING = (
+    "open loop: later tokens are those of the original routing, so the gain is an upper bound, and what the changed "
+    "experts do to the text is not measured"
+)
+
+
+@dataclass(frozen=True, repr=False)
+class RerouteReport(Shown):
+    """Decode tokens before and after re-routing, under LRU with mandatory admission.
+
+    rule: the method and its settings; decisions, slots: those of decode tokens; changed_slots: replaced or left out;
+    lost: float64[decisions], the share of the mass of the chosen experts (probability, or gate weight for `drop`) that
+    each decision lost; rerouted: the trace with the new decisions.
+    """
+
+    trace: dict[str, Any]
+    rule: dict[str, Any]
+    decisions: int
+    slots: int
+    changed_slots: int
+    lost: npt.NDArray[np.float64]
+    before: ReplayResult
+    after: ReplayResult
+    rerouted: Trace
+    open_loop: bool = True
+    warning: str = WARNING
+
+    @property
+    def changed_share(self) -> float | None:
+        """Changed slots per slot."""
+        return rate(self.changed_slots, self.slots)
+
+    @property
+    def lost_mass(self) -> dict[str, Any]:
+        """Mean and 95th percentile of `lost`, null over nothing, and what was lost."""
+        some = self.lost.size > 0
+        return {
+            "of": "gate weight" if self.rule["method"] == "drop" else "probability",
+            "mean": float(self.lost.mean()) if some else None,
+            "p95": float(np.quantile(self.lost, 0.95)) if some else None,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `remoe-sim reroute --json` prints."""
+        return {
+            **stamp(SCHEMA),
+            "trace": self.trace,
+            **self.rule,
+            "policy": self.before.policy,
+            "scope": self.before.scope,
+            "admission": self.before.admission,
+            "open_loop": self.open_loop,
+            "upper_bound": True,
+            "warning": self.warning,
+            "decisions": self.decisions,
+            "slots": self.slots,
+            "changed_slots": self.changed_slots,
+            "changed_share": self.changed_share,
+            "lost_mass": self.lost_mass,
+            "before": _counts(self.before),
+            "after": _counts(self.after),
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row; nested values become columns such as `before_hit_rate`."""
+        import pandas as pd
+
+        row: dict[str, Any] = {}
+        for name, value in self.to_dict().items():
+            if isinstance(value, dict) and name != "trace":
+                row.update({f"{name}_{key}": inner for key, inner in value.items()})
+            elif name not in ("schema", "trace"):
+                row[name] = value
+        return pd.DataFrame([row])
+
+
+def _counts(result: ReplayResult) -> dict[str, Any]:
+    """The decode lookups of a result; reads are misses."""
+    decode = result.decode
+    return {
+        **decode.to_dict(),
+        "misses": decode.lookups - decode.hits,
+        "bytes_read_per_token": result.bytes_read_per_token,
+    }
+
 
 DROP = "drop"
 METHODS = {  # what each needs to know, and what that is

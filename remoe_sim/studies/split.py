@@ -1,25 +1,263 @@
-"""The best division of a cache among layers, beside the equal one, the convex hull's, and one cache for all layers."""
+"""`split`: divide one budget among the layers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.caches import Caches
-from remoe_sim.curves import layer_curves
-from remoe_sim.engine import BYTES, HITS, LOOKUPS, describe, replay_stream
-from remoe_sim.errors import unknown
+from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.curve import layer_curves
+from remoe_sim.cache.results import describe
+from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.stream import BYTES, HITS, LOOKUPS, replay_stream
 from remoe_sim.kernels.tallies import DECODE, PREFILL
-from remoe_sim.knapsack import Knapsack
-from remoe_sim.policy import Policy
-from remoe_sim.preload import Preload
-from remoe_sim.settings import Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.split_report import Division, PolicySplit, SplitReport
-from remoe_sim.streams import Longs, select_tokens
-from remoe_sim.trace import MOST_IN_ALL, Trace
-from remoe_sim.trace_reader import read_trace
+from remoe_sim.trace.accesses import select_tokens
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.trace import MOST_IN_ALL, Trace
+from remoe_sim.util.display import Shown, stamp
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.units import rate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from remoe_sim.policy.base import Policy
+    from remoe_sim.util.arrays import Longs
+
+
+@dataclass(frozen=True)
+class Knapsack:
+    """costs: int64[E + 1] of each layer, with 0 to E experts; weights: what one expert of it takes of `limit`."""
+
+    costs: Sequence[Longs]
+    weights: Sequence[int]
+    limit: int
+
+    def cost(self, experts: Sequence[int]) -> int:
+        """What a division costs."""
+        return sum(int(costs[n]) for costs, n in zip(self.costs, experts, strict=True))
+
+    def held(self, experts: Sequence[int]) -> int:
+        """What a division takes of the limit."""
+        return sum(weight * int(n) for weight, n in zip(self.weights, experts, strict=True))
+
+    def greedy(self) -> tuple[int, ...]:
+        """Steps along the lower convex hulls of all curves, the steepest first, while they fit; then what still fits.
+
+        The sorted steps are the linear relaxation of the problem; the result is the best division where the last step
+        uses up the limit, and close to it otherwise.
+        """
+        experts, stopped, room = [0] * len(self.costs), dict[int, None](), self.limit
+        for layer, after, taken in zip(*(column.tolist() for column in self._steps[:3]), strict=True):
+            if layer in stopped or taken > room:
+                stopped[layer] = None
+            else:
+                experts[layer], room = after, room - taken
+        for layer in stopped:
+            now = experts[layer]
+            reachable = self.costs[layer][now : now + room // self.weights[layer] + 1]
+            more = int(reachable.argmin())
+            experts[layer], room = now + more, room - more * self.weights[layer]
+        return tuple(experts)
+
+    def best(self, *known: Sequence[int]) -> tuple[int, ...]:
+        """The division of the least cost, proven; one of the `known` where nothing costs less.
+
+        Takes at most O(L · E · F) steps for L layers of E experts and F states of a front (see `extend`), where
+        F ≤ limit / (greatest common divisor of the weights) + 1: with equal sizes the textbook's O(L² · E²).
+        """
+        from remoe_sim.kernels.knapsack import extend
+
+        start = min(known, key=self.cost)
+        least = self.cost(start)
+        most = least - 1 + 1e-6 + 1e-9 * least  # costs are whole; what rounding may add only keeps more states
+        held, cost = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        came_from = []
+        for layer, (costs, weight) in enumerate(zip(self.costs, self.weights, strict=True)):
+            useful = _useful(costs)
+            rest = self._hull_after(layer)
+            held, cost, origin, choice = extend(held, cost, useful, costs[useful], weight, self.limit, *rest, most)
+            came_from.append((origin, choice))
+        if not cost.size or cost[-1] >= least:
+            return tuple(int(n) for n in start)
+        at, experts = cost.size - 1, []
+        for origin, choice in reversed(came_from):
+            experts.append(int(choice[at]))
+            at = origin[at]
+        return tuple(reversed(experts))
+
+    @cached_property
+    def _steps(self) -> tuple[Longs, Longs, Longs, Longs]:
+        """Steps of all hulls, the steepest first: layer, experts after it, what it takes, how much the cost falls."""
+        steps = [
+            (layer, after, (after - before) * weight, int(costs[before] - costs[after]))
+            for layer, (costs, weight) in enumerate(zip(self.costs, self.weights, strict=True))
+            for before, after in pairwise(_lower_hull(costs))
+        ]
+        table = np.array(steps, np.int64).reshape(-1, 4)
+        table = table[np.argsort(-(table[:, 3] / table[:, 2]), kind="stable")]
+        return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+
+    def _hull_after(self, layer: int) -> tuple[Longs, Longs]:
+        """Corners of the lower convex hull of all layers behind `layer`: what they hold, what they cost."""
+        layers, _, taken, drop = self._steps
+        behind = layers > layer
+        empty = sum(int(costs[0]) for costs in self.costs[layer + 1 :])
+        held, saved = (np.append(0, np.cumsum(column[behind])) for column in (taken, drop))
+        return held, empty - saved
+
+
+def _useful(costs: Longs) -> Longs:
+    """Numbers of experts that cost less than all smaller ones."""
+    least = np.minimum.accumulate(costs)
+    return np.append(0, np.flatnonzero(least[1:] < least[:-1]) + 1)
+
+
+def _lower_hull(costs: Longs) -> list[int]:
+    """Corners of the lower convex hull of the falling part of a curve, from 0 experts on."""
+    corners: list[int] = []
+    for n in _useful(costs).tolist():
+        while len(corners) > 1 and _above(costs, corners[-2], corners[-1], n):
+            corners.pop()
+        corners.append(n)
+    return corners
+
+
+def _above(costs: Longs, left: int, middle: int, right: int) -> bool:
+    """Whether the middle point lies on or above the line from the left to the right one."""
+    return int(costs[left] - costs[middle]) * (right - left) <= int(costs[left] - costs[right]) * (middle - left)
+
+
+SCHEMA = "remoe-sim.split.v1"
+DIVISIONS = ("equal", "greedy", "best")
+
+
+@dataclass(frozen=True)
+class Division:
+    """A cache and its misses in all. experts, layer_misses: of every MoE layer, None for one cache of all layers; held:
+    what the experts take of the limit, in its unit. bytes_read, the misses times their sizes: None if unknown."""
+
+    lookups: int
+    misses: int
+    bytes_read: int | None
+    experts: tuple[int, ...] | None = None
+    layer_misses: tuple[int, ...] | None = None
+    held: int | None = None
+
+    @property
+    def hits(self) -> int:
+        return self.lookups - self.misses
+
+    @property
+    def hit_rate(self) -> float | None:
+        return rate(self.hits, self.lookups)
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("lookups", "hits", "misses", "hit_rate", "bytes_read")
+        found = {name: getattr(self, name) for name in names}
+        return found if self.experts is None else {**found, "held": self.held, "experts": list(self.experts)}
+
+
+@dataclass(frozen=True)
+class PolicySplit:
+    """One policy: lookups of every MoE layer; three divisions, and `shared`, one cache of all layers at that limit.
+
+    shared_is_optimal: no policy misses less in one cache of that limit.
+    """
+
+    policy: str
+    lookups: tuple[int, ...]
+    equal: Division
+    greedy: Division
+    best: Division
+    shared: Division
+    shared_is_optimal: bool
+
+    @property
+    def misses_saved(self) -> int:
+        """Misses of the equal division that the best one avoids."""
+        return self.equal.misses - self.best.misses
+
+    @property
+    def bytes_saved(self) -> int | None:
+        """Bytes of the equal division that the best one does not read; negative where it misses larger experts."""
+        if self.equal.bytes_read is None or self.best.bytes_read is None:
+            return None
+        return self.equal.bytes_read - self.best.bytes_read
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy,
+            **{name: getattr(self, name).to_dict() for name in DIVISIONS},
+            "shared": {**self.shared.to_dict(), "optimal": self.shared_is_optimal},
+            "misses_saved": self.misses_saved,
+            "misses_saved_share": rate(self.misses_saved, self.equal.misses),
+            "bytes_saved": self.bytes_saved,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class SplitReport(Shown):
+    """The answer of one call, one result per policy. layers: the model's own numbers; settings: how it was replayed."""
+
+    trace: dict[str, Any]
+    settings: dict[str, Any]
+    capacity: dict[str, int]
+    minimise: str
+    layers: tuple[int, ...]
+    expert_bytes: tuple[int, ...] | None
+    results: tuple[PolicySplit, ...]
+
+    def __getitem__(self, policy: str) -> PolicySplit:
+        for result in self.results:
+            if result.policy == policy:
+                return result
+        raise KeyError(policy)
+
+    def __iter__(self) -> Iterator[PolicySplit]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One per policy and layer: experts and misses under each division."""
+        rows = []
+        for result in self.results:
+            for index, layer in enumerate(self.layers):
+                size = None if self.expert_bytes is None else self.expert_bytes[index]
+                row = {"policy": result.policy, "layer": layer, "expert_bytes": size, "lookups": result.lookups[index]}
+                for name in DIVISIONS:
+                    division = getattr(result, name)
+                    row[f"{name}_experts"] = division.experts[index]
+                    row[f"{name}_misses"] = division.layer_misses[index]
+                rows.append(row)
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `remoe-sim split --json` prints; `experts` are in the order of `layers`."""
+        return {
+            **stamp(SCHEMA),
+            "trace": self.trace,
+            **self.settings,
+            "capacity": self.capacity,
+            "minimise": self.minimise,
+            "results": [result.to_dict() for result in self.results],
+            "layers": self.rows(),
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per policy and layer."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
 
 COUNTED = [PREFILL, DECODE]
 GOALS = ("misses", "bytes")

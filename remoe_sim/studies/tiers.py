@@ -26,28 +26,32 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.caches import Caches
-from remoe_sim.device_cards import Device
-from remoe_sim.engine import describe
-from remoe_sim.errors import unknown
+from remoe_sim.cache.caches import Caches
+from remoe_sim.cache.results import describe
+from remoe_sim.cache.settings import ALLOWED, Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.tier import Course, Items, Memory, Passed, pass_tier
+from remoe_sim.devices.run import DeviceRun, StepCounts, Timed
+from remoe_sim.devices.timeline import Counts, Reads
 from remoe_sim.kernels.tallies import DECODE, PREFILL
-from remoe_sim.model_sizes import SizedModel
-from remoe_sim.outcomes import Flags
-from remoe_sim.policy import Policy
-from remoe_sim.settings import ALLOWED, Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.streams import Longs, Stream, StreamViews, Tokens, select_tokens
-from remoe_sim.tier_passes import Course, Items, Memory, Passed, pass_tier
-from remoe_sim.tier_results import Tier, TierCounts, TierReport, TierResult
-from remoe_sim.timelines import Counts, Reads
-from remoe_sim.timing import DeviceRun, StepCounts, Timed
-from remoe_sim.trace import Trace
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_bytes, parse_count, plural
-from remoe_sim.verbs import check_drivable
+from remoe_sim.policy.drive import check_drivable
+from remoe_sim.studies.tiers_result import Tier, TierCounts, TierReport, TierResult
+from remoe_sim.trace.accesses import Stream, StreamViews, Tokens, select_tokens
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.units import parse_bytes, parse_count, plural
+
+if TYPE_CHECKING:
+    from remoe_sim.devices.device import Device
+    from remoe_sim.models.sizes import SizedModel
+    from remoe_sim.policy.base import Policy
+    from remoe_sim.policy.outcome import Flags
+    from remoe_sim.util.arrays import Longs
 
 RELATIONS = ("inclusive", "exclusive", "independent")
 
@@ -81,7 +85,7 @@ def tiers(
 
     device_cache, host_cache: experts per layer (scope `layer`) or in all (`global`), or "all"; device_budget,
     host_budget: bytes instead; one of each pair must be given, 0 is a tier that holds nothing. relation: see
-    `remoe_sim.tiering`; under `inclusive` the host must hold at least what the device can. scope is the device's.
+    `remoe_sim.studies.tiers`; under `inclusive` the host must hold at least what the device can. scope is the device's.
     admission, order, reset (of both tiers), phase, warmup and expert_bytes as in `replay`. device_policy, host_policy
     and relation may each be several, separated by commas: all combinations are replayed.
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.results import rate
-from remoe_sim.showing import Shown
-from remoe_sim.stamps import stamp
+from remoe_sim.util.display import Shown, flat, stamp
+from remoe_sim.util.units import rate
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from remoe_sim.timing import Timed
+    from remoe_sim.devices.run import Timed
 
 SCHEMA = "remoe-sim.tiers.v1"
 
@@ -131,11 +130,3 @@ class TierReport(Shown):
         import pandas as pd
 
         return pd.DataFrame([flat(result.to_dict()) for result in self.results])
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, names joined by `_`."""
-    row: dict[str, Any] = {}
-    for name, value in values.items():
-        row |= flat(value, f"{prefix}{name}_") if isinstance(value, dict) else {prefix + name: value}
-    return row

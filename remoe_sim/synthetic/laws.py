@@ -1,14 +1,84 @@
-"""Fits the law of a layer to recorded decisions: it is drawn from, and corrected by what differs, a few times."""
+"""Laws of routing: fit them to a trace, and draw layers from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from remoe_sim.kernels.drawing import DECODE, FIRST, PREFILL, count_depths
-from remoe_sim.routing_laws import Drawing, Floats, Kinds, Law, Longs
-from remoe_sim.trace import Decisions
+from remoe_sim.kernels.state import first_state
+from remoe_sim.kernels.synthesis import ABSENT, DECODE, FIRST, PREFILL, STRATA, count_depths, draw_decisions
+from remoe_sim.trace.trace import Decisions, InMemory
+from remoe_sim.util.threads import map_layers
+
+if TYPE_CHECKING:
+    from remoe_sim.util.arrays import Longs
+
+Floats = npt.NDArray[np.float64]
+Kinds = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Law:
+    """How one layer routes. top_k: experts per decision; popularity: float64[E]; pull: float64[3, E + 1], by kind of
+    token and by depth in the stack of experts by recency, the last for experts that were never used."""
+
+    top_k: int
+    popularity: Floats
+    pull: Floats
+
+    @property
+    def experts(self) -> int:
+        """How many experts there are to choose from."""
+        return self.popularity.size
+
+    def tilted(self, by: float) -> Law:
+        """The same, with the odds of the experts that the token before used multiplied by e to the power `by`."""
+        pull = self.pull.copy()
+        pull[PREFILL:, : self.top_k] *= np.exp(by)
+        return replace(self, pull=pull)
+
+
+def plain_law(experts: int, top_k: int, skew: float, seed: int) -> Law:
+    """A law that nothing was fitted to.
+
+    Popularity falls as rank to the power −skew (Zipf), in an order of experts that the seed decides; the pull of depth
+    d is 1 / (1 + d / k), about what real traces show beyond the experts of the token before.
+    """
+    ranks = np.random.RandomState(seed % 2**32).permutation(experts) + 1.0
+    pull = np.ones((3, experts + 1))
+    pull[PREFILL:] = 1 / (1 + np.arange(experts + 1) / top_k)
+    return Law(top_k, np.power(ranks, -skew, dtype=np.float64), pull)
+
+
+class Drawing:
+    """Decisions drawn by a law, some tokens at a time; a seed gives the same ones however they are cut.
+
+    warm: all experts count as used before. counts: int64[3, E + 1], by kind of token how often each depth was chosen;
+    uses: int64[E], each expert.
+    """
+
+    def __init__(self, law: Law, seed: int, warm: bool = False) -> None:
+        n = law.experts
+        self.law = law
+        self.counts, self.uses = np.zeros((3, n + 1), np.int64), np.zeros(n, np.int64)
+        self._stack, self._used = np.arange(n), n if warm else 0
+        self._state = np.array([[first_state(seed), 0]], np.int64)
+        self._strata = np.zeros((law.top_k, STRATA), np.uint8)
+
+    def draw(self, kinds: Kinds) -> npt.NDArray[np.uint16]:
+        """uint16[tokens, k]: the decisions of the next tokens, which are of these kinds."""
+        experts = np.empty((kinds.size, self.law.top_k), np.uint16)
+        self._used = draw_decisions(
+            kinds, self.law.popularity, self.law.pull, self._stack, self._used, self._state, self._strata, experts,
+            self.counts, self.uses,
+        )  # fmt: skip
+        return experts
+
 
 ROUNDS = 24
 ROUND_TOKENS = 2**13  # tokens that are drawn in a round: the same again and again if there are fewer
@@ -22,7 +92,7 @@ def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int) -> Law:
     """The law by which decisions like these are drawn: as popular experts, and as often at each depth of the stack.
 
     decisions: of tokens in the order in which they follow one another; kinds: uint8[tokens], as
-    `remoe_sim.kernels.drawing` has them. Depths beyond 2k are taken together in classes that grow by GROWTH.
+    `remoe_sim.kernels.synthesis` has them. Depths beyond 2k are taken together in classes that grow by GROWTH.
     """
     k = decisions.experts.shape[1]
     classes = _classes(experts, k)
@@ -97,3 +167,58 @@ def odds(share: float) -> float:
     """The logarithm of share / (1 - share), finite also at 0 and 1."""
     share = min(max(share, 1e-6), 1 - 1e-6)
     return float(np.log(share / (1 - share)))
+
+
+Rows = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class DrawnLayers:
+    """laws, seeds: one per MoE layer; kinds: uint8[tokens], as `remoe_sim.kernels.synthesis` has them; rows: the token
+    of the other trace that each token copies, and absent: per layer, bool[its tokens], where it had no decision."""
+
+    laws: Sequence[Law]
+    seeds: Sequence[int]
+    kinds: Kinds
+    rows: Rows | None = None
+    absent: Sequence[npt.NDArray[np.bool_] | None] = ()
+    resident = False
+
+    def decisions(self, index: int) -> Decisions:
+        return self._draw(index, self.drawing(index), slice(None))
+
+    def drawing(self, index: int) -> Drawing:
+        """A drawing of that layer from its beginning."""
+        return Drawing(self.laws[index], self.seeds[index])
+
+    def kinds_at(self, index: int, here: slice) -> Kinds:
+        """The kinds of some tokens at a layer."""
+        kinds = self.kinds[here]
+        absent = self.absent[index] if self.absent else None
+        if absent is None or self.rows is None:
+            return kinds
+        return np.where(absent[self.rows[here]], np.uint8(ABSENT), kinds)
+
+    def _draw(self, index: int, drawing: Drawing, here: slice) -> Decisions:
+        kinds = self.kinds_at(index, here)
+        experts = drawing.draw(kinds)
+        routed = kinds != ABSENT
+        if routed.all():
+            return Decisions(experts)
+        return Decisions(experts, np.repeat(routed[:, None], experts.shape[1], axis=1), routed)
+
+    def blocks(self, rows: int) -> Iterator[InMemory]:
+        """All layers of `rows` tokens after the other; the same decisions as whole layers have."""
+        drawings = [self.drawing(index) for index in range(len(self.laws))]
+        for at in range(0, max(self.kinds.size, 1), rows):
+            here = slice(at, at + rows)
+            yield InMemory(list(map_layers(partial(self._next, drawings, here), len(drawings))))
+
+    def _next(self, drawings: Sequence[Drawing], here: slice, index: int) -> Decisions:
+        return self._draw(index, drawings[index], here)
+
+    def weights(self, index: int) -> None:
+        return None
+
+    def probs(self, index: int) -> None:
+        return None

@@ -1,4 +1,4 @@
-"""Synthetic traces: drawn by a law that is given, or fitted to a real trace and then changed in its reuse."""
+"""`synth`: draw a trace by chance, with the reuse that is asked for."""
 
 from __future__ import annotations
 
@@ -11,22 +11,102 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.assembling import steps_of
-from remoe_sim.drawn_layers import DrawnLayers
-from remoe_sim.holdings import of_decisions
-from remoe_sim.kernels.drawing import ABSENT, DECODE
-from remoe_sim.law_fitting import fit_law, tilt_to
-from remoe_sim.metrics import adjacent_reuse, decode_order, layer_reuse
-from remoe_sim.progress import layers_stage, stage
-from remoe_sim.request_templates import by_request, kinds_of, requests_like
-from remoe_sim.reuse_targets import target_in_all, wanted_reuse
-from remoe_sim.routing_laws import Drawing, Law, plain_law
-from remoe_sim.threads import map_layers
-from remoe_sim.trace import DECODE as DECODE_PHASE
-from remoe_sim.trace import PREFILL as PREFILL_PHASE
-from remoe_sim.trace import Decisions, InMemory, Model, Trace
-from remoe_sim.trace_reader import RESIDENT_BYTES, read_trace
-from remoe_sim.units import parse_bytes, parse_count, parse_number
+from remoe_sim.kernels.synthesis import ABSENT, DECODE, FIRST, PREFILL
+from remoe_sim.synthetic.laws import Drawing, DrawnLayers, Kinds, Law, fit_law, odds, plain_law, tilt_to
+from remoe_sim.trace.holdings import of_decisions
+from remoe_sim.trace.metrics import adjacent_reuse, decode_order, layer_reuse
+from remoe_sim.trace.reader import RESIDENT_BYTES, read_trace
+from remoe_sim.trace.schedule import steps_of
+from remoe_sim.trace.sources import layers_stage
+from remoe_sim.trace.trace import DECODE as DECODE_PHASE
+from remoe_sim.trace.trace import PREFILL as PREFILL_PHASE
+from remoe_sim.trace.trace import Decisions, InMemory, Model, Trace
+from remoe_sim.util.progress import stage
+from remoe_sim.util.threads import map_layers
+from remoe_sim.util.units import parse_bytes, parse_count, parse_number
+
+
+def wanted_reuse(
+    reuse: Sequence[float | None], weights: Sequence[int], given: float | str | Sequence[float] | None
+) -> list[float | None]:
+    """Adjacent reuse per layer: what the real trace has, its odds multiplied alike so that in all it is as given.
+
+    reuse: of the real trace; weights: slots of each layer; given: as `synth` takes it, None for no change.
+    """
+    if given is None:
+        return list(reuse)
+    known = [(share, weight) for share, weight in zip(reuse, weights, strict=True) if share is not None and weight]
+    if not known:
+        raise ValueError("no decode token follows another, so there is no reuse to change; leave reuse out")
+    shares, slots = (np.array(column, float) for column in zip(*known, strict=True))
+    pooled = float(shares @ slots / slots.sum())
+    target = target_in_all(str(given), pooled)
+    from scipy.optimize import brentq
+
+    log_odds = np.array([odds(share) for share in shares])
+
+    def above(shift: float) -> float:
+        return float((1 / (1 + np.exp(-log_odds - shift))) @ slots / slots.sum()) - target
+
+    shift = brentq(above, -40, 40)
+    return [None if share is None else float(1 / (1 + np.exp(-odds(share) - shift))) for share in reuse]
+
+
+def target_in_all(text: str, now: float) -> float:
+    """Adjacent reuse in all, from `0.5`, `1.26x`, `+0.07` or `-0.07`."""
+    try:
+        if text.endswith("x"):
+            target = now * float(text[:-1])
+        else:
+            target = float(text) + (now if text[:1] in "+-" else 0.0)
+    except ValueError:
+        raise ValueError(
+            f"reuse '{text}' is not possible; give a share such as 0.5, or a change: 1.26x or +0.07"
+        ) from None
+    if not 0 < target < 1:
+        raise ValueError(
+            f"reuse '{text}' would be {target:.4g}, where the trace has {now:.4g}; it must be between 0 and 1"
+        )
+    return target
+
+
+def by_request(real: Trace) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Rows with the tokens of a request together, requests in order of appearance, and where each request begins."""
+    turns = np.flatnonzero(np.diff(real.request)) + 1
+    if turns.size + 1 == real.requests:
+        return np.arange(real.tokens, dtype=np.int32), np.concatenate([[0], turns, [real.tokens]])
+    _, first, inverse = np.unique(real.request, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))[inverse]
+    order = np.lexsort((real.position, rank)).astype(np.int32)
+    return order, np.concatenate([[0], np.cumsum(np.bincount(rank))])
+
+
+def requests_like(
+    bounds: npt.NDArray[np.int64], tokens: int | None, seed: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """For every token its place in the order of the real trace and its request: the same requests, or, if another
+    number of tokens is wanted, requests drawn at random, the last cut where it is too long."""
+    lengths = np.diff(bounds)
+    if tokens is None or tokens == bounds[-1]:
+        return np.arange(bounds[-1], dtype=np.int32), np.repeat(np.arange(lengths.size, dtype=np.int32), lengths)
+    rng = np.random.RandomState(seed % 2**32)
+    drawn = np.zeros(0, np.int64)
+    while (short := tokens - int(lengths[drawn].sum())) > 0:
+        drawn = np.append(drawn, rng.randint(lengths.size, size=int(short // lengths.mean()) + 1))
+    ends = np.cumsum(lengths[drawn])
+    drawn = drawn[: int(np.searchsorted(ends, tokens)) + 1]
+    request = np.repeat(np.arange(drawn.size, dtype=np.int32), lengths[drawn])[:tokens]
+    shift = (bounds[drawn] - (ends[: drawn.size] - lengths[drawn])).astype(np.int32)
+    return np.arange(tokens, dtype=np.int32) + shift[request], request
+
+
+def kinds_of(request: npt.NDArray[np.int32], phase: npt.NDArray[np.uint8]) -> Kinds:
+    """uint8[tokens]: the kinds that `remoe_sim.kernels.synthesis` tells apart."""
+    kinds = np.where(phase == DECODE_PHASE, np.uint8(DECODE), np.uint8(PREFILL))
+    kinds[1:][request[1:] != request[:-1]] = FIRST
+    kinds[:1] = FIRST
+    return kinds
+
 
 SAMPLE = 2**16  # tokens of a real trace that are fitted, and of a synthetic one whose reuse is measured
 MISSED = 0.01  # of adjacent reuse, from which on a target counts as not reached
@@ -173,7 +253,7 @@ def _described(shaped: dict[str, Any]) -> tuple[Model, tuple[int, ...]]:
     for name in ("layers", "experts", "top_k"):
         if shaped[name] is not None:
             raise ValueError(f"{name} is that of the model; leave one of them out")
-    from remoe_sim.model_cards import model
+    from remoe_sim.models.model import model
 
     card = model(shaped["model"], shaped["quant"])
     count = len(card.moe_layers)

@@ -6,17 +6,18 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.kernels import grouping
 from remoe_sim.kernels.tallies import DECODE, PREFILL, WARMUP
-from remoe_sim.trace import DECODE as DECODE_PHASE
-from remoe_sim.trace import PHASES, Decisions, Trace
+from remoe_sim.trace.trace import DECODE as DECODE_PHASE
+from remoe_sim.trace.trace import PHASES, Decisions, Trace
 
-Longs = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    from remoe_sim.util.arrays import Longs
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What work on a layer, or on all lookups of a shared cache, holds in memory while it runs: estimates from above.
 
-They decide how many layers are worked on side by side (`remoe_sim.threads.fitting`), never what comes out.
+They decide how many layers are worked on side by side (`remoe_sim.util.threads.fitting`), never what comes out.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from remoe_sim.caches import Caches
-    from remoe_sim.streams import Stream
-    from remoe_sim.trace import Trace
+    from remoe_sim.trace.accesses import Stream
+    from remoe_sim.trace.trace import Trace
 
 DECISION = 3  # bytes of a slot: its id, and whether it is there
 ACCESS = 3  # of a lookup: its entry and its kind
@@ -25,29 +24,6 @@ TIMED = 22  # of a step and layer: counts by where they are read from, and what 
 def of_decisions(trace: Trace) -> int:
     """Bytes of the decisions of the largest layer, and of the order in which tokens are taken."""
     return trace.tokens * (max(trace.model.top_k) * DECISION + ORDERED)
-
-
-def of_replay(caches: Caches) -> int:
-    """Bytes of a layer from its decisions to what a policy makes of it."""
-    return of_accesses(caches) + _lookups(caches) * REPLAYED + _groups(caches) * RESTING
-
-
-def of_lane(caches: Caches) -> int:
-    """Bytes of each of many layers that are replayed at once."""
-    return of_accesses(caches) + _lookups(caches) * LANE + _groups(caches) * 8
-
-
-def of_accesses(caches: Caches) -> int:
-    """Bytes of a layer's decisions and accesses."""
-    slots = max(caches.trace.model.top_k) * DECISION
-    read = caches.trace.tokens * slots
-    taken = 0 if caches.tokens.rows is None else caches.tokens.kinds.size * slots
-    return read + taken + _lookups(caches) * ACCESS + _groups(caches) * GROUP
-
-
-def of_outcomes(caches: Caches, policies: int) -> int:
-    """Bytes of what is kept of a replayed layer until all layers before it are folded in."""
-    return _groups(caches) * (4 + 4 * policies)
 
 
 def of_part(trace: Trace, rows: int, policies: int) -> int:
@@ -65,11 +41,3 @@ def of_shared(stream: Stream) -> int:
 def of_timeline(steps: int, layers: int) -> int:
     """Bytes of the times of all steps."""
     return steps * (layers * TIMED + 100)
-
-
-def _lookups(caches: Caches) -> int:
-    return caches.tokens.kinds.size * max(caches.trace.model.top_k)
-
-
-def _groups(caches: Caches) -> int:
-    return _lookups(caches) if caches.settings.order == "sequential" else caches.tokens.n_steps

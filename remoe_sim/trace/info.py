@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.metrics import SPANS, WINDOWS, LayerStatistics, WorkingSet, layer_statistics, rate
-from remoe_sim.progress import layers_stage
-from remoe_sim.stamps import stamp
-from remoe_sim.trace import DECODE, Model, Trace
-from remoe_sim.units import format_bytes
+from remoe_sim.trace.metrics import SPANS, WINDOWS, LayerStatistics, WorkingSet, layer_statistics
+from remoe_sim.trace.sources import layers_stage
+from remoe_sim.trace.trace import DECODE, Model, Trace
+from remoe_sim.util.display import stamp
+from remoe_sim.util.units import format_bytes, rate
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.holdings import of_decisions, of_part
-from remoe_sim.kernels.routing import ascends, count_uses, link, working_sets
+from remoe_sim.kernels.statistics import ascends, count_uses, link, working_sets
 from remoe_sim.kernels.tallies import shared_with_previous
-from remoe_sim.threads import map_layers
-from remoe_sim.trace import DECODE, Decisions, Trace
-from remoe_sim.trace_parts import PART_ROWS, PartSource, joined, parts_of
+from remoe_sim.trace.holdings import of_decisions, of_part
+from remoe_sim.trace.sources import PART_ROWS, PartSource, joined, parts_of
+from remoe_sim.trace.trace import DECODE, Decisions, Trace
+from remoe_sim.util.threads import map_layers
+from remoe_sim.util.units import rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +29,6 @@ WINDOWS = (1, 2, 4, 8)  # tokens back, for reuse
 SPANS = (16, 64, 256)  # decode tokens, for working sets
 
 Rows = npt.NDArray[np.int64]
-
-
-def rate(numerator: float, denominator: float) -> float | None:
-    """The quotient, None where the denominator is 0."""
-    return numerator / denominator if denominator else None
 
 
 def decode_order(trace: Trace) -> Rows:

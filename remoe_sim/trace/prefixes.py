@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.trace import PREFILL, Trace
+from remoe_sim.trace.trace import PREFILL, Trace
+
+if TYPE_CHECKING:
+    from remoe_sim.util.arrays import Longs
 
 Hashes = npt.NDArray[np.uint64]
-Longs = npt.NDArray[np.int64]
 STEP = np.uint64(0x9E3779B97F4A7C15)
 
 

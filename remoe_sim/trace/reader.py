@@ -1,10 +1,11 @@
-"""Traces from Parquet files, schema version 1; everything is verified and checked before it is used."""
+"""Read trace files, and find those that are installed with the package."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,30 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remoe_sim.arrow_lists import from_arrow, to_numpy
-from remoe_sim.errors import TraceError
-from remoe_sim.gate_weights import EXPECTED, wrong_weight
-from remoe_sim.input_files import UnsuitableError
-from remoe_sim.progress import done, stage
-from remoe_sim.remote_errors import MissingError, RemoteError
-from remoe_sim.remote_files import RemotePath, is_url, open_parquet, place
-from remoe_sim.threads import map_layers
-from remoe_sim.trace import PHASES, Decisions, Trace
-from remoe_sim.trace_format import LAYER, ROWS, DecisionsHash, array_hash, row_hash
-from remoe_sim.trace_metadata import Metadata
-from remoe_sim.trace_parts import PART_ROWS, joined
+from remoe_sim.trace.arrow import from_arrow, to_numpy
+from remoe_sim.trace.schema import LAYER, ROWS, DecisionsHash, Metadata, array_hash, row_hash
+from remoe_sim.trace.sources import PART_ROWS, joined
+from remoe_sim.trace.trace import PHASES, Decisions, Trace
+from remoe_sim.trace.weights import EXPECTED, wrong_weight
+from remoe_sim.util.errors import TraceError, unknown
+from remoe_sim.util.input_files import UnsuitableError
+from remoe_sim.util.progress import done, stage
+from remoe_sim.util.remote import RemotePath, is_url, open_parquet, place
+from remoe_sim.util.remote_errors import MissingError, RemoteError
+from remoe_sim.util.threads import map_layers
+
+
+def sample_path(name: str) -> Path:
+    """Where the bundled trace `name` lies; ValueError with the names of all if there is none."""
+    found = {
+        path.stem: path
+        for folder in import_module("remoe_sim.traces").__path__
+        for path in Path(folder).glob("samples/*.parquet")
+    }
+    if name not in found:
+        raise unknown("sample", name, found)
+    return found[name]
+
 
 RESIDENT_BYTES = 256 * 2**20  # traces whose decisions take no more are read and checked at once and kept in memory
 
@@ -42,8 +55,6 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
 def _read(path: str | os.PathLike[str]) -> Trace:
     name = str(path)
     if name.startswith("sample:"):
-        from remoe_sim.samples import sample_path
-
         source = _FileLayers(sample_path(name.removeprefix("sample:")), name)
     else:
         there = place(path)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import heapq
 import os
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.errors import unknown
-from remoe_sim.trace import DECODE, Decisions, Trace
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_count, parse_number, plural
+from remoe_sim.trace.trace import DECODE, PREFILL, Decisions, Trace
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.units import parse_count, parse_number, plural
 
-Longs = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    from remoe_sim.util.arrays import Ints, Longs
+
 Flags = npt.NDArray[np.bool_]
 ARRIVALS = ("trace", "random")
 
@@ -51,6 +52,8 @@ def batch(
     done. `seed` makes chance repeatable; what happens to a draft depends on its token, not on size or arrival.
     Raises ValueError for arguments that are not possible.
     """
+    from remoe_sim.trace.reader import read_trace
+
     schedule = Schedule.of(size, prefill_chunk, draft, accept, arrival, seed)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     rows, step = _execution(trace, schedule)
@@ -255,3 +258,10 @@ def _since(begins: Flags) -> Longs:
     """int64[n]: how many places ago something last began."""
     at = np.arange(begins.size)
     return at - np.maximum.accumulate(np.where(begins, at, 0))
+
+
+def steps_of(request: Ints, phase: Ints) -> npt.NDArray[np.int32]:
+    """Forward passes where none are known: every decode token is one, a request's prompt is one. int32[tokens]."""
+    new = (phase == DECODE) | (np.diff(request, prepend=request[:1]) != 0) | (np.diff(phase, prepend=PREFILL) != 0)
+    new[:1] = True
+    return (np.cumsum(new) - 1).astype(np.int32)

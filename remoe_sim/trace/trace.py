@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.errors import TraceError
-from remoe_sim.showing import Shown
+from remoe_sim.util.display import Shown
+from remoe_sim.util.errors import TraceError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remoe_sim.arrow_lists import to_arrow
-from remoe_sim.blocks import block_rows, blocks_of
-from remoe_sim.file_writing import replacing
-from remoe_sim.gate_weights import EXPECTED, wrong_weight
-from remoe_sim.progress import Stage, stage
-from remoe_sim.trace import PHASES, SCHEMA_VERSION, Decisions, Trace
-from remoe_sim.trace_format import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHash, checksum
+from remoe_sim.trace.arrow import to_arrow
+from remoe_sim.trace.schema import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHash, checksum
+from remoe_sim.trace.sources import block_rows, blocks_of
+from remoe_sim.trace.trace import PHASES, SCHEMA_VERSION, Decisions, Trace
+from remoe_sim.trace.weights import EXPECTED, wrong_weight
+from remoe_sim.util.files import replacing
+from remoe_sim.util.progress import Stage, stage
 
 COUNTED = ("position", "step")  # mostly one more than the row before: kept as differences, which take little room
 

@@ -1,4 +1,4 @@
-"""How answers show themselves: in a notebook as a table below a sentence, in a Python shell as the same in text."""
+"""How answers look: in notebooks, and the stamp of those in JSON."""
 
 from __future__ import annotations
 
@@ -76,3 +76,18 @@ def _cell(value: Any) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def stamp(schema: str) -> dict[str, str]:
+    """The schema, and the version that answered."""
+    from remoe_sim.util.version import __version__
+
+    return {"schema": schema, "version": __version__}
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, names joined by `_`."""
+    row: dict[str, Any] = {}
+    for name, value in values.items():
+        row |= flat(value, f"{prefix}{name}_") if isinstance(value, dict) else {prefix + name: value}
+    return row

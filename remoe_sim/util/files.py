@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from remoe_sim.file_places import UnwritableError as UnwritableError
-from remoe_sim.file_places import followed as followed
-from remoe_sim.file_places import keep_permissions, mode, opened_stream, status
-from remoe_sim.remote_files import RemotePath, place
+from remoe_sim.util.output_places import UnwritableError as UnwritableError
+from remoe_sim.util.output_places import followed as followed
+from remoe_sim.util.output_places import keep_permissions, mode, opened_stream, status
+from remoe_sim.util.remote import RemotePath, place
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # such an error in the midst of work is one of writing
 

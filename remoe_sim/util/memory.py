@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from remoe_sim.units import parse_bytes
+from remoe_sim.util.units import parse_bytes
 
 VARIABLE = "REMOE_SIM_MEMORY_LIMIT"
 SHARE = 0.8  # of what is available; the rest is left to others

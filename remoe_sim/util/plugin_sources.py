@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
 import sys
 import sysconfig
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
+
+_PLACE = re.compile(r'File "([^"]+)", line (\d+)')  # in what the compiler says
 
 _BY_NAME = {"import_module", "__import__", "exec", "eval", "exec_module", "run_path", "run_module", "load_module"}
 _SEEN: dict[str, str] = {}  # modules that plug-ins import, and the digest of the files that they were made of
@@ -30,10 +34,12 @@ def _installed() -> tuple[Path, ...]:
 
     import numpy as np
 
-    import remoe_sim.policies
-
     folders = [sysconfig.get_path(name) for name in names] + [*site.getsitepackages(), site.getusersitepackages()]
-    folders += [str(Path(np.__file__).parents[1]), str(Path(__file__).parent), *remoe_sim.policies.__path__]
+    folders += [
+        str(Path(np.__file__).parents[1]),
+        str(Path(__file__).parents[1]),
+        *import_module("remoe_sim.policies").__path__,
+    ]
     return tuple(dict.fromkeys(Path(folder).resolve() for folder in folders if folder))
 
 
@@ -166,3 +172,28 @@ def _digest(name: str) -> str:
     spec = _spec(name)
     file = Path(str(spec.origin)) if spec is not None else Path()
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+class PolicyError(ValueError):
+    """A policy of somebody else raised an exception, which is the cause; the message is one sentence."""
+
+
+def place_of(error: BaseException, files: set[str]) -> tuple[str, int] | None:
+    """The file and line that an error comes from: the innermost in these files, or in others that are not installed."""
+    found = None
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if _is_theirs(file, files):
+            found = file, trace.tb_lineno
+        trace = trace.tb_next
+    if found is None:
+        told = [(str(Path(file).resolve()), int(line)) for file, line in _PLACE.findall(str(error))]
+        own = {str(Path(file).resolve()) for file in files}
+        found = next((one for one in told if one[0] in own), None)
+        found = found or next((one for one in told if _is_theirs(one[0], own)), None)
+    return found
+
+
+def _is_theirs(file: str, files: set[str]) -> bool:
+    return file in files or not (file.startswith("<") or is_installed(file))

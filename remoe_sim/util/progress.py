@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from remoe_sim.trace import Trace
+from typing import Protocol
 
 
 class Listener(Protocol):
@@ -72,17 +69,6 @@ def stage(what: str, total: int | None = None, unit: str | None = None) -> Itera
     finally:
         _running = None
         _listener.end()
-
-
-@contextmanager
-def layers_stage(what: str, trace: Trace, reads: int = 1) -> Iterator[None]:
-    """A stage in which every layer of a trace is gone through, in memory or as it is read, so many times then."""
-    from remoe_sim.trace_parts import PartSource
-
-    by_rows = isinstance(trace.source, PartSource) and not trace.source.resident
-    total = trace.moe_layers * (trace.tokens * reads if by_rows else 1)
-    with stage(what, total, "rows" if by_rows else "layers"):
-        yield
 
 
 def done(amount: int, unit: str) -> None:

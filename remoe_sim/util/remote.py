@@ -18,11 +18,19 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
 
-from remoe_sim.input_files import check_regular
-from remoe_sim.plausible import check_parquet
-from remoe_sim.progress import stage
-from remoe_sim.remote_errors import MissingError, RemoteError, as_clause, first_line, without_secrets
-from remoe_sim.remote_waiting import moved, patience, tried
+from remoe_sim.util.decompression import check_parquet
+from remoe_sim.util.input_files import check_regular
+from remoe_sim.util.progress import stage
+from remoe_sim.util.remote_errors import (
+    MissingError,
+    RemoteError,
+    as_clause,
+    first_line,
+    moved,
+    patience,
+    tried,
+    without_secrets,
+)
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
 _HERE = re.compile(r"(file|local)://", re.IGNORECASE)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-from remoe_sim.memory_room import UNNOTICED, room
-from remoe_sim.progress import done
-from remoe_sim.units import parse_count
+from remoe_sim.util.memory import UNNOTICED, room
+from remoe_sim.util.progress import done
+from remoe_sim.util.units import parse_count
 
 T = TypeVar("T")
 VARIABLE = "REMOE_SIM_THREADS"

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Several = Any  # one value, text with commas, or a sequence
 
 _FACTORS = {
     "": 1, "b": 1,
@@ -134,3 +139,19 @@ def _text(given: object) -> str:
 def _short(given: object) -> str:
     text = _text(given)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}…{text[-10:]}"
+
+
+def rate(numerator: float, denominator: float) -> float | None:
+    """The quotient, None where the denominator is 0."""
+    return numerator / denominator if denominator else None
+
+
+def several(given: Several) -> list[Any]:
+    """Values that the user gave as one, as text with commas, or as a sequence; none for None."""
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [part.strip() for part in given.split(",") if part.strip()]
+    if isinstance(given, Iterable) and not isinstance(given, Path):
+        return list(given)
+    return [given]

@@ -316,7 +316,7 @@ def _parquet(data, rng, depth):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from remoe_sim.trace_format import CHECK_KEY, KEY, checksum
+    from remoe_sim.trace.schema import CHECK_KEY, KEY, checksum
 
     table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
     stored = dict(table.schema.metadata or {})

@@ -80,7 +80,7 @@ def traces(folder):
 
 def cards(kind):
     """The cards of the package."""
-    return [path.read_bytes() for path in sorted((PACKAGE / kind).glob("*.toml"))]
+    return [path.read_bytes() for path in sorted((PACKAGE / kind / "cards").glob("*.toml"))]
 
 
 def recipes():

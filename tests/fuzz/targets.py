@@ -13,10 +13,10 @@ from fuzz import seeds
 
 import remoe_sim
 from remoe_sim import cli
-from remoe_sim.cards import read_card
-from remoe_sim.importing import PACKAGE, TraceFormat
-from remoe_sim.registry import plugins
-from remoe_sim.trace_format import content_hash
+from remoe_sim.formats.format import PACKAGE, TraceFormat
+from remoe_sim.trace.schema import content_hash
+from remoe_sim.util.cards import read_card
+from remoe_sim.util.plugins import plugins
 
 # What an import is told besides the file. An input always gets the same, but changed inputs get others.
 OPTIONS = (
@@ -108,19 +108,19 @@ def gguf(data, folder):
 
 
 def runs(data, folder):
-    from remoe_sim.measurements import read_runs
+    from remoe_sim.devices.measured_runs import read_runs
 
     read_runs(written(data, folder / "runs.csv"), "qwen3-30b-a3b" if zlib.crc32(data) & 1 else None)
 
 
 def prompts(data, folder):
-    from remoe_sim.capture.prompts import read_prompts
+    from remoe_sim.capture.inputs import read_prompts
 
     read_prompts(written(data, folder / "p.jsonl"))
 
 
 def sweep_file(data, folder):
-    from remoe_sim.sweep_file import is_sweep, read_frame
+    from remoe_sim.studies.sweep.file import is_sweep, read_frame
 
     path = written(data, folder / "s.parquet")
     if is_sweep(path):
@@ -130,12 +130,13 @@ def sweep_file(data, folder):
 def _parsers():
     from test_trace_file import small
 
-    from remoe_sim import units
-    from remoe_sim.importing import _sizes
-    from remoe_sim.pinning import Pins
-    from remoe_sim.request_choice import conditions
-    from remoe_sim.settings import Limit, Settings, find_policies, known_sizes
-    from remoe_sim.sweep_axes import _batches, _budgets, _caches, several
+    from remoe_sim.cache.caches import Pins
+    from remoe_sim.cache.settings import Limit, Settings, find_policies, known_sizes
+    from remoe_sim.formats.format import _sizes
+    from remoe_sim.formats.join import conditions
+    from remoe_sim.studies.sweep.axes import _batches, _budgets, _caches
+    from remoe_sim.util import units
+    from remoe_sim.util.units import several
 
     trace = small()
     return {

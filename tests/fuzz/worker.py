@@ -72,7 +72,7 @@ def _fuzz(name, target, folder, seconds, seed):
     from fuzz.contract import BrokenError, attempt, limit_memory
     from fuzz.mutations import mutated
 
-    from remoe_sim.threads import one_thread
+    from remoe_sim.util.threads import one_thread
 
     scratch, found = _scratch(folder), folder / "found"
     warnings.simplefilter("error")
@@ -114,7 +114,14 @@ def _plain():
     package = Path(remoe_sim.__file__).parent
     kernels = [f"remoe_sim.kernels.{path.stem}" for path in (package / "kernels").glob("*.py")]
     policies = [f"remoe_sim.policies.{path.stem}" for path in (package.parent / "policies").glob("*.py")]
-    return ["remoe_sim.compile", "remoe_sim.kernels", "remoe_sim.policies", "remoe_sim.policy", *kernels, *policies]
+    return [
+        "remoe_sim.kernels.compile",
+        "remoe_sim.kernels",
+        "remoe_sim.policies",
+        "remoe_sim.policy",
+        *kernels,
+        *policies,
+    ]
 
 
 def _keep(found, data, broken):

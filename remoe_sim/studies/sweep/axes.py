@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remoe_sim.device_cards import Device
-from remoe_sim.policy import Policy
-from remoe_sim.settings import Limit, Settings, check_policies, find_policies
-from remoe_sim.timing import DeviceRun
-from remoe_sim.trace import Trace
-from remoe_sim.units import parse_bytes, parse_number, parse_range
+from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies
+from remoe_sim.devices.device import Device
+from remoe_sim.devices.run import DeviceRun
+from remoe_sim.util.units import Several, parse_bytes, parse_number, parse_range, several
 
-Several = Any  # one value, text with commas, or a sequence
+if TYPE_CHECKING:
+    from remoe_sim.policy.base import Policy
+    from remoe_sim.trace.trace import Trace
+
 MOST_AUTO = 64  # capacities of `auto` under scope layer
 AUTO_SHARES = tuple(range(5, 101, 5))  # per cent of all experts that `auto` takes under scope global
 RECORDED = "trace"  # the word for "steps as they were recorded"
@@ -73,17 +73,6 @@ def axes_of(
         tuple(_runs(several(device), several(quant), several(overlap), others)),
         tuple(dict.fromkeys(caches)), tuple(dict.fromkeys(shares)), tuple(dict.fromkeys(budgets)), not given,
     )  # fmt: skip
-
-
-def several(given: Several) -> list[Any]:
-    """Values that the user gave as one, as text with commas, or as a sequence; none for None."""
-    if given is None:
-        return []
-    if isinstance(given, str):
-        return [part.strip() for part in given.split(",") if part.strip()]
-    if isinstance(given, Iterable) and not isinstance(given, Path):
-        return list(given)
-    return [given]
 
 
 def _caches(given: list[Any]) -> tuple[list[int], bool]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from remoe_sim.remote_files import is_url
-from remoe_sim.sweep_units import CountUnit, Cut, TimeUnit, Unit
+from remoe_sim.studies.sweep.units import CountUnit, Cut, TimeUnit, Unit
+from remoe_sim.util.remote import is_url
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -66,7 +66,7 @@ def _connect(distributed: Any, address: str) -> Any:
 
 def _check_workers(client: Client) -> None:
     """ValueError unless every worker that is there has the same package; those that join later say so themselves."""
-    from remoe_sim.sweep_worker import fingerprint
+    from remoe_sim.studies.sweep.worker import fingerprint
 
     mine = platform.python_version_tuple()[:2]
     versions: dict[str, Any] = client.run(platform.python_version_tuple, on_error="return")
@@ -91,7 +91,7 @@ def _carried_fingerprint() -> Callable[[], str | None]:
         except ImportError:
             return None
         try:
-            from remoe_sim.sweep_worker import fingerprint
+            from remoe_sim.studies.sweep.worker import fingerprint
         except ImportError:
             return f"remoe-sim {remoe_sim.__version__}"
         return fingerprint()
@@ -107,7 +107,7 @@ def _carried_work() -> Callable[[bytes, str], Any]:
 
         worker = get_worker().address
         try:
-            from remoe_sim.sweep_worker import work
+            from remoe_sim.studies.sweep.worker import work
         except ImportError:
             return f"worker {worker} has no remoe-sim; install {wanted} where it runs"
         found = work(payload, wanted)
@@ -123,7 +123,7 @@ def on_cluster(client: Client, units: Iterable[Unit]) -> Iterator[tuple[Unit, An
     """
     from distributed import as_completed
 
-    from remoe_sim.sweep_worker import fingerprint
+    from remoe_sim.studies.sweep.worker import fingerprint
 
     run, function, left = uuid4().hex[:8], _carried_work(), dict[str, tuple[Any, Unit]]()
     try:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remoe_sim.file_writing import followed, locked, remove_abandoned, replacing
-from remoe_sim.input_files import UnsuitableError, check_regular, kind_of
-from remoe_sim.remote_files import open_parquet
+from remoe_sim.util.files import locked, remove_abandoned, replacing
+from remoe_sim.util.input_files import UnsuitableError, check_regular, kind_of
+from remoe_sim.util.output_places import followed
+from remoe_sim.util.remote import open_parquet
 
 if TYPE_CHECKING:
     import pandas as pd

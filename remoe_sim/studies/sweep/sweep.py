@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.remote_files import is_url
-from remoe_sim.sweep_axes import axes_of, several
-from remoe_sim.sweep_cells import Cell, Pass, Subject, passes_of
-from remoe_sim.sweep_file import SweepFile, alone
-from remoe_sim.sweep_gathering import rows_of
-from remoe_sim.sweep_units import Cut, Unit, here, units_of
-from remoe_sim.trace import Trace
-from remoe_sim.trace_reader import read_trace
+from remoe_sim.studies.sweep.axes import axes_of
+from remoe_sim.studies.sweep.cells import Cell, Pass, Subject, passes_of
+from remoe_sim.studies.sweep.file import SweepFile, alone
+from remoe_sim.studies.sweep.units import Cut, Unit, here, rows_of, units_of
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.remote import is_url
+from remoe_sim.util.units import several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +164,7 @@ def _executor(client: Any) -> Iterator[Execute]:
     if client is None:
         yield lambda passes: here(units_of(passes, Cut()))
         return
-    from remoe_sim.sweep_cluster import CUT, connected, on_cluster
+    from remoe_sim.studies.sweep.cluster import CUT, connected, on_cluster
 
     with connected(client) as cluster:
         yield lambda passes: on_cluster(cluster, units_of(passes, CUT))

@@ -1,27 +1,108 @@
-"""A sweep cut into units of work: each reads a trace for itself, and what it finds is put together by the one that
-asked. Whether they run here or on other machines makes no difference to the rows.
-
-Counts of a layer's cache are sums, so layers may be counted apart; so is reuse between tokens. One cache of all layers
-is a whole, and so is the time of a step, which takes what all layers miss in it.
-"""
+"""The units of a sweep: what one task computes, and the rows that come of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remoe_sim.caches import Caches
-from remoe_sim.holdings import of_decisions
-from remoe_sim.metrics import decode_order, layer_reuse
-from remoe_sim.policy import StackPolicy
-from remoe_sim.settings import Settings
-from remoe_sim.streams import Longs, Tokens, select_tokens
-from remoe_sim.sweep_cells import Pass, Subject
-from remoe_sim.sweep_counts import counted
-from remoe_sim.sweep_rows import Limits, Row, by_limit, timed_rows
-from remoe_sim.threads import map_layers
+import numpy as np
+
+from remoe_sim.cache.caches import Caches
+from remoe_sim.cache.counts import COLD, HITS, LOOKUPS, Counted, counted
+from remoe_sim.devices.timeline import PARTS, Times
+from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.policy.base import StackPolicy
+from remoe_sim.trace.accesses import Tokens, select_tokens
+from remoe_sim.trace.holdings import of_decisions, of_timeline
+from remoe_sim.trace.metrics import decode_order, layer_reuse
+from remoe_sim.util.threads import map_layers
+from remoe_sim.util.units import rate
+
+if TYPE_CHECKING:
+    from remoe_sim.cache.settings import Settings
+    from remoe_sim.devices.run import Timed
+    from remoe_sim.studies.sweep.cells import Cell, Pass, Subject
+    from remoe_sim.trace.trace import Trace
+    from remoe_sim.util.arrays import Longs
+
+Row = dict[str, Any]
+Limits = tuple[int, ...]  # of the cache of every MoE layer, or of the one cache of all
+
+
+def by_limit(cells: Sequence[Cell]) -> dict[Limits, list[Cell]]:
+    """Cells of equal limits, which are counted once."""
+    found: dict[Limits, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.at, []).append(cell)
+    return found
+
+
+def row_of(one: Pass, cell: Cell, table: np.ndarray) -> Row:
+    """A row but for its times and `reuse_rate`; table: int64[layers, 3, 3] of its limit."""
+    subject, settings = one.subject, one.settings
+    sizes = None if cell.variant.sizes is None else np.array(cell.variant.sizes, np.int64)
+    experts = np.array(subject.experts)
+    read = None if sizes is None else _bytes_missed(table, sizes)
+    held = None if sizes is None else _bytes_held(cell, experts, sizes)
+    counts = table.sum(axis=0)
+    lookups, hits, cold = (int(counts[[PREFILL, DECODE], column].sum()) for column in (LOOKUPS, HITS, COLD))
+    equal = settings.per_layer or not one.in_bytes or len(set(cell.variant.sizes or ())) == 1
+    return {
+        "key": cell.key, **cell.names, "trace_hash": subject.digest, **subject.facts, "capacity_bytes": held,
+        "capacity_share": None if held is None or sizes is None else held / int((experts * sizes).sum()),
+        "lookups": lookups, "hits": hits, "misses": lookups - hits, "hit_rate": rate(hits, lookups),
+        "cold_misses": cold, "capacity_misses": lookups - hits - cold,
+        "optimal": one.policy.policy.optimal and equal and not settings.warmup,
+        "decode_tokens": one.decode_tokens, "decode_lookups": int(counts[DECODE, LOOKUPS]),
+        "decode_hits": int(counts[DECODE, HITS]),
+        "decode_hit_rate": rate(int(counts[DECODE, HITS]), int(counts[DECODE, LOOKUPS])),
+        "prefill_lookups": int(counts[PREFILL, LOOKUPS]), "prefill_hits": int(counts[PREFILL, HITS]),
+        "bytes_read": None if read is None else int(read[[PREFILL, DECODE]].sum()),
+        "bytes_read_per_token": None if read is None else rate(int(read[DECODE]), one.decode_tokens),
+    }  # fmt: skip
+
+
+def timed_rows(one: Pass, trace: Trace, tokens: Tokens, block: Counted, groups: Sequence[list[Cell]]) -> Iterator[Row]:
+    """The rows of the cells of each limit of a block, side by side."""
+    timed: dict[int, list[Timed]] = {}
+    jobs = [(number, cell) for number, group in enumerate(groups) for cell in group]
+    for _, cell in jobs:
+        run, model = cell.variant.run, cell.variant.model
+        if run is not None and model is not None and block.counts is not None and id(run) not in timed:
+            timed[id(run)] = run.timed(trace, model, tokens, block.counts)
+
+    def one_row(at: int) -> Row:
+        number, cell = jobs[at]
+        times = replace(timed[id(cell.variant.run)][number]).times  # a copy's, which nobody keeps
+        return row_of(one, cell, block.tables[number]) | _time_columns(times)
+
+    return map_layers(one_row, len(jobs), of_timeline(tokens.n_steps, trace.moe_layers))
+
+
+def _bytes_missed(table: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """int64[3]: bytes of the misses of each kind."""
+    missed = table[:, :, LOOKUPS] - table[:, :, HITS]
+    bytes_missed: np.ndarray = (missed * sizes[:, None]).sum(axis=0)
+    return bytes_missed
+
+
+def _bytes_held(cell: Cell, experts: np.ndarray, sizes: np.ndarray) -> int | None:
+    """Bytes that the limit stands for; None for a number of experts of unequal sizes in one cache."""
+    if cell.limit.budget is not None:
+        return cell.limit.budget
+    if len(cell.at) == experts.size and cell.names["scope"] == "layer":
+        return int((np.minimum(cell.at, experts) * sizes).sum())
+    return min(cell.at[0], int(experts.sum())) * int(sizes[0]) if (sizes == sizes[0]).all() else None
+
+
+def _time_columns(times: Times) -> Row:
+    tpot, first, parts = times.tpot_ms, times.ttft_ms, times.parts_ms
+    row: Row = {f"tpot_ms_{name}": None if tpot is None else tpot[name] for name in ("mean", "p50", "p95", "p99")}
+    row["tokens_per_second"] = times.tokens_per_second
+    row["ttft_ms_mean"] = None if first is None else first["mean"]
+    return row | {f"{name}_ms": None if parts is None else parts[name] for name in PARTS}
 
 
 @dataclass(frozen=True)
@@ -174,3 +255,52 @@ def here(units: Iterable[Unit]) -> Iterator[tuple[Unit, Any]]:
             held = None
             held = about, OpenTrace(unit.subject, unit.batch)
         yield from ((unit, result) for result in unit.results(held[1]))
+
+
+@dataclass
+class _Reuse:
+    """What is known of a trace so far. layers: how many; waiting: rows that are whole but for it."""
+
+    layers: int = 0
+    shared: int = 0
+    wanted: int = 0
+    waiting: list[Row] = field(default_factory=list)
+
+
+@dataclass
+class _Sums:
+    """Tables of a pass, layer by layer, until all layers of a limit are there."""
+
+    tables: dict[Limits, Longs] = field(default_factory=dict)
+    layers: dict[Limits, int] = field(default_factory=dict)
+
+
+def rows_of(found: Iterable[tuple[Unit, Any]]) -> Iterator[Row]:
+    """Rows from what units yield, in any order, each row as soon as all of it is there."""
+    reuse: dict[int, _Reuse] = {}
+    sums: dict[int, _Sums] = {}
+    for unit, result in found:
+        known = reuse.setdefault(id(unit.subject), _Reuse())
+        if isinstance(unit, ReuseUnit):
+            known.layers += len(unit.layers)
+            known.shared, known.wanted = known.shared + result[0], known.wanted + result[1]
+        elif isinstance(unit, TimeUnit):
+            known.waiting.append(result)
+        else:
+            limits, tables = result
+            known.waiting += _whole(unit, limits, tables, sums.setdefault(id(unit.one), _Sums()))
+        if known.layers == len(unit.subject.slots):
+            ready, known.waiting = known.waiting, []
+            yield from (row | {"reuse_rate": rate(known.shared, known.wanted)} for row in ready)
+
+
+def _whole(unit: CountUnit, limits: Sequence[Limits], tables: Longs, sums: _Sums) -> Iterator[Row]:
+    """The rows of those limits of which this unit was the last."""
+    layers, groups = len(unit.subject.slots), by_limit(unit.one.cells)
+    for limit, table in zip(limits, tables, strict=True):
+        whole = sums.tables.setdefault(limit, np.zeros((layers, 3, 3), np.int64))
+        whole[unit.layers.start : unit.layers.stop] = table
+        sums.layers[limit] = sums.layers.get(limit, 0) + len(unit.layers)
+        if sums.layers[limit] == layers:
+            del sums.tables[limit]
+            yield from (row_of(unit.one, cell, whole) for cell in groups[limit])

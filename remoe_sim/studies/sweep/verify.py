@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import remoe_sim
-from remoe_sim.errors import TraceError
-from remoe_sim.remote_files import is_url
-from remoe_sim.showing import Shown
-from remoe_sim.stamps import stamp
-from remoe_sim.sweep_axes import several
-from remoe_sim.sweep_file import COLUMNS, read_rows
-from remoe_sim.sweeping import sweep
-from remoe_sim.trace import Trace
-from remoe_sim.trace_format import content_hash
-from remoe_sim.trace_reader import read_trace
-from remoe_sim.units import parse_count, plural
+from remoe_sim.devices.device import device as card_of
+from remoe_sim.studies.sweep.file import COLUMNS, read_rows
+from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.schema import content_hash
+from remoe_sim.trace.trace import Trace
+from remoe_sim.util.display import Shown, stamp
+from remoe_sim.util.errors import TraceError
+from remoe_sim.util.remote import is_url
+from remoe_sim.util.units import parse_count, plural, several
+from remoe_sim.util.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,13 +133,13 @@ def _by_name(given: Any, name: Any) -> dict[str, Any]:
 
 
 def _policy_name(text: Any) -> str:
-    from remoe_sim.registry import find_policy
+    from remoe_sim.policy.find import find_policy
 
     return str(find_policy(str(text)).name)
 
 
 def _device_name(given: Any) -> str:
-    return str(remoe_sim.device(given).name)
+    return str(card_of(given).name)
 
 
 class _Again:
@@ -161,9 +159,9 @@ class _Again:
 
     def differences(self, number: int, row: Row) -> Iterator[Difference]:
         """The columns in which a row is not what it should be."""
-        if row["version"] != remoe_sim.__version__:
+        if row["version"] != __version__:
             raise ValueError(
-                f"row {number} was made by remoe-sim {row['version']}, and this is {remoe_sim.__version__}; install "
+                f"row {number} was made by remoe-sim {row['version']}, and this is {__version__}; install "
                 "that version to verify it"
             )
         new = self.row(row)
@@ -173,6 +171,8 @@ class _Again:
 
     def row(self, row: Row) -> Row:
         """A row computed anew, by those of the possible readings of its names that give its key, if one does."""
+        from remoe_sim.studies.sweep.sweep import sweep
+
         trace, name = self.trace(row), row["policy"].split(":")
         policy = ":".join([str(self.policies.get(name[0], name[0])), *name[1:]])
         found, why = None, None

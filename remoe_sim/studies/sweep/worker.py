@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import pickle
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remoe_sim.sweep_cells import Subject
-from remoe_sim.sweep_units import OpenTrace, Unit
-from remoe_sim.threads import one_thread
+from remoe_sim.studies.sweep.units import OpenTrace, Unit
+from remoe_sim.util.threads import one_thread
+from remoe_sim.util.version import __version__
+
+if TYPE_CHECKING:
+    from remoe_sim.studies.sweep.cells import Subject
 
 MOST_OPEN = 2  # traces that a process keeps open
 
@@ -19,16 +23,14 @@ MOST_OPEN = 2  # traces that a process keeps open
 @cache
 def fingerprint() -> str:
     """What is installed here, in words; the same for the same sources only."""
-    import remoe_sim.policies
-
-    digest, core = hashlib.sha256(), Path(remoe_sim.__file__).parent
+    digest, core = hashlib.sha256(), Path(__file__).parents[2]
     files = {path.relative_to(core).as_posix(): path for path in core.rglob("*.py")}
     files = {name: path for name, path in files.items() if name.split("/")[0] not in ("policies", "traces")}
-    for folder in remoe_sim.policies.__path__:  # in the package or beside it, as it was installed
+    for folder in import_module("remoe_sim.policies").__path__:  # in the package or beside it, as it was installed
         files |= {f"policies/{path.name}": path for path in Path(folder).glob("*.py")}
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + files[name].read_bytes())
-    return f"remoe-sim {remoe_sim.__version__} (sources {digest.hexdigest()[:8]})"
+    return f"remoe-sim {__version__} (sources {digest.hexdigest()[:8]})"
 
 
 def work(payload: bytes, wanted: str) -> list[Any] | str:

@@ -1,0 +1,1 @@
+"""One cache or one tier: settings, set-up of a call, replay, curves and counts."""

@@ -1,0 +1,1 @@
+"""Devices: cards, costs, the timeline, estimates, measurements and calibration."""

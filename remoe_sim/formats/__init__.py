@@ -1,0 +1,1 @@
+"""Reading and writing other programs' files: what all formats share."""

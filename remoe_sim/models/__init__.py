@@ -1,0 +1,1 @@
+"""What a model weighs: its shape, attention, quantisation, GGUF files and configurations."""

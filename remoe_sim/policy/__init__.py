@@ -1,0 +1,29 @@
+"""What a cache policy is, how one is found, and how one is driven. Policies import from here."""
+
+from remoe_sim.policy.base import (
+    CompiledSlotPolicy,
+    Depths,
+    Outcome,
+    Policy,
+    Ranks,
+    Rules,
+    SlotPolicy,
+    StackPolicy,
+    empty_outcome,
+)
+from remoe_sim.trace.accesses import Stream
+from remoe_sim.util.arrays import Longs
+
+__all__ = [
+    "CompiledSlotPolicy",
+    "Depths",
+    "Longs",
+    "Outcome",
+    "Policy",
+    "Ranks",
+    "Rules",
+    "SlotPolicy",
+    "StackPolicy",
+    "Stream",
+    "empty_outcome",
+]

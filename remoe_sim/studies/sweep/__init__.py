@@ -1,0 +1,1 @@
+"""Sweeps: every combination of settings, here or on a cluster, kept in one file."""

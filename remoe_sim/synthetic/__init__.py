@@ -1,0 +1,1 @@
+"""Traces drawn by chance."""

@@ -1,0 +1,1 @@
+"""What knows nothing about experts: errors, units, files, remote paths, progress, threads, plug-ins, cards, display."""
