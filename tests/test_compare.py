@@ -155,7 +155,12 @@ def test_requests_are_paired_when_their_prompts_are_the_same():
 def test_one_request_and_other_layers():
     found = remoe_sim.compare(small([0]), small([0]))
     assert found.difference_shown is None
-    assert "an interval takes at least 2 requests on each side" in found.sentence
+    assert "an interval takes at least 4 requests on each side" in found.sentence
+    for count in (2, 3):
+        few = remoe_sim.compare(small([0] * count), small([0] * count))
+        assert few.difference_shown is None
+        assert all(one.interval is None for one in few.others)
+    assert remoe_sim.compare(small([0] * 4), small([0] * 4)).difference_shown is False
     assert all(one.interval is None and one.p_adjusted is None for one in found.others)
     one_token = trace_of([Row(0, 0, 0, DECODE, [[0, 1], [0]])], SHAPE)
     found = remoe_sim.compare(one_token, one_token)

@@ -107,3 +107,17 @@ def test_a_file_that_grows_is_read_to_its_limit_only(folder):
         with pytest.raises(UnsuitableError):
             read_bytes("/proc/self/maps", most=100)
         assert read_bytes("/proc/self/status")
+
+
+def test_a_small_file_takes_no_more_memory_than_it_has(folder):
+    import tracemalloc
+
+    from remoe_sim.util.input_files import ROWS_BYTES, read_bytes
+
+    Path("t").write_bytes(b"x" * 3_000_000)
+    tracemalloc.start()
+    try:
+        assert len(read_bytes("t", most=ROWS_BYTES)) == 3_000_000
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

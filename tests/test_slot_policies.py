@@ -192,6 +192,12 @@ def test_seeds():
         remoe_sim.replay(case.trace, 5, policy="random:seed=x")
 
 
+def test_segments_are_those_of_a_paper():
+    for text in ("slru:segments=3", "slru:protected=0.5", "slru:segments=2:protected=1.5"):
+        with pytest.raises(ValueError, match=r"of policy 'slru' is not possible; give (2 or 4|0 to 1, and segments=2)"):
+            find.find_policy(text)
+
+
 def test_random_chooses_evenly():
     """Of n residents each leaves as often as any other, and n = 5 divides no power of two."""
     rng = random.Random(4)
