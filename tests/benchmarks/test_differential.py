@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from differential_kinds import EVERY, KINDS, Kind
 from hypothesis import given
-from strategies import CHOICES, examples
 
 from remoe_sim.policy import Policy, find
 from remoe_sim.util.plugins import plugins
+from tests.support.differential_kinds import EVERY, KINDS, Kind
+from tests.support.strategies import CHOICES, examples
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "differential.json"
 LEAST = {"replay": 100_000, "libcachesim": 10_000, "belady": 10_000}  # of the last, two are of one instance
 HARDLY = 100  # times that every value of an axis has to be there in a long run of replays

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 
 import remoe_sim
 from remoe_sim import Decisions, InMemory, Model, Trace
+from tests.support.data import DEMO
 
-FOLDER = Path(__file__).parents[1] / "benchmarks" / "emulator"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "emulator"
 
 
 @pytest.fixture(scope="module")

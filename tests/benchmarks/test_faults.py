@@ -13,7 +13,7 @@ import remoe_sim
 from remoe_sim.util import files
 from remoe_sim.util.files import replacing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 

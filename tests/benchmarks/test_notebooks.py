@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "benchmarks" / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "benchmarks" / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.heavy("ipykernel", "nbclient", "nbformat")

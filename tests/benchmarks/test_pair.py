@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from data import DEMO
 
 import remoe_sim
+from tests.support.data import DEMO
 
 pytestmark = pytest.mark.heavy("scipy")
-FOLDER = Path(__file__).parents[1] / "benchmarks" / "paper"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
 SCRIPTS = ("pair", "pair_figures", "expert_use", "drawing")
 
 

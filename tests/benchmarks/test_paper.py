@@ -11,7 +11,7 @@ import pytest
 import remoe_sim
 
 pytestmark = pytest.mark.heavy("numba")  # whole scripts, and surfaces of many timelines: left to make test-all
-FOLDER = Path(__file__).parents[1] / "benchmarks" / "paper"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
 PUBLISHED_FALL = 1 - 0.8068 / 0.8707  # of the fetches, at 6 experts per layer
 
 

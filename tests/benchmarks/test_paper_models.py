@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.heavy("torch", "transformers", "safetensors"),
     pytest.mark.filterwarnings("ignore"),
 ]
-FOLDER = Path(__file__).parents[1] / "benchmarks" / "paper"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
 
 
 @pytest.fixture

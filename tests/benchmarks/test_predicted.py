@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from data import DEMO
 
 import remoe_sim
+from tests.support.data import DEMO
 
-FOLDER = Path(__file__).parents[1] / "benchmarks" / "paper"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
 
 
 @pytest.fixture

@@ -2,86 +2,37 @@
 
 import json
 import sys
-from unittest import mock
 
 import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given
-from naive import DECODE, PREFILL, Row, interleaved
-from oracle import POLICIES, expected
-from strategies import Shape, cases, choices, examples, trace_of
+from hypothesis import given
 
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.cache import curve as curve_module
 from remoe_sim.trace.schema import content_hash
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.oracle.oracle import POLICIES, expected
+from tests.support.curves import (
+    assert_curve_of_layers,
+    assert_curve_of_one_cache,
+    counts,
+    curve,
+    curves,
+    oracle_counts,
+    side_by_side,
+)
+from tests.support.strategies import Shape, examples, trace_of
 
 STACK = ("lru", "lfu", "belady")
-HOW = ("admission", "order", "reset", "phase", "warmup")
-
-
-@st.composite
-def curves(draw, scope, **shape):
-    """A case and arguments under which its cache can be emptied between requests."""
-    case, arguments = draw(cases(**shape)), draw(choices(*HOW))
-    rows = [row for row in case.rows if arguments["phase"] in ("all", row.phase)]
-    assume(not (arguments["reset"] == "request" and interleaved(rows)))
-    return case, {**arguments, "scope": scope}
-
-
-def curve(case, policies, arguments, **limits):
-    return remoe_sim.curve(case.trace, policy=policies, preload=case.preload, **arguments, **limits)
-
-
-def counts(row):
-    return [row.lookups, row.hits, row.decode_lookups, row.decode_hits]
-
-
-def oracle_counts(answer):
-    return [answer["lookups"], answer["hits"], answer["decode"]["lookups"], answer["decode"]["hits"]]
-
-
-def one_layer(case, layer):
-    """The case with all other layers left out."""
-    rows = [Row(row.request, row.position, row.step, row.phase, [row.decisions[layer]]) for row in case.rows]
-    shape = Shape(case.shape.experts[layer : layer + 1], case.shape.top_k[layer : layer + 1], None)
-    entries = [(0, expert) for index, expert in case.entries if index == layer]
-    return type(case)(rows, case.trace, shape, None, tuple(entries))
-
-
-def side_by_side(wanted):
-    """Layers are replayed side by side wherever that is possible, or never."""
-    return mock.patch.object(curve_module, "LEAST", 1 if wanted else 1000)
 
 
 @examples(70)
 @given(curves("layer", layers=3, large=False, most=10), st.booleans())
 def test_layers_equal_the_oracle_at_every_capacity(drawn, together):
     assert_curve_of_layers(*drawn, together)
-
-
-def assert_curve_of_layers(case, arguments, together):
-    """Every policy, layer and capacity equals the oracle; together: layers are replayed side by side."""
-    with side_by_side(together):
-        frame = curve(case, POLICIES, arguments)
-    largest = max(case.shape.experts)
-    for policy in POLICIES:
-        mine = frame[frame["policy"] == policy]
-        together = np.zeros((largest, 4), int)
-        for layer, number in enumerate(case.trace.layer_numbers):
-            rows = mine[mine["layer"] == number]
-            experts, alone = case.shape.experts[layer], one_layer(case, layer)
-            theirs = [
-                oracle_counts(expected(alone, policy, arguments, cache=capacity)) for capacity in range(1, experts + 1)
-            ]
-            assert rows["capacity"].tolist() == list(range(1, experts + 1))
-            assert [counts(row) for row in rows.itertuples()] == theirs
-            together += theirs + theirs[-1:] * (largest - experts)  # a full cache stays full
-        rows = mine[mine["layer"] == "all"]
-        assert rows["capacity"].tolist() == list(range(1, largest + 1))
-        assert [counts(row) for row in rows.itertuples()] == together.tolist()
 
 
 @examples(70)
@@ -124,15 +75,6 @@ def test_a_policy_that_divides_its_room_is_told_of_more_room_than_there_are_expe
 @given(curves("global", large=False))
 def test_one_cache_equals_the_oracle_at_every_number_of_experts(drawn):
     assert_curve_of_one_cache(*drawn)
-
-
-def assert_curve_of_one_cache(case, arguments):
-    """Every policy and capacity equals the oracle."""
-    limits = range(min(sum(case.shape.experts), 20) + 2)
-    frame = curve(case, POLICIES, arguments, cache=limits)
-    assert frame.attrs["capacity_unit"] == "experts"
-    for row in frame.itertuples():
-        assert counts(row) == oracle_counts(expected(case, row.policy, arguments, cache=row.capacity))
 
 
 @examples(80)

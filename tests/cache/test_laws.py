@@ -8,15 +8,15 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from naive import DECODE, Row, events, exhaustive_optimum
-from oracle import POLICIES
-from strategies import CHOICES, Shape, cases, choices, examples, shapes, token_rows, trace_of
 
 import remoe_sim
 from remoe_sim.cache import stream as stream_module
 from remoe_sim.cache.caches import Preload
 from remoe_sim.policy import Policy, Rules, SlotPolicy, StackPolicy, find
 from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
+from tests.oracle.naive import DECODE, Row, events, exhaustive_optimum
+from tests.oracle.oracle import POLICIES
+from tests.support.strategies import CHOICES, Shape, cases, choices, examples, shapes, token_rows, trace_of
 
 STACK = ("lru", "lfu", "belady")
 HOW = ("admission", "order", "phase", "warmup")  # any trace can be replayed like this

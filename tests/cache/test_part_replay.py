@@ -5,13 +5,13 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from data import DEMO
 from hypothesis import assume, given
-from strategies import cases, choices, examples
 
 import remoe_sim
 from remoe_sim.cache import parts as parts_module
 from remoe_sim.trace import Decisions, sources
+from tests.support.data import DEMO
+from tests.support.strategies import cases, choices, examples
 
 
 class Cut:

@@ -6,16 +6,16 @@ from functools import cache
 
 import numpy as np
 import pytest
-from data import SHARED, needs_traces
-from naive import DECODE, Row
 from numba import config
-from strategies import Shape, trace_of
 
 import remoe_sim
 from remoe_sim.kernels.tallies import DECODE as DECODE_LOOKUP
 from remoe_sim.policy import Rules
 from remoe_sim.policy.find import find_policy
 from remoe_sim.trace.accesses import global_stream, select_tokens
+from tests.oracle.naive import DECODE, Row
+from tests.support.data import SHARED, needs_traces
+from tests.support.strategies import Shape, trace_of
 
 pytestmark = needs_traces
 STACK = ("lru", "lfu", "belady")

@@ -9,11 +9,10 @@ from click.testing import CliRunner
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tiny_models import as_table, save_tiny
-
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.capture import run
+from tests.support.tiny_models import as_table, save_tiny
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 

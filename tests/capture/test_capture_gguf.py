@@ -11,13 +11,12 @@ from click.testing import CliRunner
 
 pytest.importorskip("gguf")
 
-from tiny_gguf import BLANK, EXPERTS, FAMILIES, HEADS, TOP_K, WORDS, save_tiny_gguf, tensors
-
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.capture import llama, llama_run, llama_tensors, run
 from remoe_sim.capture.llama import loaded
 from remoe_sim.capture.llama_tensors import RoutingTensors
+from tests.support.tiny_gguf import BLANK, EXPERTS, FAMILIES, HEADS, TOP_K, WORDS, save_tiny_gguf, tensors
 
 pytestmark = [pytest.mark.heavy("llama_cpp"), pytest.mark.filterwarnings("ignore")]
 PROMPTS = ["the cat sat on", "a dog", "the dog ran to its home and"]

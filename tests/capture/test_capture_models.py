@@ -6,11 +6,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tiny_models import FAMILIES, INSTALLED, as_table, chosen, correction, tiny  # noqa: E402
-
 from remoe_sim.capture import record  # noqa: E402
 from remoe_sim.models.huggingface import shape_of_values  # noqa: E402
 from remoe_sim.models.model import size_shape  # noqa: E402
+from tests.support.tiny_models import FAMILIES, INSTALLED, as_table, chosen, correction, tiny  # noqa: E402
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]
 PREFILL, DECODE = 0, 1

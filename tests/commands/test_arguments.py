@@ -4,12 +4,12 @@ import re
 import sys
 
 import pytest
-from naive import DECODE, Row
-from strategies import Shape, trace_of
 
 import remoe_sim
 import remoe_sim.cache.replay  # loads the kernels, so that no test sees the message that they are being compiled
 from remoe_sim import cli
+from tests.oracle.naive import DECODE, Row
+from tests.support.strategies import Shape, trace_of
 
 ROWS = [Row(0, i, i, DECODE, [[i, 3], [0]]) for i in range(3)]
 MIXED = [Row(request, i, i, DECODE, [[1, 2], [0]]) for i, request in enumerate((0, 1, 0))]

@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from data import SHARED, needs_traces
-from imported import rows_of
-from plain_files import LONG, ROWS, long_csv, write_csv
-from test_import_bigmoe import capture
 
 from remoe_sim import cli, import_trace, read_trace
+from tests.support.bigmoe import capture
+from tests.support.data import SHARED, needs_traces
+from tests.support.imported import rows_of
+from tests.support.plain_files import LONG, ROWS, long_csv, write_csv
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from naive import DECODE, PREFILL, Row
-from strategies import Shape, trace_of
-from test_verdict import one_layer
 
 import remoe_sim
 from remoe_sim import cli
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.strategies import Shape, trace_of
+from tests.support.verdicts import one_layer
 
 
 @pytest.fixture

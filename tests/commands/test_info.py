@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data import bigmoe_rows, needs_traces
-from naive import DECODE, PREFILL, Row
 from rich.cells import cell_len
-from test_metrics import EMPTY, K_ONE, NO_DECODE, ONE_TOKEN, tokens, trace_of
 
 import remoe_sim
 from remoe_sim import cli
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.data import bigmoe_rows, needs_traces
+from tests.support.tokens import EMPTY, K_ONE, NO_DECODE, ONE_TOKEN, tokens, trace_of
 
 KEYS = [
     *("schema", "version", "path", "model", "tokens", "requests", "steps", "phases", "moe_layers", "experts", "top_k"),

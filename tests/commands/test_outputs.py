@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from data import DEMO
 
 from remoe_sim import cli
 from remoe_sim.util.files import locked, replacing
 from remoe_sim.util.output_places import UnwritableError
+from tests.support.data import DEMO
 
 pytestmark = [pytest.mark.once, pytest.mark.skipif(os.name == "nt", reason="links, pipes and modes of POSIX")]
 
@@ -31,7 +31,7 @@ WRITERS = {
     "timeline": ("t.json", ["replay", DEMO, "--cache", "8", "--policy", "lru", "--device", "rtx-4090",
                             "--overlap", "none", "--timeline"]),
 }  # fmt: skip
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PLAIN_CSV = "request,position,phase,layer,e0\n0,0,decode,0,1\n0,1,decode,0,2\n"
 
 

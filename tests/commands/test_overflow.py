@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data import DEMO
 
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.kernels import prefetch as columns
 from remoe_sim.studies.prefetch_result import PrefetchCounts
+from tests.support.data import DEMO
 
 pytestmark = pytest.mark.once  # millions of lookups, which take minutes where kernels are interpreted
 

@@ -4,7 +4,6 @@ import json
 import tomllib
 from dataclasses import replace
 
-import naive_link
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 import remoe_sim
 from remoe_sim import Link, cli
 from remoe_sim.util.cards import STATUSES, Fact, card_names
+from tests.oracle import naive_link
 
 MIB = 2**20
 NAMES = card_names("device")

@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import examples
 
 import remoe_sim
 from remoe_sim.cli import main
 from remoe_sim.devices.costs import costs_of
 from remoe_sim.devices.estimate import distinct_experts, draw
 from remoe_sim.util.cards import Fact
+from tests.support.strategies import examples
 
 PHONE = {"model": "qwen3-30b-a3b", "device": "oneplus-15r", "quant": "q4_k_m"}
 

@@ -5,25 +5,18 @@ import re
 
 import numpy as np
 import pytest
-from data import DEMO, SHARED, needs_traces
 from hypothesis import given
 from hypothesis import strategies as st
-from naive import DECODE, PREFILL, Row
-from strategies import Shape, cases, examples, trace_of
 
 import remoe_sim
 from remoe_sim.devices.run import DeviceRun
 from remoe_sim.devices.timeline import Steps, Times
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.data import DEMO, SHARED, needs_traces
+from tests.support.strategies import Shape, cases, examples, trace_of
+from tests.support.timed import with_dense
 
 DEVICE = "oneplus-15r"
-
-
-def with_dense(trace, size=1000):
-    """The same trace, whose dense layers have a size, so that it needs no card."""
-    from dataclasses import replace
-
-    layers = trace.layer_numbers[-1] + 1
-    return replace(trace, model=replace(trace.model, dense_bytes=(size,) * layers, layers=layers))
 
 
 @given(cases(sized=True, preload=False), st.sampled_from(("layer", "global")), st.integers(0, 6))

@@ -8,9 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from data import DEMO
-from naive import DECODE, PREFILL, Row
-from strategies import Shape, trace_of
 
 import remoe_sim
 from remoe_sim import cli, figures
@@ -19,6 +16,9 @@ from remoe_sim.figures._material import Material, NotPossibleError
 from remoe_sim.figures._panels import split_rows
 from remoe_sim.figures.capacity import knee
 from remoe_sim.figures.traces import routing_rows
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.data import DEMO
+from tests.support.strategies import Shape, trace_of
 
 OF_TRACES = {"reuse_per_layer", "reuse_against_window", "popularity", "routing"}
 OF_CURVES = {"hit_rate", "regret"}

@@ -14,8 +14,6 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 load_file = pytest.importorskip("safetensors.torch").load_file
 
-from tiny_models import INSTALLED, as_table, save_tiny, tiny  # noqa: E402
-
 from remoe_sim import cli  # noqa: E402
 from remoe_sim.capture import record  # noqa: E402
 from remoe_sim.capture import run as capture  # noqa: E402
@@ -27,6 +25,7 @@ from remoe_sim.finetune.objective import (  # noqa: E402
 )
 from remoe_sim.finetune.texts import picked, read_texts, split  # noqa: E402
 from remoe_sim.finetune.training import precision  # noqa: E402
+from tests.support.tiny_models import INSTALLED, as_table, save_tiny, tiny  # noqa: E402
 
 pytestmark = [
     pytest.mark.heavy("torch", "transformers", "safetensors"),

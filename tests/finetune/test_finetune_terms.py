@@ -6,10 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import naive_terms  # noqa: E402
-
 from remoe_sim.finetune import terms  # noqa: E402
 from remoe_sim.finetune.recipe import takes, term_functions  # noqa: E402
+from tests.oracle import naive_terms  # noqa: E402
 
 pytestmark = pytest.mark.heavy("torch")
 MASKS = {

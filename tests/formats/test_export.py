@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data import DEMO
 from hypothesis import given
-from imported import rows_of
-from naive import events
 from remoe_sim.traces import plain_csv, plain_npz
 from remoe_sim.traces.oracle_general import ACCESS
-from strategies import cases, examples
 
 import remoe_sim
 from remoe_sim import Decisions, InMemory, cli
+from tests.oracle.naive import events
+from tests.support.data import DEMO
+from tests.support.imported import rows_of
+from tests.support.strategies import cases, examples
 
 
 @pytest.fixture(scope="module")

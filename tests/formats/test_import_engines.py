@@ -4,7 +4,9 @@ import base64
 
 import numpy as np
 import pytest
-from foreign_files import (
+
+from remoe_sim import import_trace
+from tests.support.foreign_files import (
     FIRST,
     b64,
     b64_npy,
@@ -17,9 +19,7 @@ from foreign_files import (
     vllm_response,
     vllm_wrapped,
 )
-from imported import refused, rows_of
-
-from remoe_sim import import_trace
+from tests.support.imported import refused, rows_of
 
 
 def as_object(array):

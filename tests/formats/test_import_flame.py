@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from foreign_files import FIRST, flame_moe, rows
-from imported import refused, rows_of
 
 import remoe_sim.trace.sources
 from remoe_sim import import_trace, read_trace, write_trace
+from tests.support.foreign_files import FIRST, flame_moe, rows
+from tests.support.imported import refused, rows_of
 
 
 def test_token_ids_and_scores(tmp_path):

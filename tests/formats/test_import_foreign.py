@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from foreign_files import FOREIGN
-from imported import assert_round_trip, rows_of
-from plain_files import written
-from test_import_bigmoe import capture
 
 from remoe_sim import TraceError, import_trace
 from remoe_sim.formats.format import PACKAGE, TraceFormat
 from remoe_sim.formats.source import Source
 from remoe_sim.util.plugins import plugins
+from tests.support.bigmoe import capture
+from tests.support.foreign_files import FOREIGN
+from tests.support.imported import assert_round_trip, rows_of
+from tests.support.plain_files import written
 
 
 @pytest.mark.parametrize("case", FOREIGN)
@@ -55,7 +55,7 @@ def test_every_format_has_a_fixture():
 
 def test_every_format_is_in_the_table_of_the_docs():
     """Format, who writes it, what is kept and lost."""
-    text = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
     first_cells = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
     assert [name for name in plugins(PACKAGE, TraceFormat) if f"`{name}`" not in first_cells] == []
 

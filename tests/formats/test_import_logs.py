@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from foreign_files import (
+
+from remoe_sim import import_trace
+from tests.support.foreign_files import (
     FIRST,
     SECOND,
     b64,
@@ -23,9 +25,7 @@ from foreign_files import (
     vllm_routes,
     vllm_routes_rows,
 )
-from imported import refused, rows_of
-
-from remoe_sim import import_trace
+from tests.support.imported import refused, rows_of
 
 
 def test_vllm_warm_up_is_left_out_and_said(tmp_path):

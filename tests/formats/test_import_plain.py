@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from imported import assert_round_trip, refused, rows_of
-from plain_files import (
+
+from remoe_sim import import_trace
+from tests.support.imported import assert_round_trip, refused, rows_of
+from tests.support.plain_files import (
     LAYERS,
     LONG,
     ROWS,
@@ -17,8 +19,6 @@ from plain_files import (
     write_npz,
     written,
 )
-
-from remoe_sim import import_trace
 
 FORMS = ("long", "wide", "jsonl", "npz")
 

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from data import SHARED, needs_traces
-from foreign_files import (
+
+from remoe_sim import import_trace, read_trace, write_trace
+from tests.support.data import SHARED, needs_traces
+from tests.support.foreign_files import (
     FIRST,
     cecar,
     core12345,
@@ -18,10 +20,8 @@ from foreign_files import (
     rows,
     text_file,
 )
-from imported import assert_round_trip, refused, rows_of
-from torch_writing import tensor, torch_save
-
-from remoe_sim import import_trace, read_trace, write_trace
+from tests.support.imported import assert_round_trip, refused, rows_of
+from tests.support.torch_writing import tensor, torch_save
 
 
 def test_exp_ids_are_token_slot_layer(tmp_path):

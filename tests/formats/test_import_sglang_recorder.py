@@ -5,13 +5,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from foreign_files import SGLANG_ROWS, sglang_records
-from imported import refused, rows_of
-from torch_writing import tensor, torch_save
 
 from remoe_sim import import_trace
 from remoe_sim.formats.source import Source
 from remoe_sim.formats.torch_files import read_torch
+from tests.support.foreign_files import SGLANG_ROWS, sglang_records
+from tests.support.imported import refused, rows_of
+from tests.support.torch_writing import tensor, torch_save
 
 
 def saved(folder, value):

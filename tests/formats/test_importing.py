@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import remoe_sim.traces
-from imported import refused, rows_of
-from plain_files import LONG, ROWS, long_csv, objects, write_csv, write_jsonl
 
 from remoe_sim import TraceError, import_trace
 from remoe_sim.formats.format import TraceFormat
 from remoe_sim.formats.source import Source
 from remoe_sim.util.plugins import plugins
+from tests.support.imported import refused, rows_of
+from tests.support.plain_files import LONG, ROWS, long_csv, objects, write_csv, write_jsonl
 
 
 def test_a_file_of_no_format_lists_them_and_guesses(tmp_path):

@@ -3,19 +3,19 @@
 import json
 from dataclasses import replace
 
-import foreign_files
 import numpy as np
 import pyarrow as pa
 import pytest
-from foreign_files import FOREIGN, b64, flame_moe, json_file, lines_file
-from imported import rows_of
-from plain_files import LONG, WIDE, long_csv, objects, wide_csv, write_csv, write_jsonl, write_npz
-from test_import_bigmoe import PREAMBLE, ROWS, capture
-from torch_writing import tensor, torch_save
 
 from remoe_sim import TraceError, import_trace
 from remoe_sim.formats.format import PACKAGE, TraceFormat
 from remoe_sim.util.plugins import plugins
+from tests.support import foreign_files
+from tests.support.bigmoe import PREAMBLE, ROWS, capture
+from tests.support.foreign_files import FOREIGN, b64, flame_moe, json_file, lines_file
+from tests.support.imported import rows_of
+from tests.support.plain_files import LONG, WIDE, long_csv, objects, wide_csv, write_csv, write_jsonl, write_npz
+from tests.support.torch_writing import tensor, torch_save
 
 MARK = 54321  # of no other number in a fixture
 POWERS = (8, 15, 16, 31, 32, 40, 53, 63, 64)

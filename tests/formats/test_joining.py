@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from imported import assert_round_trip, nested, rows_of
-from plain_files import LONG, ROWS, arrays, long_csv, objects, write_csv, write_jsonl, write_npz
-from test_import_bigmoe import PREAMBLE, capture
 
 from remoe_sim import import_trace
+from tests.support.bigmoe import PREAMBLE, capture
+from tests.support.imported import assert_round_trip, nested, rows_of
+from tests.support.plain_files import LONG, ROWS, arrays, long_csv, objects, write_csv, write_jsonl, write_npz
 
 
 def test_requests_and_steps_go_on_from_input_to_input(tmp_path):

@@ -1,10 +1,10 @@
 """Plain CSV: both layouts, their options, and every malformed variant."""
 
 import pytest
-from imported import assert_round_trip, refused, rows_of
-from plain_files import LONG, ROWS, WIDE, long_csv, wide_csv, write_csv
 
 from remoe_sim import TraceError, import_trace
+from tests.support.imported import assert_round_trip, refused, rows_of
+from tests.support.plain_files import LONG, ROWS, WIDE, long_csv, wide_csv, write_csv
 
 
 @pytest.mark.parametrize(("header", "lines"), [(LONG, long_csv), (WIDE, wide_csv)])

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from imported import assert_round_trip, refused, rows_of
-from plain_files import ROWS, objects, write_jsonl
 
 from remoe_sim import import_trace
+from tests.support.imported import assert_round_trip, refused, rows_of
+from tests.support.plain_files import ROWS, objects, write_jsonl
 
 MALFORMED_JSONL = {
     "broken": ['{"request": 0, "pos'],

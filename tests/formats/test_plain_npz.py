@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from data import SHARED, needs_traces
-from imported import assert_round_trip, refused, rows_of
-from naive import DECODE, PREFILL
-from plain_files import LAYERS, LONG, ROWS, arrays, long_csv, write_csv, write_npz
 
 from remoe_sim import import_trace
+from tests.oracle.naive import DECODE, PREFILL
+from tests.support.data import SHARED, needs_traces
+from tests.support.imported import assert_round_trip, refused, rows_of
+from tests.support.plain_files import LAYERS, LONG, ROWS, arrays, long_csv, write_csv, write_npz
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint64", "int64"])

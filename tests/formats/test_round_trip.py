@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given
-from imported import rows_of
-from strategies import cases, examples
 
 import remoe_sim
 from remoe_sim import Decisions, InMemory, Model, TraceError
+from tests.support.imported import rows_of
+from tests.support.strategies import cases, examples
 
 LAYER = Decisions(np.array([[0, 1], [2, 3], [4, 5], [0, 2]], np.uint16))
 

@@ -3,21 +3,21 @@
 import json
 from dataclasses import replace
 
-import foreign_files
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from data import DEMO
-from foreign_files import FIRST, flame_moe, json_file, lines_file, text_file
 from hypothesis import given
-from imported import rows_of
-from plain_files import write_csv, write_jsonl, write_npz
-from strategies import examples
-from test_import_bigmoe import PREAMBLE, capture
-from torch_writing import tensor, torch_save
 
 from remoe_sim import Decisions, InMemory, TraceError, import_trace, read_trace, reroute, write_trace
 from remoe_sim.trace.weights import ORDERED, in_order
+from tests.support import foreign_files
+from tests.support.bigmoe import PREAMBLE, capture
+from tests.support.data import DEMO
+from tests.support.foreign_files import FIRST, flame_moe, json_file, lines_file, text_file
+from tests.support.imported import rows_of
+from tests.support.plain_files import write_csv, write_jsonl, write_npz
+from tests.support.strategies import examples
+from tests.support.torch_writing import tensor, torch_save
 
 # Each writes the first fixture's ids, in the order in which they are given, with these weights of each decision.
 

@@ -9,13 +9,14 @@ import warnings
 from pathlib import Path
 
 import pytest
-from fuzz import contract, seeds
-from fuzz.mutations import mutated
-from fuzz.targets import TARGETS, folder_name
 
 from remoe_sim import TraceError, cli, import_trace
+from tests.fuzz import contract, seeds
+from tests.fuzz.mutations import mutated
+from tests.fuzz.targets import TARGETS, folder_name
 
-FOUND = Path(__file__).parent / "fuzz" / "found"
+FOUND = Path(__file__).parent / "found"
+ROOT = Path(__file__).resolve().parents[2]
 MUTATIONS = 40
 pytestmark = pytest.mark.once
 
@@ -119,10 +120,11 @@ def test_the_contract_is_held_to(tmp_path):
 @pytest.mark.heavy("atheris")
 def test_fuzzing_starts_where_nothing_is_compiled(tmp_path):
     targets = ("prompts", "device card", "sweep file")  # one loads SciPy, one compiles a policy
-    command = [sys.executable, "-m", "fuzz.run", "--seconds", "6", "--kept", tmp_path, "--record", tmp_path / "f.json"]
+    place = ("--kept", tmp_path, "--record", tmp_path / "f.json")
+    command = [sys.executable, "-m", "tests.fuzz.run", "--seconds", "6", *place]
     done = subprocess.run(
         [*command, *(word for name in targets for word in ("--target", name))], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "REMOE_SIM_CACHE_DIR": str(tmp_path / "kernels")},
+        cwd=ROOT, env={**os.environ, "REMOE_SIM_CACHE_DIR": str(tmp_path / "kernels")},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     kept = json.loads((tmp_path / "f.json").read_text())["targets"]

@@ -13,7 +13,7 @@ import remoe_sim
 from remoe_sim import cli
 from remoe_sim.kernels import compile
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("numba", "pandas", "matplotlib", "pyarrow", "llvmlite", "rich", "torch")
 SOURCES = sorted(file for folder in ("remoe_sim", "policies", "traces") for file in (ROOT / folder).rglob("*.py"))
 

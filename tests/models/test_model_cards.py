@@ -5,10 +5,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from data import SHARED, needs_traces
 
 import remoe_sim
 from remoe_sim.util.cards import card_names
+from tests.support.data import SHARED, needs_traces
 
 ROWS = (Path(__file__).parent / "published_models.csv").read_text().splitlines()
 PUBLISHED = {row["name"]: row for row in csv.DictReader(ROWS)}

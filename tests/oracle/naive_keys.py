@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import count, groupby
 from math import fsum, inf, log2
 
-import naive
+from tests.oracle import naive
 
 _events, _keep_best, _touch_each, _History = naive.events, naive.keep_best, naive.touch_each, naive.History
 

@@ -2,7 +2,7 @@
 
 import math
 
-from naive_twin import MASK, Draws, Segments, Twin, free
+from tests.oracle.naive_twin import MASK, Draws, Segments, Twin, free
 
 
 def xxh64(number, seed):

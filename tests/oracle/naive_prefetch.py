@@ -3,9 +3,9 @@
 from collections import Counter
 from itertools import pairwise
 
-import naive
-from naive import DECODE, PREFILL, WARMUP
-from naive_tiers import Cache
+from tests.oracle import naive
+from tests.oracle.naive import DECODE, PREFILL, WARMUP
+from tests.oracle.naive_tiers import Cache
 
 NAMES = (
     "lookups", "hits", "by_prefetch", "named", "right", "resident", "prefetched", "useful", "wrong", "cap_refused",

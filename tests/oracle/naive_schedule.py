@@ -8,7 +8,8 @@ from collections import deque
 from dataclasses import replace
 
 import numpy as np
-from naive import DECODE
+
+from tests.oracle.naive import DECODE
 
 
 def schedule(rows, size=1, chunk=None, draft=0, accepted=None, arrival=None):

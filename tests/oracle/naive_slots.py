@@ -2,9 +2,9 @@
 
 from functools import partial
 
-import naive
-from naive_learned import LeCar, WTinyLfu, WTinyLfuOfThePaper
-from naive_twin import Draws, Lazy, Segments, Twin, free
+from tests.oracle import naive
+from tests.oracle.naive_learned import LeCar, WTinyLfu, WTinyLfuOfThePaper
+from tests.oracle.naive_twin import Draws, Lazy, Segments, Twin, free
 
 
 class Random(Twin):

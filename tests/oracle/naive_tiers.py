@@ -7,8 +7,8 @@ and a key is asked for when it is needed. Only what a host policy may know of th
 from dataclasses import dataclass, replace
 from functools import partial
 
-import naive
-from naive import DECODE, PREFILL, WARMUP, History
+from tests.oracle import naive
+from tests.oracle.naive import DECODE, PREFILL, WARMUP, History
 
 
 class Cache:

@@ -6,7 +6,7 @@ queue of one entry is never over its share. `scene` must say which entries there
 
 from contextlib import contextmanager
 
-import naive
+from tests.oracle import naive
 
 MASK = 2**64 - 1
 

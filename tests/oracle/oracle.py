@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from unittest.mock import patch
 
-import naive
+from tests.oracle import naive
 
 POLICIES = ("lru", "lfu", "belady", "fifo", "lfu-forget")
 

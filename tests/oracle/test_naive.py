@@ -6,8 +6,9 @@ import struct
 from functools import cache
 
 import pytest
-from data import SHARED, bigmoe_rows, needs_traces
-from naive import DECODE, PREFILL, WARMUP, Row, events, exhaustive_optimum, replay, reuse
+
+from tests.oracle.naive import DECODE, PREFILL, WARMUP, Row, events, exhaustive_optimum, replay, reuse
+from tests.support.data import SHARED, bigmoe_rows, needs_traces
 
 bigmoe = cache(bigmoe_rows)  # rows are never changed
 

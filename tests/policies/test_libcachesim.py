@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data import SHARED, needs_traces
 from hypothesis import given
-from naive import events
 from numba import config
-from strategies import cases, examples
 
 import remoe_sim
+from tests.oracle.naive import events
+from tests.support.data import SHARED, needs_traces
+from tests.support.strategies import cases, examples
 
 pytest.importorskip("libcachesim")
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "agreement.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "agreement.py"
 SCOPES = ("layer", "global")
 
 

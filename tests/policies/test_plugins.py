@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from naive import DECODE, Row
-from strategies import Shape, trace_of
 
 import remoe_sim
 from remoe_sim import cli, policies
 from remoe_sim.policy import Policy, find
 from remoe_sim.util import plugins
+from tests.oracle.naive import DECODE, Row
+from tests.support.strategies import Shape, trace_of
 
 NEAREST = '''"""A stack policy."""
 

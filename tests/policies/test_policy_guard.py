@@ -5,8 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from data import DEMO
-from test_user_policy import FAVOURITE, FEWEST_HITS, shell
 
 import remoe_sim
 from remoe_sim.policy.find import find_policy
@@ -14,6 +12,8 @@ from remoe_sim.policy.guard import fast_policy
 from remoe_sim.studies.sweep.cells import ChosenPolicy
 from remoe_sim.util import plugin_sources
 from remoe_sim.util.plugin_sources import PolicyError
+from tests.support.data import DEMO
+from tests.support.user_policies import FAVOURITE, FEWEST_HITS, shell
 
 COMPILED = """
 from remoe_sim.kernels.lists import clear, oldest_outside, push_front, remove

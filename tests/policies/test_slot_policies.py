@@ -5,24 +5,24 @@ import random
 from pathlib import Path
 
 import hypothesis.strategies as st
-import naive_slots
 import numpy as np
 import pytest
 from hypothesis import given
-from naive import DECODE, PREFILL, Row
-from naive_twin import scene
 from numba import config
-from oracle import assert_equal, expected
 from remoe_sim.policies.lecar import LeCar
-from strategies import CHOICES, Case, Shape, cases, choices, examples, most_used, trace_of
 
 import remoe_sim
 from remoe_sim.policy import Rules, find
 from remoe_sim.policy import base as policies
 from remoe_sim.trace.accesses import global_stream, select_tokens
+from tests.oracle import naive_slots
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.oracle.naive_twin import scene
+from tests.oracle.oracle import assert_equal, expected
+from tests.support.strategies import CHOICES, Case, Shape, cases, choices, examples, most_used, trace_of
 
 NAMES = ("fifo", "lfu-forget", *naive_slots.TWINS)
-AGREEMENT = Path(__file__).parents[1] / "benchmarks" / "agreement.py"
+AGREEMENT = Path(__file__).parents[2] / "benchmarks" / "agreement.py"
 HOW = ("scope", "admission", "order", "reset", "phase", "warmup")
 
 

@@ -1,23 +1,22 @@
 """Policies with an order of their own, and those that only nearly have one, against their twins in naive_keys."""
 
 import hypothesis.strategies as st
-import naive
-import naive_keys
 import numpy as np
 import pytest
-from data import DEMO
 from hypothesis import given
-from naive import DECODE, Row
 from numba import config
-from oracle import assert_equal, expected, observed
-from strategies import CHOICES, Case, Shape, cases, choices, examples, trace_of
-from test_replay import replay, replays
 
 import remoe_sim
 from remoe_sim.policy import Policy, Rules, StackPolicy
 from remoe_sim.policy.find import find_policy
 from remoe_sim.trace.accesses import Stream
 from remoe_sim.util.plugins import plugins
+from tests.oracle import naive, naive_keys
+from tests.oracle.naive import DECODE, Row
+from tests.oracle.oracle import assert_equal, expected, observed
+from tests.support.data import DEMO
+from tests.support.replays import replay, replays
+from tests.support.strategies import CHOICES, Case, Shape, cases, choices, examples, trace_of
 
 STACK, SLOT, FIXED = (*naive_keys.STACK,), (*naive_keys.SLOT,), ("static", "static-oracle")
 

@@ -3,30 +3,15 @@
 from unittest.mock import patch
 
 import hypothesis.strategies as st
-import naive
-import naive_keys
 from hypothesis import given
-from naive import DECODE, Row
-from oracle import assert_equal, expected
-from strategies import CHOICES, Shape, examples, most_used, token_rows, trace_of
-from test_replay import replay, replays
 
 import remoe_sim
-
-FIXED = ("static", "static-oracle")
-
-
-def members(ranked, case, scope, cache=None, budget=None):
-    """The best entries that fit each cache."""
-    sizes = case.shape.sizes if budget is not None else [1] * len(case.shape.top_k)
-    limits = {"global": cache if budget is None else budget}
-    if scope == "layer":
-        limits = dict.fromkeys(range(len(sizes)), cache if budget is None else budget // len(sizes))
-    return [
-        entry
-        for where, limit in limits.items()
-        for entry in naive.fitting([e for e in ranked if where in ("global", e[0])], limit, lambda e: sizes[e[0]])
-    ]
+from tests.oracle import naive, naive_keys
+from tests.oracle.naive import DECODE, Row
+from tests.oracle.oracle import assert_equal, expected
+from tests.support.fixed_sets import FIXED, members
+from tests.support.replays import replay, replays
+from tests.support.strategies import CHOICES, Shape, examples, most_used, token_rows, trace_of
 
 
 @st.composite

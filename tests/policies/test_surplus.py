@@ -1,11 +1,11 @@
 """Slot policies whose hits evict, in a policy of somebody else; SLRU and W-TinyLFU are in test_slot_policies.py."""
 
 import pytest
-from naive import DECODE, Row
-from strategies import CHOICES, Shape, trace_of
 
 import remoe_sim
 from remoe_sim.policy import SlotPolicy, find
+from tests.oracle.naive import DECODE, Row
+from tests.support.strategies import CHOICES, Shape, trace_of
 
 
 class Restless(SlotPolicy):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "audit.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "audit.py"
 pytestmark = pytest.mark.once
 PROGRAM = """#!{python}
 import sys

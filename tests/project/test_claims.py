@@ -7,14 +7,14 @@ import re
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from naive import DECODE, Row
-from strategies import Shape, trace_of
-from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim import cli, figures
 from remoe_sim.devices.run import of_rows
 from remoe_sim.figures.capacity import regret_rows
+from tests.oracle.naive import DECODE, Row
+from tests.support.strategies import Shape, trace_of
+from tests.support.timed import with_dense
 
 ROWS = [Row(at // 4, at % 4, at, DECODE, [[at % 5, (at + 2) % 5], [at % 4]]) for at in range(12)]
 DOUBT = "device oneplus-15r: assumed, not measured: "

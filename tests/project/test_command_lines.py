@@ -1,7 +1,7 @@
 """Every command line that a document, a notebook or a message names is one that the program takes.
 
-Nothing is run here (tests/test_docs.py runs what it can): blocks that are marked as not run, fragments in backquotes
-and what messages tell the user to type are parsed as the command line parses them.
+Nothing is run here (test_docs.py runs what it can): blocks that are marked as not run, fragments in backquotes and what
+messages tell the user to type are parsed as the command line parses them.
 """
 
 import ast
@@ -16,7 +16,7 @@ import pytest
 
 from remoe_sim import cli
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRACKED = subprocess.run(
     ["git", "ls-files", "*.md", "*.ipynb", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False
 ).stdout.split()

@@ -25,15 +25,15 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data import DEMO, SHARED, needs_traces
-from test_rerouting import one_layer
-from tiny_gguf import save_tiny_gguf
 
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.kernels import compile
+from tests.support.data import DEMO, SHARED, needs_traces
+from tests.support.reroutes import one_layer
+from tests.support.tiny_gguf import save_tiny_gguf
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "traces" / "samples" / "README.md"]
 SETUP = ("make ", "git ", "pip ", "source ", "cd ")
 NEEDS = r"<!-- needs (?P<needs>capture|llamacpp) -->"
@@ -266,7 +266,7 @@ def provide(name):
     elif name.endswith(".npz"):
         np.savez(path, experts=np.array([[[0, 1]], [[1, 2]]]), meta=MARKED)
     elif name == "my-model":
-        from tiny_models import save_tiny
+        from tests.support.tiny_models import save_tiny
 
         save_tiny(path)
     elif name.endswith(".gguf"):

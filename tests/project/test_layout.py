@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.once
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PLACES = {"remoe_sim": ROOT / "remoe_sim", "remoe_sim.policies": ROOT / "policies", "remoe_sim.traces": ROOT / "traces"}
 BELOW = ["util", "kernels", "models", "trace", "formats", "synthetic", "policy", "devices", "cache"]
 STUDIES = [*BELOW, "studies"]

@@ -1,18 +1,18 @@
 """The same input, seed and version give the same bits, however many threads there are; answers say what they are of.
 
-On a cluster: tests/test_distributed.py, whose rows are compared exactly.
+On a cluster: tests/studies/test_distributed.py, whose rows are compared exactly.
 """
 
 import json
 
 import pandas as pd
 import pytest
-from naive import DECODE, PREFILL, Row
-from strategies import Shape, trace_of
-from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim.util import threads
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.strategies import Shape, trace_of
+from tests.support.timed import with_dense
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import remoe_sim.policies
 import remoe_sim.traces
-from browser import browser, needs_browser
-from data import DEMO
-from plain_files import written
-from test_report import Tags
-from test_verdict import one_layer
 
 import remoe_sim
 from remoe_sim.figures._look import sheet
+from tests.support.browser import browser, needs_browser
+from tests.support.data import DEMO
+from tests.support.pages import Tags
+from tests.support.plain_files import written
+from tests.support.verdicts import one_layer
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 

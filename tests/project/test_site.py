@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 import pytest
-from browser import browser, needs_browser
 from click.testing import CliRunner
 
 import remoe_sim
 from remoe_sim import cli, figures
+from tests.support.browser import browser, needs_browser
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.heavy("sphinx", "furo", "myst_parser")
 
 

@@ -2,25 +2,25 @@
 
 import re
 import sys
-from html.parser import HTMLParser
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from browser import browser, needs_browser
 from click.testing import CliRunner
-from data import DEMO, SHARED, needs_traces
 from hypothesis import event, given
-from naive import DECODE, PREFILL, Row
 from numba import config
-from strategies import Shape, cases, trace_of
-from test_verdict import one_layer
 
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.reports.charts import nice_ticks
 from remoe_sim.reports.trace_report import default_cache
 from remoe_sim.trace.prefixes import routing_prefixes
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.browser import browser, needs_browser
+from tests.support.data import DEMO, SHARED, needs_traces
+from tests.support.pages import Tags
+from tests.support.strategies import Shape, cases, trace_of
+from tests.support.verdicts import one_layer
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 
@@ -31,30 +31,6 @@ compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="takes minutes where ke
 def facts(page):
     """The names and values of the reporting block."""
     return {name: value for name, value, _ in page.sections[1].parts[0].rows}
-
-
-class Tags(HTMLParser):
-    """Checks that tags nest, and gathers what they point at."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.points, self.texts = [], [], []
-        self.feed(html)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.points += [value for name, value in attrs if name in ("src", "href", "data", "action", "srcset")]
-        if tag not in ("meta", "link", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
 
 
 @pytest.fixture(scope="module")

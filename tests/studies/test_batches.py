@@ -4,16 +4,16 @@ import json
 import sys
 
 import hypothesis.strategies as st
-import naive
 import pytest
 from hypothesis import given
-from naive import DECODE, PREFILL, Row
-from naive_schedule import accepted_drafts, distinct, rescheduled, schedule
-from oracle import assert_equal
-from strategies import Shape, cases, examples, trace_of
 
 import remoe_sim
 from remoe_sim import cli
+from tests.oracle import naive
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.oracle.naive_schedule import accepted_drafts, distinct, rescheduled, schedule
+from tests.oracle.oracle import assert_equal
+from tests.support.strategies import Shape, cases, examples, trace_of
 
 
 @examples(60)

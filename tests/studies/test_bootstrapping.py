@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
-from strategies import examples
 
 from remoe_sim.studies.bootstrap import Ratios, differences
 from remoe_sim.studies.compare_result import Difference, adjusted
+from tests.support.strategies import examples
 
 
 def slow(a, b, paired):

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data import DEMO, SHARED, needs_traces
 from hypothesis import given
 from hypothesis import strategies as st
-from naive import DECODE, PREFILL, Row
-from strategies import Shape, cases, examples, trace_of
-from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.studies.compare import Requests, adjacent_sums
 from remoe_sim.trace import DECODE as DECODE_PHASE
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.data import DEMO, SHARED, needs_traces
+from tests.support.strategies import Shape, cases, examples, trace_of
+from tests.support.timed import with_dense
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = DEMO
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_sweep_file import SAMPLE, three_runs
-from test_user_policy import FEWEST_HITS
 
 import remoe_sim
+from tests.support.sweeps import SAMPLE, three_runs
+from tests.support.user_policies import FEWEST_HITS
 
 pytestmark = pytest.mark.heavy("distributed")
 

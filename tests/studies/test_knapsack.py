@@ -6,9 +6,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import examples
 
 from remoe_sim.studies.split import Knapsack
+from tests.support.strategies import examples
 
 
 @st.composite

@@ -6,38 +6,21 @@ from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
-from data import DEMO, SHARED, needs_traces
 from hypothesis import given
 from hypothesis import strategies as st
-from naive import DECODE, PREFILL, Row
-from strategies import Shape, choices, examples, token_rows, trace_of
-from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim.cli import main
 from remoe_sim.studies import plan_curve
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.data import DEMO, SHARED, needs_traces
+from tests.support.strategies import Shape, choices, examples, trace_of
+from tests.support.timed import planned, sizes, with_dense
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 
 DEVICE = "jetson-orin-nx-16gb"
 GIB = 2**30
-
-
-def sizes(point):
-    return next(iter(point.capacity.values()))
-
-
-@st.composite
-def planned(draw):
-    """A trace that ends in a decode token, of layers with as many experts each, and one to start with."""
-    experts, layers = draw(st.integers(2, 12)), draw(st.integers(1, 4))
-    top_k = tuple(draw(st.integers(1, min(4, experts))) for _ in range(layers))
-    sizes = draw(st.lists(st.integers(1, 5), min_size=layers, max_size=layers))
-    shape = Shape((experts,) * layers, top_k, tuple(1000 * size for size in sizes))
-    rows, other = draw(token_rows(shape)), draw(token_rows(shape, 4))
-    last = [list(range(k)) for k in top_k]
-    rows.append(Row(1000, 0, rows[-1].step + 1 if rows else 0, DECODE, last))
-    return with_dense(trace_of(rows, shape)), draw(st.none() | st.just(trace_of(other, shape)))
 
 
 @given(

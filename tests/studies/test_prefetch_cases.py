@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from naive import DECODE, PREFILL, Row
-from oracle import POLICIES
-from strategies import Shape, trace_of
-from test_tiers import BOTH_SCOPES, printed, random_trace
 
 import remoe_sim
 from remoe_sim.studies.predictors import PREDICTORS
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.oracle.oracle import POLICIES
+from tests.support.hierarchies import BOTH_SCOPES, printed, random_trace
+from tests.support.strategies import Shape, trace_of
 
 
 def single(experts, **arguments):

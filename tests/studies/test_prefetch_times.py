@@ -4,13 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from data import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import choices, examples
-from test_plan import planned
 
 import remoe_sim
+from tests.support.data import DEMO
+from tests.support.strategies import choices, examples
+from tests.support.timed import planned
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 

@@ -3,14 +3,14 @@
 import itertools
 
 import hypothesis.strategies as st
-import naive
 import pytest
 from hypothesis import assume, given
-from naive import DECODE, PREFILL, Row
-from strategies import Shape, cases, choices, examples, trace_of
-from test_verdict import questions
 
 import remoe_sim
+from tests.oracle import naive
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.strategies import Shape, cases, choices, examples, trace_of
+from tests.support.verdicts import questions
 
 
 @examples(60)

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_rerouting import one_layer
-from test_scheduling import rows_of
 
 import remoe_sim
 from remoe_sim import cli
+from tests.support.reroutes import one_layer
+from tests.support.schedules import rows_of
 
 
 def test_what_is_named_in_the_answer():

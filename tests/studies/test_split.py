@@ -8,17 +8,17 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
-import naive
 import pytest
 from click.testing import CliRunner
-from data import SHARED, needs_traces
 from hypothesis import assume, given
-from naive import DECODE, Row
 from numba import config
-from strategies import Shape, cases, choices, examples, trace_of
 
 import remoe_sim
 from remoe_sim import cli
+from tests.oracle import naive
+from tests.oracle.naive import DECODE, Row
+from tests.support.data import SHARED, needs_traces
+from tests.support.strategies import Shape, cases, choices, examples, trace_of
 
 compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="takes minutes where kernels are interpreted")
 DIVISIONS = ("equal", "greedy", "best")

@@ -7,18 +7,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from data import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
-from naive import DECODE, Row
-from strategies import Shape, cases, choices, examples, trace_of
-from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.studies.sweep.file import COLUMNS
+from tests.oracle.naive import DECODE, Row
+from tests.support.data import DEMO
+from tests.support.strategies import Shape, cases, choices, examples, trace_of
+from tests.support.timed import with_dense
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = DEMO
 SHAPE = Shape((5, 4), (2, 1), (10, 20))
 SMALL = trace_of([Row(0, i, i, DECODE, [[i, 3], [0]]) for i in range(3)], SHAPE)

@@ -8,17 +8,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from data import DEMO
-from test_user_policy import FEWEST_HITS
 
 import remoe_sim
 from remoe_sim.cli import main
 from remoe_sim.studies.sweep.file import COLUMNS, NAMES, alone
+from tests.support.sweeps import SAMPLE, three_runs
+from tests.support.user_policies import FEWEST_HITS
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 
-ROOT = Path(__file__).resolve().parents[1]
-SAMPLE = DEMO
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_sweep_goes_on_where_it_was(tmp_path):
@@ -71,19 +70,6 @@ def test_a_trace_is_known_by_its_content(tmp_path):
     assert second["key"].tolist() == first["key"].tolist()
     with pytest.raises(ValueError, match=r"one.parquet' and '.*two.parquet' hold the same trace; name it once"):
         remoe_sim.sweep([one, two], "lru", 8)
-
-
-def three_runs(folder, monkeypatch, client=None):
-    """Three traces of one name, each in a folder of its own and swept from there into one file above."""
-    for number in range(3):
-        run = folder / f"run-{number}"
-        run.mkdir()
-        trace = remoe_sim.synth(tokens=120, layers=2, experts=8, top_k=2, request_tokens=40, seed=number)
-        remoe_sim.write_trace(trace, run / "trace.parquet")
-        monkeypatch.chdir(run)
-        remoe_sim.sweep("trace.parquet", "lru,fifo", "2,4", output="../all.parquet", client=client)
-    monkeypatch.chdir(folder)
-    return folder / "all.parquet"
 
 
 def test_traces_of_one_name_keep_their_rows(tmp_path, monkeypatch):

@@ -3,36 +3,19 @@
 import random
 
 import pytest
-from data import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
-from naive import DECODE, Row
-from strategies import Shape, cases, choices, examples, trace_of
-from test_timing import with_dense
 
 import remoe_sim
-from remoe_sim.studies.sweep.axes import axes_of
-from remoe_sim.studies.sweep.cells import Subject, passes_of
 from remoe_sim.studies.sweep.units import CountUnit, Cut, OpenTrace, ReuseUnit, TimeUnit, rows_of, units_of
 from remoe_sim.trace import reader
 from remoe_sim.trace.reader import read_trace
 from remoe_sim.trace.schema import content_hash
-
-
-def passes(trace, policy, cache, scope="layer", batch=None, device=None, **settings):
-    axes = axes_of(policy, scope, cache, None, batch, device, None, None, (None,) * 5, settings, False)
-    return list(passes_of(axes, [Subject.of(trace, 0, None)], None))
-
-
-def results(units):
-    return [(unit, result) for unit in units for result in unit.results(OpenTrace(unit.subject, unit.batch))]
-
-
-def by_key(rows):
-    rows = list(rows)
-    found = {row["key"]: row for row in rows}
-    assert len(found) == len(rows)
-    return found
+from tests.oracle.naive import DECODE, Row
+from tests.support.data import DEMO
+from tests.support.strategies import Shape, cases, choices, examples, trace_of
+from tests.support.sweeps import by_key, passes, results
+from tests.support.timed import with_dense
 
 
 @given(

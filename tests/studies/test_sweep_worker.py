@@ -5,12 +5,6 @@ import sys
 import threading
 
 import pytest
-from data import DEMO
-from naive import DECODE, Row
-from strategies import Shape, trace_of
-from test_sweep_units import by_key, passes, results
-from test_timing import with_dense
-from test_user_policy import FEWEST_HITS
 
 import remoe_sim
 from remoe_sim.studies.sweep.axes import axes_of
@@ -19,6 +13,12 @@ from remoe_sim.studies.sweep.cluster import _alone
 from remoe_sim.studies.sweep.units import Cut, rows_of, units_of
 from remoe_sim.studies.sweep.worker import fingerprint, work
 from remoe_sim.util.threads import map_layers, most_threads, one_thread
+from tests.oracle.naive import DECODE, Row
+from tests.support.data import DEMO
+from tests.support.strategies import Shape, trace_of
+from tests.support.sweeps import by_key, passes, results
+from tests.support.timed import with_dense
+from tests.support.user_policies import FEWEST_HITS
 
 SAMPLE = DEMO
 

@@ -4,15 +4,10 @@ import json
 from pathlib import Path
 
 import hypothesis.strategies as st
-import naive
 import numpy as np
 import pytest
-from data import SHARED, needs_traces
 from hypothesis import assume, event, given
-from naive import DECODE, Row
 from numba import config
-from oracle import expected
-from strategies import Shape, cases, choices, examples, trace_of
 
 import remoe_sim
 from remoe_sim.cache.caches import Caches
@@ -21,15 +16,14 @@ from remoe_sim.policy import Policy, Rules
 from remoe_sim.policy.find import find_policy
 from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.util.plugins import plugins
+from tests.oracle import naive
+from tests.oracle.naive import DECODE, Row
+from tests.oracle.oracle import expected
+from tests.support.data import SHARED, needs_traces
+from tests.support.strategies import Shape, cases, examples, trace_of
+from tests.support.verdicts import one_layer, questions
 
 compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="takes minutes where kernels are interpreted")
-SETTINGS = ("scope", "admission", "order", "phase", "warmup")
-
-
-def one_layer(experts, among=8):
-    """One token per step, one expert each."""
-    rows = [Row(0, i, i, DECODE, [[expert]]) for i, expert in enumerate(experts)]
-    return trace_of(rows, Shape((among,), (1,), (10,)))
 
 
 def test_the_three_verdicts_by_hand():
@@ -64,20 +58,6 @@ def test_forced_admission_is_named_where_it_is_to_blame():
     assert (found.verdict, found.belady.misses, found.bounds["bypass"].misses) == ("working set", 60, 31)
     assert "prefetching or experts that need not enter the cache, not another policy" in found.paragraph
     assert "need not enter" not in remoe_sim.verdict(one_layer(range(8), 8), cache=1, policy="lru").paragraph
-
-
-def limits(case):
-    counts = st.fixed_dictionaries({"cache": st.integers(0, 14)})
-    if case.shape.sizes is None:
-        return counts
-    total = sum(size * experts for size, experts in zip(case.shape.sizes, case.shape.experts, strict=True))
-    return counts | st.fixed_dictionaries({"budget": st.integers(0, total + 2)})
-
-
-@st.composite
-def questions(draw, **shape):
-    case = draw(cases(**shape))
-    return case, draw(choices(*SETTINGS)), draw(limits(case))
 
 
 @examples(80)
@@ -263,7 +243,7 @@ def test_the_readme_and_the_verdict_say_the_same_of_what_is_left():
     sample, given = "sample:qwen-original", {"cache": 8, "policy": "lru,lfu"}
     found = remoe_sim.verdict(sample, **given)
     assert found.bounds["bypass"].misses < found.bounds["mandatory"].misses
-    readme = " ".join((Path(__file__).parents[1] / "README.md").read_text().split())
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
     lru = next(one for one in found.online if one.policy == "lru")
     assert f"LRU misses {lru.misses} times" in readme
     assert f"could miss less than {found.bounds['mandatory'].misses} times" in readme

@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from naive import DECODE, Row
-from strategies import Shape, trace_of
-from test_timing import with_dense
-from test_user_policy import FEWEST_HITS
 
 import remoe_sim
 from remoe_sim import cli
 from remoe_sim.studies.sweep.file import COLUMNS
+from tests.oracle.naive import DECODE, Row
+from tests.support.strategies import Shape, trace_of
+from tests.support.timed import with_dense
+from tests.support.user_policies import FEWEST_HITS
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 

@@ -1,4 +1,4 @@
-"""Runs all of `bombs` in this process and prints, for each, the sentence and the memory it took: python bombed.py."""
+"""Run all of `bombs` in this process; print the sentence and the memory of each: python -m tests.support.bombed."""
 
 import json
 import resource
@@ -8,10 +8,9 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-import bombs
-
 import remoe_sim
 from remoe_sim.util.units import parse_range
+from tests.support import bombs
 
 MOST = 2**30
 

@@ -10,13 +10,13 @@ import zipfile
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from corrupting import whole_trace
-from foreign_files import b64, flame_moe, flat_imp, gpt_oss, moelens, sglang_records, vllm_outputs
-from torch_writing import tensor, torch_save
 
 import remoe_sim
 from remoe_sim.formats.parquet_footer import fields
 from remoe_sim.trace.schema import CHECK_KEY, KEY, checksum
+from tests.support.corrupting import whole_trace
+from tests.support.foreign_files import b64, flame_moe, flat_imp, gpt_oss, moelens, sglang_records, vllm_outputs
+from tests.support.torch_writing import tensor, torch_save
 
 MANY = 300 * 2**20
 CSV = b"request,position,phase,layer,expert\n"

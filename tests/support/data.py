@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from naive import DECODE, PREFILL, Row
 
-SHARED = Path(os.environ.get("REMOE_SIM_TRACES") or Path(__file__).resolve().parents[2] / "shared" / "traces")
+from tests.oracle.naive import DECODE, PREFILL, Row
+
+SHARED = Path(os.environ.get("REMOE_SIM_TRACES") or Path(__file__).resolve().parents[3] / "shared" / "traces")
 DEMO = str(Path(__file__).with_name("demo.parquet"))  # drawn by demo_trace.py
 needs_traces = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no traces in {SHARED}; set REMOE_SIM_TRACES")
 

@@ -1,6 +1,6 @@
 """Makes `demo.parquet`, a small synthetic trace that many tests replay: 12 MoE layers of 32 experts, top-4, 8 requests.
 
-    python tests/demo_trace.py tests/demo.parquet
+    python -m tests.support.demo_trace tests/support/demo.parquet
 
 A token's score of an expert is the sum of three normal variables: how popular the expert is in its layer (fixed), how
 well it fits the request (drawn once per request) and what the text is about just now (a first-order autoregressive

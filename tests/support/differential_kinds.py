@@ -1,7 +1,7 @@
 """What `benchmarks/differential.py` draws and compares, kind by kind: compiled code against a slow twin of it.
 
 A check raises where the two differ, and otherwise says what it compared: for each configuration what it had on each
-axis. `tests/test_differential.py` takes a sample of every kind.
+axis. `tests/benchmarks/test_differential.py` takes a sample of every kind.
 """
 
 import importlib.util
@@ -16,26 +16,24 @@ from typing import Any
 from unittest.mock import patch
 
 import hypothesis.strategies as st
-import naive
-import naive_keys
-import naive_slots
 from hypothesis import assume
-from naive import DECODE, Row, exhaustive_optimum
-from naive_twin import scene
-from oracle import POLICIES, assert_equal, expected
-from strategies import CHOICES, LARGE, Shape, cases, most_used, token_rows, trace_of
-from test_curve import assert_curve_of_layers, assert_curve_of_one_cache, curves
-from test_pinning import assert_pinned, pinnings
-from test_prefetch import assert_prefetch, situations
-from test_replay import replay
-from test_rerouting import RULES, assert_reroute, routed
-from test_scheduling import both
-from test_static import FIXED, members
-from test_tiers import assert_tiers, hierarchies
-from test_timeline import assert_timeline
-from test_timeline import cases as timelines
 
 import remoe_sim
+from tests.oracle import naive, naive_keys, naive_slots
+from tests.oracle.naive import DECODE, Row, exhaustive_optimum
+from tests.oracle.naive_twin import scene
+from tests.oracle.oracle import POLICIES, assert_equal, expected
+from tests.support.curves import assert_curve_of_layers, assert_curve_of_one_cache, curves
+from tests.support.fixed_sets import FIXED, members
+from tests.support.hierarchies import assert_tiers, hierarchies
+from tests.support.pinnings import assert_pinned, pinnings
+from tests.support.prefetches import assert_prefetch, situations
+from tests.support.replays import replay
+from tests.support.reroutes import RULES, assert_reroute, routed
+from tests.support.schedules import both
+from tests.support.strategies import CHOICES, LARGE, Shape, cases, most_used, token_rows, trace_of
+from tests.support.timelines import assert_timeline
+from tests.support.timelines import cases as timelines
 
 EVERY = (*dict.fromkeys((*POLICIES, *naive_keys.STACK, *naive_keys.SLOT, *naive_slots.TWINS)), *FIXED)
 PER_CASE = 12  # settings of a replay that are compared on one case
@@ -259,7 +257,7 @@ def check_belady(drawn):
 @cache
 def agreement():
     """The benchmark that knows what may be compared, as a module."""
-    script = Path(__file__).parents[1] / "benchmarks" / "agreement.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "agreement.py"
     spec = importlib.util.spec_from_file_location("agreement", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

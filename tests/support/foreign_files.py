@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from naive import DECODE, PREFILL, Row
-from torch_writing import tensor, torch_save
+
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.support.torch_writing import tensor, torch_save
 
 FIRST = np.array([[[5, 2], [1, 0]], [[2, 7], [1, 4]], [[7, 5], [3, 1]], [[1, 5], [3, 2]], [[6, 5], [0, 2]]])
 SECOND = np.array([[[6, 5], [4, 3]], [[6, 0], [0, 3]], [[0, 7], [3, 6]]])

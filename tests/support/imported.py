@@ -4,10 +4,10 @@ import re
 
 import numpy as np
 import pytest
-from naive import Row
 
 from remoe_sim import TraceError, import_trace, read_trace, write_trace
 from remoe_sim.trace import PHASES
+from tests.oracle.naive import Row
 
 
 def rows_of(trace):

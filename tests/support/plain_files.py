@@ -3,7 +3,8 @@
 import json
 
 import numpy as np
-from naive import DECODE, PREFILL, Row
+
+from tests.oracle.naive import DECODE, PREFILL, Row
 
 # two requests, layers 1 and 4, a pruned prompt token, a slot that was not computed
 ROWS = [

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import hypothesis.strategies as st
 import numpy as np
 from hypothesis import HealthCheck, Phase, settings
-from naive import DECODE, PREFILL, Row
 from numba import config
 
 from remoe_sim import Decisions, InMemory, Model, Trace
+from tests.oracle.naive import DECODE, PREFILL, Row
 
 MOST_ROWS = 12
 POOL = 12  # how many of a layer's experts are ever chosen

@@ -6,12 +6,12 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from naive_drawing import ABSENT, draw
-from strategies import examples
 
 from remoe_sim.kernels.state import first_state
 from remoe_sim.kernels.synthesis import DECODE, FIRST, PREFILL, STRATA, count_depths
 from remoe_sim.synthetic.laws import Drawing, Law, _classes, odds, plain_law, tilt_to
+from tests.oracle.naive_drawing import ABSENT, draw
+from tests.support.strategies import examples
 
 
 @st.composite

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from data import DEMO, SHARED, needs_traces
 from numba import config
 
 import remoe_sim
 from remoe_sim.synthetic import synth
 from remoe_sim.trace import DECODE, PREFILL
 from remoe_sim.trace.reader import read_trace
+from tests.support.data import DEMO, SHARED, needs_traces
 
 FEW = 300 if config.DISABLE_JIT else 3000
 compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="takes minutes where kernels are interpreted")

@@ -7,12 +7,12 @@ from collections import Counter
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from corrupting import Reading, content, damaged, ranges, whole_trace, written
-from foreign_files import flame_moe
 
 import remoe_sim
 from remoe_sim import Decisions, InMemory, TraceError, import_trace, read_trace, write_trace
 from remoe_sim.trace.schema import CHECK_KEY, KEY, checksum
+from tests.support.corrupting import Reading, content, damaged, ranges, whole_trace, written
+from tests.support.foreign_files import flame_moe
 
 pytestmark = pytest.mark.once
 

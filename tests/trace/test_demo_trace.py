@@ -1,10 +1,10 @@
 """The synthetic trace of the tests is what its script makes."""
 
-import demo_trace
 import numpy as np
-from data import DEMO
 
 import remoe_sim
+from tests.support import demo_trace
+from tests.support.data import DEMO
 
 
 def test_it_is_what_its_script_makes():

@@ -11,7 +11,7 @@ from remoe_sim.trace import DECODE, PREFILL
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
 
-FOLDER = Path(__file__).resolve().parents[1] / "traces" / "samples"
+FOLDER = Path(__file__).resolve().parents[2] / "traces" / "samples"
 CARD = (FOLDER / "README.md").read_text()
 ROW = re.compile(r"^\| `([\w-]+)\.parquet` \| (\d+) \| ([\d,]+) \| ([\d.]+) % \| (\d+) \|$", re.MULTILINE)
 ROWS = {name: tuple(values) for name, *values in ROW.findall(CARD)}

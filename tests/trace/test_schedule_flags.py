@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from test_scheduling import requests, rows_of
 
 import remoe_sim
 from remoe_sim import cli
+from tests.support.schedules import requests, rows_of
 
 
 def test_columns_and_optional_values_follow_their_tokens(tmp_path):

@@ -3,33 +3,16 @@
 from collections import Counter
 
 import hypothesis.strategies as st
-import naive
-import numpy as np
 import pytest
 from hypothesis import given
-from naive import DECODE, PREFILL, Row
-from naive_schedule import accepted_drafts, distinct, rescheduled, schedule
-from oracle import assert_equal
-from strategies import Case, Shape, cases, examples, trace_of
 
 import remoe_sim
-from remoe_sim.trace import PHASES
-
-
-def rows_of(trace):
-    """A trace as the rows that the oracle replays."""
-    layers = [trace.decisions(index) for index in range(trace.moe_layers)]
-    rows = []
-    for at in range(trace.tokens):
-        decisions = []
-        for layer in layers:
-            slots = range(layer.experts.shape[1])
-            there = [layer.valid is None or bool(layer.valid[at, slot]) for slot in slots]
-            decision = [int(layer.experts[at, slot]) if there[slot] else None for slot in slots]
-            decisions.append(decision if layer.routed is None or layer.routed[at] else None)
-        columns = [int(getattr(trace, name)[at]) for name in ("request", "position", "step")]
-        rows.append(Row(*columns, PHASES[trace.phase[at]], decisions))
-    return rows
+from tests.oracle import naive
+from tests.oracle.naive import DECODE, PREFILL, Row
+from tests.oracle.naive_schedule import distinct, rescheduled
+from tests.oracle.oracle import assert_equal
+from tests.support.schedules import both, requests, rows_of
+from tests.support.strategies import Case, Shape, cases, examples, trace_of
 
 
 def steps_of(trace):
@@ -39,17 +22,6 @@ def steps_of(trace):
         steps.setdefault(row.step, []).append(f"{row.request}.{row.position}" + "p" * (row.phase == PREFILL))
     assert list(steps) == list(range(len(steps)))
     return [" ".join(step) for step in steps.values()]
-
-
-def requests(*lengths):
-    """A trace of requests one after the other, with so many prompt and decode tokens each."""
-    rows, step = [], -1
-    for request, (prompt, decode) in enumerate(lengths):
-        for position in range(prompt + decode):
-            step += position == 0 or position >= prompt
-            phase = DECODE if position >= prompt else PREFILL
-            rows.append(Row(request, position, step, phase, [[position % 32]]))
-    return trace_of(rows, Shape((32,), (1,), (10,)))
 
 
 arguments = st.fixed_dictionaries(
@@ -62,20 +34,6 @@ arguments = st.fixed_dictionaries(
         "random": st.booleans(),
     }
 )
-
-
-def both(case, given):
-    """The rows after scheduling, by the twin and by the library."""
-    accept = given["accept"] if given["draft"] else None
-    accepted = None if accept is None else accepted_drafts(len(case.rows), given["draft"], accept, given["seed"])
-    arrival = list(dict.fromkeys(row.request for row in case.rows))
-    if given["random"]:
-        places = np.random.default_rng([given["seed"], 0]).permutation(len(arrival)).tolist()
-        arrival = [arrival[places.index(place)] for place in range(len(arrival))]
-    steps = schedule(case.rows, given["size"], given["chunk"], given["draft"], accepted, arrival)
-    order = "random" if given["random"] else "trace"
-    scheduled = remoe_sim.batch(case.trace, given["size"], given["chunk"], given["draft"], accept, order, given["seed"])
-    return rescheduled(case.rows, steps), scheduled
 
 
 @examples(200)

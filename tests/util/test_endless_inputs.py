@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from data import DEMO
+
+from tests.support.data import DEMO
 
 pytestmark = [pytest.mark.once, pytest.mark.skipif(os.name == "nt", reason="pipes and devices of POSIX")]
 

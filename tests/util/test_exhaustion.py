@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from data import DEMO
 
 import remoe_sim
 from remoe_sim.util.units import parse_bytes, parse_count, parse_ms, parse_number
+from tests.support.data import DEMO
 
 pytestmark = pytest.mark.once
 REPLAY = ["replay", DEMO, "--cache", "8", "--policy", "lru"]

@@ -6,24 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-import bombs
 import pyarrow as pa
 import pytest
 
 import remoe_sim
 from remoe_sim.util.decompression import ALWAYS_BYTES, most_unpacked
+from tests.support import bombs
 
 pytestmark = [
     pytest.mark.once,
     pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux counts it"),
 ]
+ROOT = Path(__file__).resolve().parents[2]
 MOST_MIB = 160  # what a file of 1 MiB may unpack to, in a few copies
 
 
 @pytest.fixture(scope="module")
 def outcomes():
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("bombed.py")], stdout=subprocess.PIPE, check=True, text=True
+        [sys.executable, "-m", "tests.support.bombed"], cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True
     )
     return json.loads(done.stdout)
 

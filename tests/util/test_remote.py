@@ -8,10 +8,6 @@ import uuid
 import fsspec
 import pytest
 from click.testing import CliRunner
-from data import DEMO
-from foreign_files import flame_moe
-from imported import refused, rows_of
-from web_server import Failing, Flaky, Folder, Ranges, Silent, Slow, serving
 
 import remoe_sim
 import remoe_sim.trace.reader
@@ -19,6 +15,10 @@ import remoe_sim.util.remote_errors
 from remoe_sim import TraceError, import_trace, read_trace, synth, write_trace
 from remoe_sim.cli import main
 from remoe_sim.util.remote import RemotePath, is_url, place
+from tests.support.data import DEMO
+from tests.support.foreign_files import flame_moe
+from tests.support.imported import refused, rows_of
+from tests.support.web_server import Failing, Flaky, Folder, Ranges, Silent, Slow, serving
 
 WEB = pytest.mark.heavy("aiohttp")
 

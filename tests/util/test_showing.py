@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 import pytest
-from data import DEMO
 
 import remoe_sim
 from remoe_sim.util.display import Shown
+from tests.support.data import DEMO
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,13 +7,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from naive import DECODE, Row
-from strategies import Shape, trace_of
-from test_timing import with_dense
 
 import remoe_sim
 from remoe_sim.cli import main
 from remoe_sim.util.units import decimal, percent
+from tests.oracle.naive import DECODE, Row
+from tests.support.strategies import Shape, trace_of
+from tests.support.timed import with_dense
 
 
 @pytest.mark.parametrize(
