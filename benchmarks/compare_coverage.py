@@ -123,8 +123,8 @@ def study(repetitions: int, kinds: tuple[str, ...], requests: tuple[int, ...]) -
 
 
 def tables(answer: dict[str, Any]) -> tuple[str, str]:
-    """The tables of docs/compare.md: intervals that hold the truth, over kinds, and false verdicts, of all EQUAL kinds
-    together; in percent."""
+    """Return the tables of docs/compare.md, in percent: intervals that hold the truth, from the worst kind to the best,
+    and false verdicts of all EQUAL kinds together."""
     head = [f"{lengths} lengths, {pairing}" for lengths, pairing in DESIGNS]
     held, false = ([f"| requests | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"] for _ in range(2))
     for count in sorted({cell["requests"] for cell in answer["cells"]}):

@@ -48,7 +48,8 @@ def slow(a, b, paired):
         va, vb, joint = moment(0, 0), moment(1, 1), moment(0, 1)
         largest = max(va, vb)
         va, vb = max(va, 1e-12 * largest), max(vb, 1e-12 * largest)
-        joint = np.clip(joint / math.sqrt(va * vb), -0.99, 0.99) * math.sqrt(va * vb)
+        both = math.sqrt(va * vb)
+        joint = np.clip(joint / both, -0.99, 0.99) * both if both else 0.0
         u = w[1] * left[1] - w[0] * left[0]
         shares = np.hstack([-np.diag(w[0]), np.diag(w[1])])
         rest = np.hstack([-np.diag(w[0]) @ centred[0], np.diag(w[1]) @ centred[1]])
@@ -163,7 +164,7 @@ def test_a_star_and_a_p_value_never_contradict_each_other(resamples):
             for at in range(9)
         ]
         for one in (*others, *adjusted(others, found, 0.05)):
-            assert one.shown == ((one.p_value if one.p_adjusted is None else one.p_adjusted) <= 0.05)
+            assert bool(one.shown) == ((one.p_value if one.p_adjusted is None else one.p_adjusted) <= 0.05)
         for at in range(9):  # and at a level that is exactly p
             low, high = found.interval(at, found.p_value(at))
             assert not low <= 0 <= high
