@@ -2,7 +2,7 @@
 
 `same_answers/lines.txt` has the lines, `same_answers/answers.json` what each answered: its exit code and its JSON,
 or the hashes of what it wrote. Floats are compared to ten digits, since processors round the last ones differently.
-After a change of answers that is meant, `python -m tests.commands.test_same_answers` writes them again: read the difference.
+After a change that is meant, `python -m tests.commands.test_same_answers` writes them again: read the difference.
 """
 
 import json
