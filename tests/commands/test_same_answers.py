@@ -23,7 +23,7 @@ KEPT = Path(__file__).with_name("same_answers")
 LINES = KEPT.joinpath("lines.txt").read_text("utf-8").splitlines()
 ANSWERS = KEPT / "answers.json"
 FLOAT = re.compile(r"(?<![\w.:-])-?\d+(?:\.\d+(?:[eE][-+]?\d+)?|[eE][-+]?\d+)(?![\w.])")
-VARIES = re.compile(r'("(?:version|created|seconds)": )("[^"]*"|[\d.]+)')
+VARIES = re.compile(r'("(?:version|created|seconds|key)": )("[^"]*"|[\d.]+)')  # a key names sources
 MOST = 6000  # characters of an answer that are kept as they are; of longer ones also the hash of all
 
 
