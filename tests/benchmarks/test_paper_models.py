@@ -97,13 +97,13 @@ def test_losses_are_those_of_each_text(script, tmp_path):
     from remoe_sim.finetune.terms import language_model
 
     script.train("qwen", [[1, 2, 3]], 1, 1, "cpu", 0, tmp_path / "model")
-    pieces, path = [[5, 6, 7], [9, 8], [1, 2, 3]], tmp_path / "losses.json"
+    pieces, path = [[5, 6, 7], [9, 8], [1, 2, 3], [4, 6]], tmp_path / "losses.json"
     script.text_losses.measure(tmp_path / "model", pieces, 2, "cpu", path)
     found = json.loads(path.read_text())
     model, _ = script.text_losses.load(str(tmp_path / "model"), "cpu")
     ids = torch.tensor([pieces[0], pieces[2]])
     wanted = float(language_model(model(ids).logits, ids, torch.ones_like(ids, dtype=torch.bool)).detach())
-    assert found["tokens"] == [2, 1, 2]
+    assert found["tokens"] == [2, 1, 2, 1]
     assert (found["nats"][0] + found["nats"][2]) / 4 == pytest.approx(wanted, rel=1e-5)
     same = script.text_losses.compare(path, path)
     assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
