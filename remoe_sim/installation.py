@@ -68,7 +68,7 @@ class Checkup(Shown):
 
     @property
     def problems(self) -> list[str]:
-        """What does not work or is slow, one sentence each with the remedy; extras are nobody's duty."""
+        """What does not work or is slow, one sentence each with the remedy; missing extras are not problems."""
         found = [
             f"package {one.name} is {'not installed' if one.version is None else one.version}, and {one.name}"
             f"{one.needs} is needed; run: python -m pip install '{one.name}{one.needs}'"

@@ -223,7 +223,7 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
 
 
 def at_capacities(hits: Longs, wanted: Longs | None) -> Longs:
-    """Of hits at 0 to E experts those at the capacities that are wanted, or all."""
+    """Select the wanted capacities from a full curve."""
     return hits if wanted is None else hits[:, np.minimum(wanted, hits.shape[1] - 1)]
 
 

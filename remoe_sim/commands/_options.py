@@ -23,9 +23,7 @@ _LIMIT = (
     click.option(
         "--budget", metavar="SIZE", help="Bytes instead, such as 4000MiB; shared equally by layers under scope layer."
     ),
-    click.option(
-        "--memory", metavar="SIZE", help="Memory of a device instead, of which --reserve is not for the cache."
-    ),
+    click.option("--memory", metavar="SIZE", help="Total device memory; the cache gets what --reserve leaves."),
     click.option(
         "--reserve", default="", metavar="SIZE,…", help="What others take: sizes, or 'dense' for the dense layers."
     ),

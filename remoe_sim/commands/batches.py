@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.batches.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
-    """Replay TRACE at several batch sizes: experts per step, hit rate, bytes per token.
+    """Replay TRACE at several batch sizes.
+
+    Shows experts per step, hit rate and bytes per token.
 
     Requests run at once and a finished one is replaced (continuous batching); a step needs every expert that any of its
     tokens chose. Experts per group are the distinct ones that the decode tokens of a step need at a layer; uniform is

@@ -20,7 +20,7 @@ from remoe_sim.commands._options import note
 @click.option("--probs", is_flag=True, help="Keep the full distributions of the routers too.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 def command(output: str, **arguments: Any) -> None:
-    """Record the expert routing of a model that Hugging Face Transformers or llama.cpp runs.
+    """Run a model and record its expert routing.
 
     MODEL is a name on the Hugging Face Hub or a folder, or a .gguf file. Generates greedily from each prompt. Lines of
     a .jsonl file have "prompt", "text" or "messages"; under --teacher-force also "completion", and the prompt is

@@ -42,7 +42,7 @@ UNITS = {"reuse_rate": "reuse", "hit_rate": "hit rate %", "misses_per_token": "m
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.compare.v1).")
 def command(as_json: bool, layers: bool, **arguments: Any) -> None:
-    """Whether trace B routes differently from trace A, or whether it is noise.
+    """Compare two traces: does B reuse more experts than A?
 
     The verdict is on one number: the share of a decode token's experts that the token before it used too, pooled over
     requests and layers. Intervals are over requests, at least four on each side. Everything else is shown with

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.curve.v1).")
 def command(as_json: bool, output: str | None, **arguments: Any) -> None:
-    """Hit rate of TRACE at every capacity, in one pass per layer.
+    """Show the hit rate of TRACE at every cache size.
 
     Without -o or --json a table of some capacities is shown, all layers together.
 

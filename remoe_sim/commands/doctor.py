@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.doctor.v1).")
 def command(as_json: bool) -> None:
-    """Say what is installed: versions, processors, where compiled kernels are kept, and which extras are there.
+    """Check the installation.
 
-    Paste it into a report of a problem.
+    Shows versions, processors, the folder of compiled kernels and the extras that are installed. Paste it into a report
+    of a problem.
 
     \b
     Examples:

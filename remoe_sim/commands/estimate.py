@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @device_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.estimate.v1).")
 def command(as_json: bool, timeline: str | None, context: str | None, **arguments: Any) -> None:
-    """Time per output token (TPOT) without a trace, from a hit rate or the bytes that misses read.
+    """Estimate the time per output token without a trace.
+
+    The time (TPOT) follows from a hit rate, or from the bytes that misses read.
 
     All times are modelled: bytes over bandwidths plus fixed times of the device's card. Several devices or
     quantisations, separated by commas, are compared.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the order of the texts.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 def command(model: str, data: str, output: str, **arguments: Any) -> None:
-    """Tune the router of a model so that adjacent tokens share more experts.
+    """Tune a router so that adjacent tokens share more experts.
 
     MODEL is a name on the Hugging Face Hub or a folder; nothing but its gates is changed. Lines of a .jsonl file have
     "prompt", "text" or "messages". FOLDER gets a checkpoint of the same architecture, and in finetune/ the gates

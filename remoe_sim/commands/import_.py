@@ -46,10 +46,10 @@ class ImportCommand(click.Command):
 @click.option("--name", help="Name of the model.")
 @click.option("--quant", help="Quantisation of the model, such as Q4_K_M.")
 def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
-    """Make a trace of recorded expert routing, in any supported format.
+    """Make a trace from recorded routing in any supported format.
 
     Inputs are files or URLs, recognised by their content, and may be compressed with gzip or zstd. Several inputs
-    become one trace, each with requests of its own. What is given by an option goes before what an input says.
+    become one trace, each with requests of its own. Options take precedence over what an input says.
     Inputs of the formats npz and gpt-oss may say something of each request, such as its dataset; --where (several times
     if need be) keeps the requests that it names.
 

@@ -35,7 +35,9 @@ HEADINGS = (
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.info.v1), always with the layers.")
 def command(trace: str, layers: bool, as_json: bool) -> None:
-    """What is in TRACE, and how its model routes: tokens, sizes, expert reuse, balance, working set.
+    """Show what is in TRACE and how its model routes.
+
+    Shows tokens, sizes, expert reuse, balance and the working set.
 
     Reuse is the share of a decode token's experts that the tokens before it in its request used too (adjacent: the
     one before, last 4: any of the four before). The token cycle is the bytes of all experts that one decode token uses.

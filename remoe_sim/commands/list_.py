@@ -145,7 +145,9 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
 @click.argument("kind", metavar="|".join(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (schema remoe-sim.list.v1).")
 def command(kind: str, as_json: bool) -> None:
-    """Show what can be named on the command line: policies, trace formats, models, or devices.
+    """List policies, trace formats, models or devices.
+
+    The names listed are those that options of other commands take.
 
     \b
     Examples:

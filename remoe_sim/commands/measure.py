@@ -27,11 +27,11 @@ UNASKED = 2**30  # bytes that are written without a question
 @click.option("--yes", is_flag=True, help="Write more than 1 GiB without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.measure.v1).")
 def command(output: str | None, yes: bool, as_json: bool, **arguments: Any) -> None:
-    """Measure this machine and make a device card of it.
+    """Measure this machine and write its device card.
 
     Measures memory (triad and matrix-vector products), storage (random direct reads of a scratch file, which is removed
     again, at four sizes and up to eight at once) and, where torch with CUDA is present, the device and copies to it.
-    Takes half a minute, on an idle machine: what runs beside makes it look slow. The fixed times per layer, expert and
+    Takes half a minute, on an idle machine: other programs make it look slow. The fixed times per layer, expert and
     step are not measured but assumed.
 
     \b

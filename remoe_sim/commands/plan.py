@@ -49,7 +49,9 @@ if TYPE_CHECKING:
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.plan.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
-    """How much memory TRACE needs for a time per output token (TPOT), and what a memory gives.
+    """Find the memory that a time per output token needs.
+
+    Answers both ways: the memory that TRACE needs for a time per output token (TPOT), and the time that a memory gives.
 
     Memory is one budget: weights, output head, embedding, KV cache, a workspace for the largest group of experts that
     a step needs at a layer, and the cache of experts. The knee is where the curve of TPOT over memory lies farthest

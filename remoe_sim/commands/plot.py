@@ -27,7 +27,9 @@ from remoe_sim.commands._options import fast_option, memory_option, note
 @click.option("--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if a trace has none.")
 @memory_option
 def command(files: tuple[str, ...], **arguments: Any) -> None:
-    """Draw FILES: every figure that the traces and sweeps among them allow.
+    """Draw figures of traces and sweeps.
+
+    Draws every figure that FILES allow.
 
     Traces give reuse, routing, popularity, hit rates and regret at every capacity, and with --cache or --budget the
     best split and, with --device, the times of single tokens. A sweep with -o gives hit rates, regret, bytes and times.

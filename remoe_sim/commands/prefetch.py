@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.prefetch.v1).")
 def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) -> None:
-    """Replay TRACE through a cache into which a predictor loads experts ahead of their layer.
+    """Replay TRACE while a predictor loads experts ahead.
 
     previous names the experts of the token before, frequent those most often wanted so far, transition those that
     followed the experts DEPTH layers earlier, oracle the right ones, noisy the right ones with errors. Counts take all

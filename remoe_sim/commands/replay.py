@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.replay.v1).")
 def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
-    """Replay TRACE through a cache: hit rates, misses and bytes of each policy beside the offline optimum.
+    """Replay TRACE through a cache of a given size.
+
+    Shows hit rates, misses and bytes of each policy next to the offline optimum.
 
     A lookup is one distinct expert that a step needs at one layer. TRACE is a file, or sample:NAME for a bundled one.
 

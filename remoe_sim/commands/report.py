@@ -31,10 +31,10 @@ from remoe_sim.commands._options import (
 @click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
 @memory_option
 def command(output: str, **arguments: Any) -> None:
-    """Write one HTML file about TRACE, or about the rows of a SWEEP: to read, to send, to put beside a claim.
+    """Write one HTML page about a trace or a sweep.
 
-    Of a trace it has the verdict, what a result must state to be checked, tables, figures, the routing, and how to make
-    it again. Without a limit, the cache has room for a quarter of the experts. With --device it also has modelled
+    The page of a trace has the verdict, what a result must state to be checked, tables, figures, the routing, and how to
+    make the page again. Without a limit, the cache has room for a quarter of the experts. With --device it also has modelled
     times: by cause, against memory, and of single tokens. A sweep takes no options.
 
     \b

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.reroute.v1).")
 def command(as_json: bool, output: str | None, **arguments: Any) -> None:
-    """What if the router of TRACE had looked at the cache? Hits, bytes and the lost part of the router's choice.
+    """Replay TRACE as if its router preferred cached experts.
+
+    Shows hits, bytes and how much of the router's choice is lost.
 
     Decode tokens only, and open loop: the tokens after a re-routed one are those of the original routing, so the gain
     is an upper bound, and what it does to the text is not measured.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.argument("trace", type=click.Path())
 @click.option("--budget", metavar="SIZE", help="Bytes of all layers together, such as 4000MiB.")
 @click.option("--cache", metavar="N", help="Experts per layer on average instead: N times the MoE layers are divided.")
-@click.option("--memory", metavar="SIZE", help="Memory of a device instead, of which --reserve is not for the cache.")
+@click.option("--memory", metavar="SIZE", help="Total device memory; the cache gets what --reserve leaves.")
 @click.option(
     "--reserve", default="", metavar="SIZE,…", help="What others take: sizes, or 'dense' for the dense layers."
 )
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.split.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
-    """Divide a cache among the layers of TRACE so that it misses least.
+    """Divide a cache among the layers so that it misses least.
 
     Shows four caches of the same size: equal (every layer the same), greedy (along the convex hulls of the layers' miss
     curves), best (the optimum, proven by dynamic programming) and shared (one cache for all layers). The division is

@@ -83,7 +83,9 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
 def command(
     as_json: bool, dry_run: bool, traces: tuple[str, ...], output: str | None, dask: str | None, **arguments: Any
 ) -> None:
-    """Every combination of TRACES and of what is given as lists, one row each.
+    """Replay TRACES in every combination of the listed options.
+
+    The result has a row for each combination.
 
     One replay serves all capacities of lru, lfu and belady in a layer's cache, and all devices. With -o rows are kept
     as they come, and a sweep that was interrupted or is asked for more goes on where it was. Without limits all

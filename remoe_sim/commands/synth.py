@@ -31,7 +31,9 @@ from remoe_sim.commands._options import memory_option, note
 @click.option("--name", help="Name of the model.")
 @memory_option
 def command(output: str, **given: Any) -> None:
-    """Make a synthetic trace: popular experts, and those that were used lately, are chosen more often.
+    """Make a synthetic trace.
+
+    Popular experts, and experts used recently, are chosen more often.
 
     With --like both are fitted to a real trace, so that LRU has nearly its hits at every capacity; --reuse then asks
     what a router with more (or less) reuse would bring. A trace may be larger than memory. A synthetic trace has no

@@ -68,7 +68,9 @@ if TYPE_CHECKING:
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.tiers.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
-    """Replay TRACE through a device cache above a host cache above storage: hits per tier, bytes per link.
+    """Replay TRACE through a device, a host and a storage tier.
+
+    Shows hits per tier and bytes per link.
 
     What misses the device is looked up in the host, and what misses there is read from storage. Several policies or
     relations, separated by commas, are replayed in all combinations.

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.verdict.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
-    """Say why a cache of this size misses on TRACE: its policy, the working set, or neither because the trace fits.
+    """Explain why a cache of this size misses.
+
+    Names the cause: the policy, the working set, or neither because the trace fits.
 
     Compares the best online policy with Belady, which knows the future. fits: at most 1 % of the lookups are capacity
     misses (not first uses). policy: Belady at the same limit avoids at least half of them. working set: it avoids less.

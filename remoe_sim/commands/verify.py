@@ -23,7 +23,9 @@ from remoe_sim.commands._options import fast_option, memory_option, note, print_
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.verify.v1).")
 def command(as_json: bool, result: str, traces: tuple[str, ...], **arguments: Any) -> None:
-    """Compute cells of a sweep's RESULT anew from its TRACES, and compare them bit for bit.
+    """Compute cells of a sweep again and compare them.
+
+    The cells of RESULT are computed from its TRACES, and must be the same to the last bit.
 
     Traces are told by their content; without any they are looked for under the paths that the rows have. Exit code 1
     if a cell differs, 2 if a trace is not there, is another one, or the rows are of another version.

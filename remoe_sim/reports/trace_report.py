@@ -67,7 +67,7 @@ def trace_page(trace: Trace, timing: Mapping[str, Any], **given: Any) -> Page:
 
 
 def default_cache(trace: Trace, scope: str) -> int:
-    """A limit for who names none: one in four experts, and room for one token at least."""
+    """Default cache size: a quarter of the experts, at least one token's worth."""
     experts, top_k = trace.model.experts, trace.model.top_k
     if scope == "layer":
         return max(max(top_k), -(-max(experts) // DEFAULT_SHARE))
