@@ -1,6 +1,6 @@
 """Damages a trace file in every part of it, reads each variant in every way, and counts what comes out.
 
-    python benchmarks/corruption.py [--variants 12000] [--seed 0] [-o benchmarks/results/corruption.json]
+    python -m benchmarks.faults.corruption [--variants 12000] [--seed 0] [-o benchmarks/results/corruption.json]
 
 Bits and bytes are changed, runs of bytes set to zeros, ones or noise, swapped, removed, and the file cut off, each
 beginning in one class of bytes: the magic, the footer with its metadata and statistics, page headers, and the pages of
@@ -10,8 +10,6 @@ probabilities, token ids and metadata), or silently changed, which must not be. 
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import random
 import resource
@@ -22,9 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from corrupting import Reading, damaged, ranges, whole_trace, written
+from benchmarks.script import options, show
+from tests.support.corrupting import Reading, damaged, ranges, whole_trace, written
 
 AT_ONCE = 500  # variants of one process, so that a crash is told apart and memory is measured
 Job = tuple[str, str, int]  # class, way of reading, seed
@@ -70,11 +67,10 @@ def outcomes(good: bytes, todo: list[Job], folder: Path) -> Iterator[tuple[Job, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"variants": 40})
     parser.add_argument("--variants", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path)
-    options = parser.parse_args()
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         good = written(whole_trace(), folder / "whole.parquet")
@@ -82,7 +78,7 @@ def main() -> None:
         by_class: dict[str, Counter[str]] = {one: Counter() for one in classes}
         by_way: dict[str, Counter[str]] = {one: Counter() for one in Reading.WAYS}
         kinds, wrong, peak = Counter[str](), [], 0
-        for (one, way, seed), how, outcome in outcomes(good, jobs(classes, options.variants, options.seed), folder):
+        for (one, way, seed), how, outcome in outcomes(good, jobs(classes, given.variants, given.seed), folder):
             if one == "memory":
                 peak = max(peak, int(outcome))
                 continue
@@ -94,7 +90,7 @@ def main() -> None:
                 wrong.append({"class": one, "way": way, "seed": seed, "damage": how, "outcome": outcome})
     total = sum(by_class.values(), Counter())
     result = {
-        "command": f"python benchmarks/corruption.py --variants {options.variants} --seed {options.seed}",
+        "command": f"python -m benchmarks.faults.corruption --variants {given.variants} --seed {given.seed}",
         "file_bytes": len(good),
         "variants": sum(total.values()),
         "outcomes": {name: total[name] for name in ("refused", "identical", "silent", "other")},
@@ -104,10 +100,7 @@ def main() -> None:
         "by_damage": dict(kinds),
         "wrong": wrong,
     }
-    text = json.dumps(result, indent=1)
-    if options.output:
-        options.output.write_text(text + "\n")
-    print(text)
+    show(result, given.output, indent=1)
     sys.exit(bool(wrong))
 
 

@@ -1,4 +1,4 @@
-"""The commands that `benchmarks/faults.py` lets fail, and what they read."""
+"""The commands that `benchmarks/faults/faults.py` lets fail, and what they read."""
 
 from __future__ import annotations
 

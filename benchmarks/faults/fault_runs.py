@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from benchmarks.script import options, show
 
-def arguments(description: str | None, faults: tuple[str, ...]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def arguments(description: str | None, faults: tuple[str, ...], quick: dict[str, str]) -> argparse.ArgumentParser:
+    parser = options(description, quick, output="write the JSON there; with --table, read it")
     parser.add_argument("--faults", default=",".join(faults), metavar="FAULT,…")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON there; with --table, read it")
     parser.add_argument("--table", action="store_true", help="print the table of a JSON that is there")
     return parser
 
@@ -25,8 +25,5 @@ def finish(
         print(table(json.loads(asked.output.read_text())))
         return 0
     answer = measure()
-    text = json.dumps(answer, indent=1)
-    if asked.output:
-        asked.output.write_text(text + "\n")
-    print(text)
+    show(answer, asked.output, indent=1)
     return int(not all(row.get("fine", True) for row in answer["rows"]))

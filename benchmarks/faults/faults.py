@@ -1,6 +1,6 @@
 """Faults × commands: what happens to the file that a command writes, what is said, and whether a rerun finishes.
 
-    python benchmarks/faults.py [--commands import,sweep,…] [--faults killed,…] [--output FILE.json] [--table]
+    python -m benchmarks.faults.faults [--commands import,sweep,…] [--faults killed,…] [--output FILE.json] [--table]
 
 Each command is run undisturbed, then once for every fault, in a process of its own (a fork, as most of the time of a
 process goes into loading): killed (SIGKILL), asked to end (SIGTERM) and interrupted (SIGINT) at the moment at which its
@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow.parquet as pq
-from fault_commands import COMMANDS, NO_INPUT, Command, inputs
-from fault_runs import arguments, finish
 
 import remoe_sim
+from benchmarks.faults.fault_commands import COMMANDS, NO_INPUT, Command, inputs
+from benchmarks.faults.fault_runs import arguments, finish
 from remoe_sim import cli
 
 WHOLE, ABSENT = "whole", "absent"
@@ -315,7 +315,7 @@ def cell(row: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = arguments(__doc__, FAULTS)
+    parser = arguments(__doc__, FAULTS, quick={"commands": "import", "faults": "killed,no input"})
     parser.add_argument("--commands", default=",".join(COMMANDS), metavar="NAME,…")
     asked = parser.parse_args()
     return finish(asked, lambda: measure(asked.commands.split(","), asked.faults.split(",")), table)

@@ -1,6 +1,6 @@
 """Faults of the folder in which compiled kernels are kept: the answer is right all the same.
 
-    python benchmarks/kernel_faults.py [--faults "full disk,truncated file,…"] [--output FILE.json] [--table]
+    python -m benchmarks.faults.kernel_faults [--faults "full disk,truncated file,…"] [--output FILE.json] [--table]
 
 `curve` runs in new processes whose kernels are kept on a full and on a read-only disk (which takes root; otherwise left
 out), in files that were cut, changed in one bit and emptied, and by two that compile at a time. Its rows are compared
@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fault_runs import arguments, finish
-from faults import disk, may_mount
-
 import remoe_sim
+from benchmarks.faults.fault_runs import arguments, finish
+from benchmarks.faults.faults import disk, may_mount
 
 FAULTS = ("full disk", "read-only disk", "truncated file", "damaged file", "empty file", "two at a time")
 
@@ -90,7 +89,7 @@ def table(answer: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    asked = arguments(__doc__, tuple(FAULTS)).parse_args()
+    asked = arguments(__doc__, FAULTS, quick={"faults": "truncated file"}).parse_args()
     return finish(
         asked,
         lambda: {"version": remoe_sim.__version__, "rows": list(kernel_faults(asked.faults.split(",")))},

@@ -1,6 +1,6 @@
 """Misses of the same accesses here and in libCacheSim: policy × trace × scope × size, and the difference.
 
-    python benchmarks/agreement.py [--traces ../shared/traces] [--output agreement.json]
+    python -m benchmarks.fidelity.agreement [--traces ../shared/traces] [--output agreement.json]
 
 Every slot of every decision is an access of its own (`--order sequential`) to entries of one size, mandatory admission,
 which is what a general cache simulator replays; our LFU is the variant that forgets evicted entries. In scope layer
@@ -9,8 +9,6 @@ both sides have a cache per layer, and misses are summed. Without the folder of 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,14 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import libcachesim
 import numpy as np
 import numpy.typing as npt
 
 import remoe_sim
+from benchmarks.script import NO_TRACES, TRACES, library, options, show
 from remoe_sim import Decisions, InMemory, Model, Trace
 
-TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
+libcachesim = library("libcachesim")
 TWINS = {
     "lru": "LRU", "fifo": "FIFO", "belady": "Belady", "lfu-forget": "LFU", "sieve": "Sieve", "arc": "ARC",
     "slru": "SLRU", "2q": "TwoQ", "s3fifo": "S3FIFO", "w-tinylfu": "WTinyLFU",
@@ -132,9 +130,9 @@ def first_tokens(trace: Trace, tokens: int) -> Trace:
     return Trace(*columns, trace.layer_numbers, trace.model, InMemory(layers))
 
 
-def traces(folder: Path) -> Iterator[tuple[str, Trace]]:
+def traces(folder: Path, tokens: int = 400) -> Iterator[tuple[str, Trace]]:
     """Names and traces: a synthetic one, and those of the folder that are there."""
-    yield "synthetic", synthetic()
+    yield "synthetic", synthetic(tokens)
     for name in ("qwen", "gptoss"):
         if (path := folder / "bigmoe" / f"{name}.route.csv").is_file():
             yield name, remoe_sim.import_trace(path)
@@ -149,10 +147,10 @@ def sizes_of(trace: Trace, scope: str) -> list[int]:
     return sorted({1, 2, 3, *np.geomspace(4, entries - 1, 9).astype(int).tolist(), *large})
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path, tokens: int = 400) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name, trace in traces(folder):
+        for name, trace in traces(folder, tokens):
             for scope in ("layer", "global"):
                 compared = compare(trace, scope, sizes_of(trace, scope), list(TWINS), Path(scratch))
                 rows += [{"trace": name, **row} for row in compared]
@@ -169,14 +167,11 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick={"traces": NO_TRACES, "tokens": 40})
     parser.add_argument("--traces", type=Path, default=TRACES, metavar="FOLDER")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
+    parser.add_argument("--tokens", type=int, default=400, help="of the synthetic trace")
     given = parser.parse_args()
-    text = json.dumps(measure(given.traces), indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    show(measure(given.traces, given.tokens), given.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure how often the intervals of `compare` hold the truth, and how often it calls equal models different.
 
-    python benchmarks/compare_coverage.py [--repetitions 4000] [--quick] [--output results/compare_coverage.json]
+    python -m benchmarks.fidelity.compare_coverage [--repetitions 4000] [--quick] [--output FILE]
 
 Experiments are drawn and given to `remoe_sim.studies.bootstrap.differences`, which `compare` takes its intervals from.
 A request has a length (equal, or lognormal with σ = 1) and a rate of its own, and of each of its lookups it is drawn
@@ -17,17 +17,15 @@ An interval holds the truth if the truth, taken off B, leaves a p-value above 5 
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
 from scipy.stats import beta
 
+from benchmarks.script import keep, options
 from remoe_sim.studies.bootstrap import Ratios, differences
 
 REQUESTS = (4, 6, 10, 20, 50, 200)
@@ -137,10 +135,8 @@ def tables(answer: dict[str, Any]) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={})
     parser.add_argument("--repetitions", type=int, default=4000)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     given = parser.parse_args()
     start = time.perf_counter()
     if given.quick:
@@ -150,7 +146,7 @@ def main() -> None:
     answer["seconds"] = round(time.perf_counter() - start, 1)
     print("\n\n".join(tables(answer)))
     if given.output:
-        given.output.write_text(json.dumps(answer, indent=1) + "\n")
+        keep(answer, given.output, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How often `compare` says what it should: on halves of one trace, and where reuse was raised by some points.
 
-    python benchmarks/compare_power.py [--splits 100] [--points 3] [--traces ../shared/traces] [--output power.json]
+    python -m benchmarks.fidelity.compare_power [--splits 100] [--points 3] [--traces FOLDER] [--output FILE]
 
 The requests of gpt-oss-20b (or of a bundled sample, which has 200) are split into two halves at random, once per seed.
 The verdict is that of `remoe_sim.compare`, on pooled adjacent reuse; it takes the sums over each request alone, so they
@@ -16,9 +16,6 @@ whole trace, so that requests differ among themselves as the recorded ones do.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,14 +26,14 @@ from typing import Any
 import numpy as np
 
 import remoe_sim
+from benchmarks.script import NO_TRACES, TRACES, options, show
 from remoe_sim.studies.bootstrap import Differences, Ratios, differences
 from remoe_sim.studies.compare import Requests, adjacent_sums
 from remoe_sim.trace.metrics import adjacent_reuse, previous_rows
+from tests.support.data import DEMO
 
-TRACES = Path(os.environ.get("REMOE_SIM_TRACES") or Path(__file__).resolve().parents[2] / "shared" / "traces")
 ALPHA, RESAMPLES = 0.05, 1999  # those of `compare`
 CHECKED = 2  # splits on which `compare` itself is run
-MANY = 20_000  # splits on which the standard error alone is looked at
 
 
 @dataclass(frozen=True)
@@ -93,10 +90,10 @@ def halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(a), np.sort(b)
 
 
-def normal_coverage(sums: Sums) -> float:
+def normal_coverage(sums: Sums, many: int) -> float:
     """How often a plain interval, the difference and 1.96 of its standard errors, holds zero on many more splits."""
     inside = 0
-    for seed in range(MANY):
+    for seed in range(many):
         difference = variance = 0.0
         for sign, places in zip((-1, 1), halves(sums.wanted.size, seed), strict=True):
             y, x = sums.shared[places], sums.wanted[places]
@@ -104,7 +101,7 @@ def normal_coverage(sums: Sums) -> float:
             difference += sign * rate
             variance += places.size / (places.size - 1) * float(((y - rate * x) ** 2).sum()) / x.sum() ** 2
         inside += abs(difference) <= 1.96 * variance**0.5
-    return inside / MANY
+    return inside / many
 
 
 def more(found: Differences) -> bool:
@@ -161,15 +158,16 @@ class Study:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"splits": 2, "draws": 1, "many": 100, "traces": NO_TRACES})
     parser.add_argument("--splits", type=int, default=100)
     parser.add_argument("--points", type=float, default=3.0)
     parser.add_argument("--draws", type=int, default=10, help="synthetic traces, each with a seed of its own")
+    parser.add_argument("--many", type=int, default=20_000, help="splits on which only the standard error is looked at")
     parser.add_argument("--traces", type=Path, default=TRACES)
-    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     given = parser.parse_args()
     path = given.traces / "gpt-oss-20b" / "gptoss20b_decode_subset.npz"
-    trace = remoe_sim.import_trace(path, experts=32) if path.exists() else remoe_sim.read_trace("sample:qwen-original")
+    other = DEMO if given.quick else "sample:qwen-original"
+    trace = remoe_sim.import_trace(path, experts=32) if path.exists() else remoe_sim.read_trace(other)
     start = time.perf_counter()
     study = Study.of(trace, given.points, given.draws)
     with ThreadPoolExecutor() as pool:
@@ -184,7 +182,7 @@ def main() -> None:
         yield from ((name, sum(row[name + suffix] for row in rows)) for name in ("synth", "copied"))
 
     answer = {
-        "trace": path.stem if path.exists() else "sample:qwen-original",
+        "trace": path.stem if path.exists() else other,
         "requests": int(study.sums.wanted.size),
         "reuse_rate": round(float(study.sums.shared.sum() / study.sums.wanted.sum()), 5),
         "spread_of_requests": {
@@ -200,13 +198,10 @@ def main() -> None:
             "halves_as_they_vary": round(100 * float(np.std([row["difference"] for row in rows])), 3),
             **{f"{name}_paired": round(100 * mean(f"{name}_paired_error"), 3) for name in ("synth", "copied")},
         },
-        "an_interval_of_that_error_holds_zero": round(normal_coverage(study.sums), 4),
+        "an_interval_of_that_error_holds_zero": round(normal_coverage(study.sums, given.many), 4),
         "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
-    text = json.dumps(answer, indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    show(answer, given.output)
 
 
 if __name__ == "__main__":

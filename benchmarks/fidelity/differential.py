@@ -1,9 +1,9 @@
 """Compiled code against slow twins of it, on random configurations, for as long as one likes.
 
-    python benchmarks/differential.py [--seed 0] [--configurations 1000] [--what replay,tiers,…] [--output FILE]
+    python -m benchmarks.fidelity.differential [--seed 0] [--configurations 1000] [--what KIND,…] [--output FILE]
 
 Each kind draws random traces and settings (hypothesis; the strategies of the tests), and compares every count: replays
-of every policy, curves, pinned experts, tiers, prefetching, re-routing and timelines with `tests/naive*.py`; Belady
+of every policy, curves, pinned experts, tiers, prefetching, re-routing and timelines with `tests/oracle/`; Belady
 with an exhaustive search over all contents of a cache; policies that libCacheSim has with libCacheSim. A configuration
 is a trace, all its settings and one policy. What differs is made as small as possible and kept with the seed.
 
@@ -14,7 +14,6 @@ A second run with another `--output` part of the kinds adds them to the file, or
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import platform
@@ -22,7 +21,6 @@ import sys
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -30,11 +28,10 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 
 import remoe_sim
+from benchmarks.script import keep, options, show
 from remoe_sim.studies.sweep.worker import fingerprint
 from remoe_sim.util.threads import one_thread
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from differential_kinds import KINDS, Kind
+from tests.support.differential_kinds import KINDS, Kind
 
 CHUNK = 150  # cases that are drawn with one seed; what hypothesis knows of earlier cases takes memory
 MOST_DIFFERENCES = 10  # then a kind is given up
@@ -134,11 +131,12 @@ def to_dict(tally: Tally, seed: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    quick = {"configurations": 1, "chunk": 3, "what": "belady,timeline"}
+    parser = options(__doc__, quick, output="also write the JSON there, kind by kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--configurations", type=int, default=1000, metavar="N", help="of each kind, at least")
     parser.add_argument("--what", default=",".join(KINDS), metavar="KIND,…", help="(default: %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there, kind by kind")
+    parser.add_argument("--chunk", type=int, default=CHUNK, metavar="N", help="cases that are drawn with one seed")
     asked = parser.parse_args()
     answer: dict[str, Any] = {"kinds": {}}
     if asked.output and asked.output.exists():
@@ -146,12 +144,13 @@ def main() -> int:
     for name in asked.what.split(","):
         print(name, file=sys.stderr)
         begun = time.monotonic()
-        found = to_dict(run(KINDS[name], asked.seed, asked.configurations), asked.seed, time.monotonic() - begun)
+        tally = run(KINDS[name], asked.seed, asked.configurations, asked.chunk)
+        found = to_dict(tally, asked.seed, time.monotonic() - begun)
         versions = {"package": fingerprint(), "python": platform.python_version()}
         answer["kinds"][name] = found | versions
         if asked.output:
-            asked.output.write_text(json.dumps(answer, indent=1) + "\n")
-    print(json.dumps(answer, indent=1))
+            keep(answer, asked.output, indent=1)
+    show(answer, indent=1)
     return int(any(one["differences"] for one in answer["kinds"].values()))
 
 

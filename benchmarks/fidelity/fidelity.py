@@ -1,12 +1,12 @@
 """Predicted against measured: time per token of published runs of real engines.
 
-    python benchmarks/fidelity.py [measurements.csv] [--json] [--output benchmarks/results/fidelity.json] [--quick]
+    python -m benchmarks.fidelity.fidelity [measurements.csv] [--json] [--output FILE] [--quick]
 
 Every row of the table is predicted or listed with the reason why not. A row's prediction comes from numbers that were
 fitted without its configuration (hardware, model, top-k): from the other runs of the same engine, or, where there are
 none, from the device card as it would be without fits. `blind` knows the bytes that were read, `given` also the run's
-own computing time. In-sample errors, of cards fitted to all rows, stand beside. Rows of benchmarks/measurements.csv
-are published figures, each with its source.
+own computing time. In-sample errors, of cards fitted to all rows, stand beside. Rows of measurements.csv are published
+figures, each with its source.
 
 What leaving out does not cover: which numbers are fitted, what they start from, and which costs the model has at all
 (contention, overlap efficiency) were chosen with all rows in view, after about ten other forms had been tried. So were
@@ -19,9 +19,7 @@ configuration of each engine, to show that all of it runs.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from typing import Any
 import numpy as np
 
 import remoe_sim
+from benchmarks.script import keep, options, show
 from remoe_sim.devices.calibrate import fit_devices, predict_ms
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.measured_runs import LeftOut, Run, read_runs
@@ -179,7 +178,7 @@ def answer_of(path: Path, quick: bool) -> dict[str, Any]:
     }
 
 
-def show(answer: dict[str, Any]) -> None:
+def print_tables(answer: dict[str, Any]) -> None:
     print(
         f"{'run':6}{'hardware':32}{'model':20}{'k':>3}{'measured':>10}{'blind':>9}{'error':>8}{'given':>9}{'error':>8}"
     )
@@ -202,20 +201,17 @@ def show(answer: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, quick={}, output="write the JSON to this file too")
     parser.add_argument("measurements", nargs="?", type=Path, default=HERE / "measurements.csv")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--output", type=Path, help="write the JSON to this file too")
-    parser.add_argument("--quick", action="store_true", help="one configuration of each engine: shows that it runs")
     given = parser.parse_args()
     answer = answer_of(given.measurements, given.quick)
-    text = json.dumps(answer, indent=1)
     if given.output:
-        given.output.write_text(text + "\n")
+        keep(answer, given.output, indent=1)
     if given.json:
-        print(text)
+        show(answer, indent=1)
     else:
-        show(answer)
+        print_tables(answer)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the best division of a cache among layers gains on real traces.
 
-    python benchmarks/split_gain.py [--traces ../shared/traces] [--output split_gain.json]
+    python -m benchmarks.fidelity.split_gain [--traces ../shared/traces] [--output split_gain.json]
 
 Decode tokens only, cold start, mandatory admission; caches of 10, 20 and 40 % of the bytes of all experts.
 `saved_share` is the part of the equal division's misses that the best division avoids; `shared` is one cache of all
@@ -11,8 +11,7 @@ division's there.
 
 from __future__ import annotations
 
-import argparse
-import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 import remoe_sim
+from benchmarks.script import NO_TRACES, TRACES, options, show
+from tests.support.data import DEMO
 
-TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
 SHARES = (10, 20, 40)  # per cent of the bytes of all experts
 POLICIES = ("lru", "belady")
 GPT_OSS_EXPERT_BYTES = 13219200  # as in the capture of gpt-oss-120b: experts of both models have the same shape
@@ -94,15 +94,14 @@ def held_out(trace: remoe_sim.Trace, fitted: object) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"traces": NO_TRACES})
     parser.add_argument("--traces", type=Path, default=TRACES)
-    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     given = parser.parse_args()
-    found = {name: gain(trace) for name, trace in traces(given.traces).items()}
-    text = json.dumps({"settings": "decode, cold, mandatory admission, set order", "traces": found}, indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    chosen = {"demo": remoe_sim.read_trace(DEMO)} if given.quick else traces(given.traces)
+    if not chosen:
+        sys.exit(f"there are no traces in '{given.traces}'; name their folder with --traces")
+    found = {name: gain(trace) for name, trace in chosen.items()}
+    show({"settings": "decode, cold, mandatory admission, set order", "traces": found}, given.output)
 
 
 if __name__ == "__main__":

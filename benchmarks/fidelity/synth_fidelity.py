@@ -1,21 +1,20 @@
 """How like a real trace `synth --like` is, and whether `--reuse` reaches what is asked for.
 
-    python benchmarks/synth_fidelity.py [--traces ../shared/traces] [--seed 0]
+    python -m benchmarks.fidelity.synth_fidelity [--traces ../shared/traces] [--seed 0]
 
 Differences in points. Per layer: the mean over layers of how far each is off, at the capacity where that is largest.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import remoe_sim
+from benchmarks.script import TRACES, options, show
+from tests.support.data import DEMO
 
-TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
 PATHS = {
     "qwen": "bigmoe/qwen.route.csv",
     "gptoss": "bigmoe/gptoss.route.csv",
@@ -44,12 +43,14 @@ def compare(real: remoe_sim.Trace, made: remoe_sim.Trace) -> dict[str, Any]:
     return found
 
 
-def measure(folder: Path, seed: int) -> dict[str, Any]:
+def traces(folder: Path) -> dict[str, remoe_sim.Trace]:
+    """The real traces that are there, by name."""
+    return {name: remoe_sim.import_trace(folder / path) for name, path in PATHS.items() if (folder / path).is_file()}
+
+
+def measure(chosen: dict[str, remoe_sim.Trace], seed: int) -> dict[str, Any]:
     answer = {}
-    for name, path in PATHS.items():
-        if not (folder / path).is_file():
-            continue
-        real = remoe_sim.import_trace(folder / path)
+    for name, real in chosen.items():
         before = remoe_sim.reuse(real).reuse_rate.iloc[-1]
         answer[name] = compare(real, remoe_sim.synth(real, seed=seed))
         for wanted in ("1.26x", "0.8x", "+0.07"):
@@ -60,11 +61,12 @@ def measure(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick={}, output=None)
     parser.add_argument("--traces", type=Path, default=TRACES, metavar="FOLDER")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    print(json.dumps(measure(given.traces, given.seed), indent=2))
+    chosen = {"demo": remoe_sim.read_trace(DEMO)} if given.quick else traces(given.traces)
+    show(measure(chosen, given.seed))
 
 
 if __name__ == "__main__":

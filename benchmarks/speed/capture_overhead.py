@@ -1,6 +1,6 @@
 """What recording costs: time of greedy generation with and without `remoe_sim.capture.record`, on small random models.
 
-    python benchmarks/capture_overhead.py [--tokens 64] [--rounds 9] [--output overhead.json]
+    python -m benchmarks.speed.capture_overhead [--tokens 64] [--rounds 9] [--output overhead.json]
 
 Needs torch and transformers. Rounds with and without alternate; times are the least of all rounds, CPU time
 on one thread (which other processes disturb less), in ms per forward pass of one token.
@@ -8,21 +8,17 @@ on one thread (which other processes disturb less), in ms per forward pass of on
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import sys
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
-import torch
-
 import remoe_sim
+from benchmarks.script import library, options
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from tiny_models import INSTALLED, tiny
+torch = library("torch")
+library("transformers")
 
 
 def generate(model: Any, tokens: int, recorded: bool, probs: bool) -> float:
@@ -37,6 +33,8 @@ def generate(model: Any, tokens: int, recorded: bool, probs: bool) -> float:
 
 def measure(family: str, tokens: int, rounds: int) -> dict[str, Any]:
     """Times of a family's tiny model, and the share that recording adds."""
+    from tests.support.tiny_models import tiny
+
     model = tiny(family)
     ways = {"plain": (False, False), "recorded": (True, False), "with_probs": (True, True)}
     times: dict[str, list[float]] = {way: [] for way in ways}
@@ -55,11 +53,12 @@ def measure(family: str, tokens: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from tests.support.tiny_models import INSTALLED
+
+    parser = options(__doc__, quick={"tokens": 4, "rounds": 1, "families": "mixtral"})
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--families", default=",".join(INSTALLED))
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--families", default=",".join(INSTALLED), metavar="NAME,…")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = [measure(family, given.tokens, given.rounds) for family in given.families.split(",")]

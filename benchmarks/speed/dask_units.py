@@ -1,6 +1,6 @@
 """What the units of a sweep on a cluster cost: one layer of a large trace by each kind of policy, and the scheduler.
 
-    python benchmarks/dask_units.py [--tokens 4e6] [--layers 2] [--tasks 2000]
+    python -m benchmarks.speed.dask_units [--tokens 4e6] [--layers 2] [--tasks 2000]
 
 Every unit runs by one thread in a process of its own, as on a worker with one thread: seconds to open the trace (its
 columns that describe tokens), seconds of the unit without that (of the first one, which loads kernels, and of the
@@ -18,16 +18,17 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.script import library, options, own_command, show
+
 EXPERTS, TOP_K = 64, 6
 TOKENS, LAYERS, LOOKUPS = 52_428_800, 17, 80e9  # of the layout
-KINDS = ("reuse", "lru", "lfu", "belady", "fifo", "lru timed", "lru global")
+KINDS = "reuse,lru,lfu,belady,fifo,lru timed,lru global"
 MIB = 2**20
 
 
@@ -143,15 +144,18 @@ def layout(units: dict[str, Any], columns: dict[str, int], tokens: int, task: di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    quick = {"tokens": 2000, "layers": 1, "tasks": 10, "kinds": "reuse,lru,lfu,belady"}
+    parser = options(__doc__, quick, output=None)
     parser.add_argument("--tokens", type=float, default=4e6)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--tasks", type=int, default=2000)
+    parser.add_argument("--kinds", default=KINDS, metavar="KIND,…", help="of units; the first four at least")
     parser.add_argument("--unit", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.unit:
         print(json.dumps(run(given.unit)))
         return
+    library("distributed")
     from remoe_sim.studies.sweep.cluster import _alone
 
     tokens = int(given.tokens)
@@ -160,11 +164,11 @@ def main() -> None:
         make(path, tokens, given.layers)
         make(little, 1000, given.layers)
         units = {}
-        for kind in KINDS:
-            for place in (little, path):  # so that kernels are on disk when it matters
+        for kind in given.kinds.split(","):
+            for place in (path,) if given.quick else (little, path):  # so that kernels are on disk when it matters
                 unit = unit_of(place, kind)
                 payload.write_bytes(pickle.dumps(_alone(unit)))
-                command = [sys.executable, __file__, "--unit", str(payload)]
+                command = own_command("--unit", payload)
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             units[kind] = one = json.loads(done.stdout)
             one["layers"], one["payload_bytes"] = len(unit.layers), payload.stat().st_size
@@ -176,7 +180,7 @@ def main() -> None:
         "column_bytes": columns, "scheduler": task,
         "layout_of_80_billion_lookups": layout(units, columns, tokens, task),
     }  # fmt: skip
-    print(json.dumps(said, indent=2, default=float))
+    show(said)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What recording costs in llama.cpp: time of greedy generation with and without the evaluation callback that
 `remoe-sim capture model.gguf` gives it, on a random model.
 
-    python benchmarks/gguf_capture_overhead.py [--tokens 64] [--rounds 9] [--layers 12] [--model FILE.gguf]
+    python -m benchmarks.speed.gguf_capture_overhead [--tokens 64] [--rounds 9] [--layers 12] [--model FILE.gguf]
 
 Needs llama-cpp-python and gguf. Rounds with and without alternate; times are the least of all rounds, in ms per forward
 pass of one token (and of 128 prompt tokens). CPU time, all threads together, which other processes disturb less.
@@ -9,22 +9,16 @@ pass of one token (and of 128 prompt tokens). CPU time, all threads together, wh
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-
+from benchmarks.script import library, options, show
 from remoe_sim.capture.llama import loaded
 from remoe_sim.capture.llama_tensors import RoutingTensors
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from tiny_gguf import save_tiny_gguf
-
+llama_cpp = library("llama_cpp", "llama-cpp-python")
 PROMPT = [3 + number % 90 for number in range(128)]
 
 
@@ -76,19 +70,21 @@ def measure(path: Path, tokens: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"tokens": 2, "rounds": 1, "layers": 1, "hidden": 64}, output=None)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--model", type=Path)
     given = parser.parse_args()
+    from tests.support.tiny_gguf import save_tiny_gguf
+
     with tempfile.TemporaryDirectory() as folder:
         sizes = {"layers": given.layers, "experts": 16, "top_k": 4, "hidden": given.hidden, "inner": given.hidden // 2}
         path = given.model or save_tiny_gguf(Path(folder) / "m.gguf", "qwen3moe", kind="Q8_0", **sizes)
         found = measure(path, given.tokens, given.rounds)
         about = {"llama_cpp": llama_cpp.__version__, "tokens": given.tokens, "rounds": given.rounds}
-        print(json.dumps(about | {"model_bytes": path.stat().st_size} | found, indent=2))
+        show(about | {"model_bytes": path.stat().st_size} | found)
 
 
 if __name__ == "__main__":

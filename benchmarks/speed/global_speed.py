@@ -1,6 +1,6 @@
 """Lookups per second with one cache of all layers: LRU at every byte budget in one pass, Belady at one budget.
 
-    python benchmarks/global_speed.py [--tokens 2000] [--runs 5] [--output FILE]
+    python -m benchmarks.speed.global_speed [--tokens 2000] [--runs 5] [--output FILE]
 
 60 layers of 384 experts, top-8: 23,040 entries of three sizes by layer (unequal, so that nothing of equal sizes helps).
 Timed is what a policy does with the stream of accesses; merging layers into that stream (`stream`) and the counting of
@@ -10,18 +10,16 @@ turn. Targets: LRU 5 million lookups per second, Belady 3 million.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import remoe_sim
+from benchmarks.script import options, show
 from remoe_sim.policy import Rules
 from remoe_sim.policy.find import find_policy
 from remoe_sim.trace.accesses import global_stream, select_tokens
@@ -72,15 +70,11 @@ def sized(trace: remoe_sim.Trace) -> remoe_sim.Trace:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"tokens": 50, "runs": 1})
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
     given = parser.parse_args()
-    text = json.dumps(measure(given.tokens, given.runs), indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    show(measure(given.tokens, given.runs), given.output)
 
 
 if __name__ == "__main__":

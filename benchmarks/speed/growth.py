@@ -1,6 +1,6 @@
 """How time and memory of curves grow with tokens, layers, experts, chosen experts, capacities and threads.
 
-    python benchmarks/growth.py [--most 1e7] [--runs 3] [--output benchmarks/results/growth.json]
+    python -m benchmarks.speed.growth [--most 1e7] [--runs 3] [--output benchmarks/results/growth.json]
 
 One axis at a time, each with a policy in a process of its own that has compiled before: processor seconds of a curve
 (the least of the runs), seconds by the clock, and by how much the most memory that the process held rose meanwhile
@@ -18,17 +18,16 @@ import json
 import os
 import resource
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import remoe_sim
+from benchmarks.script import options, own_command, show
 from remoe_sim.trace.sources import joined
 from remoe_sim.util.threads import one_thread
 
@@ -128,11 +127,12 @@ def exponent(rows: list[dict[str, Any]], axis: str, unit: str) -> float:
     return round(float(np.polyfit(over, times, 1)[0]), 2)
 
 
-def measure(most: int, runs: int) -> Iterator[dict[str, Any]]:
-    for axis, (_, policies, other) in AXES.items():
+def measure(axes: list[str], most: int, runs: int) -> Iterator[dict[str, Any]]:
+    for axis in axes:
+        _, policies, other = AXES[axis]
         for policy in policies:
             asked = json.dumps([axis, policy, most, runs])
-            done = subprocess.run([sys.executable, __file__, "--step", asked], capture_output=True, text=True)
+            done = subprocess.run(own_command("--step", asked), capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(done.stderr)
             rows = json.loads(done.stdout)
@@ -143,10 +143,10 @@ def measure(most: int, runs: int) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"most": 1e5, "runs": 1, "axes": "tokens"})
     parser.add_argument("--most", type=float, default=1e7, help="the most tokens")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
+    parser.add_argument("--axes", default=",".join(AXES), metavar="AXIS,…")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.step:
@@ -154,12 +154,9 @@ def main() -> None:
         return
     answer = {
         "most_tokens": int(given.most), "runs": given.runs, "processors": os.cpu_count(),
-        "axes": list(measure(int(given.most), given.runs)),
+        "axes": list(measure(given.axes.split(","), int(given.most), given.runs)),
     }  # fmt: skip
-    text = json.dumps(answer, indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    show(answer, given.output)
 
 
 if __name__ == "__main__":

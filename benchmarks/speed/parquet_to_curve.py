@@ -1,6 +1,6 @@
 """From a Parquet file to finished LRU curves, beside what Arrow takes to read the same columns on all processors.
 
-    python benchmarks/parquet_to_curve.py [--tokens 1e6] [--layers 26] [--runs 5] [--output FILE]
+    python -m benchmarks.speed.parquet_to_curve [--tokens 1e6] [--layers 26] [--runs 5] [--output FILE]
 
 `read_table` is `pyarrow.parquet.read_table` of the columns that a curve needs (what tokens are, and the experts of
 every layer), on all processors and with nothing checked. `curve` is `remoe_sim.curve(path, "lru")`: the same columns
@@ -11,7 +11,6 @@ process of its own that does it once before; numbers are medians, by the clock a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.script import options, own_command, show
 
 EXPERTS, TOP_K, REUSE = 64, 6, 0.28
 MOST_RATIO = 1.5
@@ -55,7 +56,7 @@ def serve(path: Path, what: str) -> None:
 
 
 def measure(path: Path, runs: int) -> dict[str, Any]:
-    own = [sys.executable, __file__, "--file", str(path), "--step"]
+    own = own_command("--file", path, "--step")
     servers = {
         what: subprocess.Popen([*own, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for what in ("read_table", "curve")
@@ -82,12 +83,11 @@ def measure(path: Path, runs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"tokens": 2000, "layers": 2, "runs": 1})
     parser.add_argument("--tokens", type=float, default=1e6)
     parser.add_argument("--layers", type=int, default=26)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--file", type=Path, help="where the trace goes; what is there already is used")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
     parser.add_argument("--step", choices=("read_table", "curve"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.step:
@@ -97,17 +97,12 @@ def main() -> None:
         if not path.exists():
             make(path, int(given.tokens), given.layers)
         found = measure(path, given.runs)
-    text = json.dumps(
-        {
-            "tokens": int(given.tokens), "layers": given.layers, "experts": EXPERTS, "top_k": TOP_K,
-            "lookups": int(given.tokens) * given.layers * TOP_K, "runs": given.runs, "processors": os.cpu_count(),
-            **found, "target": f"at most {MOST_RATIO} times read_table", "met": found["ratio_wall"] <= MOST_RATIO,
-        },
-        indent=2,
-    )  # fmt: skip
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    answer = {
+        "tokens": int(given.tokens), "layers": given.layers, "experts": EXPERTS, "top_k": TOP_K,
+        "lookups": int(given.tokens) * given.layers * TOP_K, "runs": given.runs, "processors": os.cpu_count(),
+        **found, "target": f"at most {MOST_RATIO} times read_table", "met": found["ratio_wall"] <= MOST_RATIO,
+    }  # fmt: skip
+    show(answer, given.output)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Kernels beside a plain copy and compare of arrays in the same run: rates, operations, and whether any became slower.
 
-    python benchmarks/roofline.py [--output FILE]             the table
-    python benchmarks/roofline.py --check benchmarks/results/roofline.json      what `make bench` does
+    python -m benchmarks.speed.roofline [--output FILE]             the table
+    python -m benchmarks.speed.roofline --check benchmarks/results/roofline.json      what `make bench` does
 
 `reference` copies 16-bit ids and counts how many equal those of another array: 6 bytes per lookup, nothing else. All
 kernels take turns with it on one thread, and each counts with its least processor time over the rounds, so other load
@@ -13,7 +13,6 @@ that hangs on the trace.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 from numba import njit
 
 import remoe_sim
+from benchmarks.script import options, show
 from remoe_sim.cache import curve
 from remoe_sim.cache.caches import Caches
 from remoe_sim.cache.settings import Settings
@@ -34,7 +34,7 @@ from remoe_sim.policy import Rules
 from remoe_sim.policy.find import find_policy
 from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
 
-LAYERS, EXPERTS, TOP_K, TOKENS = 16, 64, 6, 10_000
+LAYERS, EXPERTS, TOP_K = 16, 64, 6
 TOLERANCE = 1.6
 
 
@@ -47,10 +47,10 @@ def copy_and_compare(source, other, target):  # type: ignore[no-untyped-def]
     return equal
 
 
-def calls() -> tuple[int, dict[str, tuple[Callable[[], object], float, float | None]]]:
+def calls(count: int) -> tuple[int, dict[str, tuple[Callable[[], object], float, float | None]]]:
     """Lookups per call; by name what to call, bytes per lookup and operations per lookup."""
     trace = remoe_sim.synth(
-        tokens=TOKENS, layers=LAYERS, experts=EXPERTS, top_k=TOP_K, reuse=0.28, request_tokens=TOKENS, prompt_tokens=0,
+        tokens=count, layers=LAYERS, experts=EXPERTS, top_k=TOP_K, reuse=0.28, request_tokens=count, prompt_tokens=0,
         seed=8,
     )  # fmt: skip
     tokens, rules = select_tokens(trace), Rules()
@@ -77,8 +77,8 @@ def calls() -> tuple[int, dict[str, tuple[Callable[[], object], float, float | N
     }
 
 
-def measure(rounds: int = 7) -> list[dict[str, Any]]:
-    lookups, chosen = calls()
+def measure(tokens: int, rounds: int) -> list[dict[str, Any]]:
+    lookups, chosen = calls(tokens)
     least = dict.fromkeys(chosen, float("inf"))
     for number in range(rounds + 1):
         for name, (call, _, _) in chosen.items():
@@ -108,19 +108,17 @@ def slower(rows: list[dict[str, Any]], kept: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
+    parser = options(__doc__, quick={"tokens": 500, "rounds": 1})
     parser.add_argument("--check", type=Path, metavar="FILE", help="compare with what was written there")
+    parser.add_argument("--tokens", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     kept = json.loads(given.check.read_text())["rows"] if given.check else []
-    rows = measure()
+    rows = measure(given.tokens, given.rounds)
     for _ in range(2):
         if slower(rows, kept):
-            rows = measure()
-    text = json.dumps({"tolerance": TOLERANCE, "processors": os.cpu_count(), "rows": rows}, indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+            rows = measure(given.tokens, given.rounds)
+    show({"tolerance": TOLERANCE, "processors": os.cpu_count(), "rows": rows}, given.output)
     for sentence in slower(rows, kept):
         print(sentence, file=sys.stderr)
     return 1 if slower(rows, kept) else 0

@@ -1,7 +1,7 @@
 """Time and memory of a capture like FLAME-MoE-1.7B's: 52,428,800 tokens, 17 layers, top-6, one Parquet file per layer.
 
-    python benchmarks/scale.py --tokens 5e6 [--folder /var/tmp/scale] [--keep]
-    python benchmarks/scale.py                  the whole size: 5.3 billion lookups, 9 GB of disk while it runs
+    python -m benchmarks.speed.scale --tokens 5e6 [--folder /var/tmp/scale] [--keep]
+    python -m benchmarks.speed.scale                  the whole size: 5.3 billion lookups, 9 GB of disk while it runs
 
 Every step is a process of its own, whose peak memory is what the operating system says (resident, mapped files
 included). `plain read` reads the same columns with pyarrow, layer by layer by as many threads as there are
@@ -12,7 +12,6 @@ of the processors (which says more where the machine has other work), also as mu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -24,8 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.script import options, own_command, show
+
 TOKENS, LAYERS, FIRST_LAYER, EXPERTS, TOP_K = 52_428_800, 17, 2, 64, 6
-POLICIES = ("lru", "lfu", "belady")
 BLOCK = 2**20
 COMMAND = [sys.executable, "-c", "from remoe_sim.cli import run; run()"]
 
@@ -99,9 +99,9 @@ def timed(name: str, command: list[str]) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, tokens: int, rounds: int) -> dict[str, Any]:
+def measure(folder: Path, tokens: int, rounds: int, choices: list[str]) -> dict[str, Any]:
     capture, trace = folder / "flame", folder / "flame.parquet"
-    own = [sys.executable, __file__, "--folder", str(folder), "--tokens", str(tokens)]
+    own = own_command("--folder", folder, "--tokens", tokens)
     once = []
     if not capture.exists():
         once.append(timed("make", [*own, "--step", "make"]))
@@ -109,7 +109,7 @@ def measure(folder: Path, tokens: int, rounds: int) -> dict[str, Any]:
         given = ["--experts", str(EXPERTS), "--expert-bytes", "16.5MiB", "--name", "like-flame-moe-1.7b"]
         once.append(timed("import", [*COMMAND, "import", str(capture), "-o", str(trace), *given]))
     steps = {"plain read": [*own, "--step", "read"], "info": [*COMMAND, "info", str(trace)]}
-    for policies in (*POLICIES, ",".join(POLICIES)):  # all of them are what `curve` and `replay` take by default
+    for policies in choices:
         asked = ["--policy", policies]
         steps[f"curve {policies}"] = [*COMMAND, "curve", str(trace), *asked, "-o", str(folder / "curve.csv")]
         steps[f"replay {policies}"] = [*COMMAND, "replay", str(trace), "--cache", "16", *asked]
@@ -133,11 +133,12 @@ def summary(name: str, runs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick={"tokens": 2e4, "rounds": 1, "policies": "lru"}, output=None)
     parser.add_argument("--tokens", type=float, default=TOKENS)
     parser.add_argument("--folder", type=Path, help="where the files go; what is there already is used again")
     parser.add_argument("--keep", action="store_true", help="leave the files there")
     parser.add_argument("--rounds", type=int, default=3, help="how often every step runs, in turns")
+    parser.add_argument("--policies", default="lru,lfu,belady", metavar="NAME,…", help="each alone, and all together")
     parser.add_argument("--step", choices=("make", "read"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.step == "make":
@@ -147,7 +148,9 @@ def main() -> None:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="scale-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        print(json.dumps(measure(folder, int(given.tokens), given.rounds), indent=2))
+        chosen = given.policies.split(",")
+        together = [given.policies] if len(chosen) > 1 else []  # what `curve` and `replay` take by default
+        show(measure(folder, int(given.tokens), given.rounds, chosen + together))
     finally:
         if not given.keep:
             shutil.rmtree(folder)

@@ -1,6 +1,6 @@
 """Lookups per second of slot policies here and in libCacheSim: policy × scope × size, and how many times as fast.
 
-    python benchmarks/slot_speed.py [--runs 15] [--output slot_speed.json]
+    python -m benchmarks.speed.slot_speed [--runs 15] [--output slot_speed.json]
 
 Every slot of every decision is an access of its own (`--order sequential`) to entries of one size, mandatory admission.
 Ours is the replay of a stream of accesses, theirs `process_trace` of a file in libCacheSim's binary format; both keep
@@ -11,8 +11,6 @@ that need large caches, one cache of 26 such layers.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
@@ -23,14 +21,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import libcachesim
 import numpy as np
-from agreement import ACCESS, LEAST, TABLE, TWINS, next_uses, synthetic
 
+from benchmarks.fidelity.agreement import ACCESS, LEAST, TABLE, TWINS, next_uses, synthetic
+from benchmarks.script import library, options, show
 from remoe_sim.policy import Rules, Stream
 from remoe_sim.policy.find import find_policy
 from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
 
+libcachesim = library("libcachesim")
 TARGET = 1.5  # times their throughput
 LAYER = ("fifo", "lfu-forget", "sieve", "arc", "slru", "2q", "s3fifo")
 GLOBAL = ("w-tinylfu", "lecar")
@@ -38,12 +37,12 @@ NAMES = {**TWINS, "lecar": "LeCaR"}
 SIZES = {"layer": (8, 16, 32, 48), "global": (150, 300, 600, 1000)}
 
 
-def stream_of(scope: str) -> Stream:
+def stream_of(scope: str, tokens: int) -> Stream:
     """The accesses of one cache."""
     if scope == "layer":
-        trace = synthetic(50_000, layers=1)
+        trace = synthetic(tokens, layers=1)
         return layer_stream(trace, 0, trace.decisions(0), select_tokens(trace), "sequential")
-    trace = synthetic(2_000, layers=26)
+    trace = synthetic(tokens // 25, layers=26)
     return global_stream(trace, select_tokens(trace), "sequential", False)
 
 
@@ -78,12 +77,12 @@ def race(name: str, stream: Stream, size: int, path: Path, runs: int) -> dict[st
     }  # fmt: skip
 
 
-def measure(runs: int) -> dict[str, Any]:
+def measure(runs: int, tokens: int) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.oracleGeneral"
         for scope, names in (("layer", LAYER), ("global", GLOBAL)):
-            stream = stream_of(scope)
+            stream = stream_of(scope, tokens)
             write(stream, path)
             for name in names:
                 for size in SIZES[scope]:
@@ -101,16 +100,13 @@ def measure(runs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"runs": 1, "tokens": 1000})
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
+    parser.add_argument("--tokens", type=int, default=50_000, help="of one layer; of 26 layers, a 25th of it")
     given = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    text = json.dumps(measure(given.runs), indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    show(measure(given.runs, given.tokens), given.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Whole-process times of the command line, beside what its libraries take to load alone.
 
-    python benchmarks/startup.py [--runs 7] [--traces ../shared/traces] [--output startup.json]
+    python -m benchmarks.speed.startup [--runs 7] [--traces ../shared/traces] [--output startup.json]
 
 All commands take turns, so that a busy machine slows them alike; times are medians over the runs, in seconds: `wall_s`
 as a clock shows it, `cpu_s` of the process in user and system mode, which `met` is of. Replays are of the
@@ -11,8 +11,6 @@ here needs it, and so does the cold run; `versions` says whether it is.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import resource
@@ -26,8 +24,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import remoe_sim
+from benchmarks.script import NO_TRACES, TRACES, options, show
 
-TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
 BUNDLED = ["replay", "sample:qwen-original", "--cache", "8"]
 TARGETS = {
     "--help": "at most 1.5 times import click",
@@ -37,14 +35,15 @@ TARGETS = {
 LIBRARIES = ("numba", "numpy", "pyarrow", "click", "scipy")
 
 
-def timed(command: list[str], cache: str) -> tuple[float, float]:
-    """Wall and processor seconds of a process that must succeed."""
+def timed(command: list[str], cache: str) -> tuple[float, float, list[str]]:
+    """Wall and processor seconds of a process that must succeed, and what it says on stderr."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    run(command, cache)
+    said = run(command, cache)
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return wall, seconds, said.splitlines()
 
 
 def run(command: list[str], cache: str) -> str:
@@ -63,7 +62,7 @@ def prepare(traces: Path, folder: Path) -> tuple[str, list[str]]:
     return "qwen.route.csv of BigMoeOnEdge", [str(folder / "qwen.parquet"), "--cache", "8"]
 
 
-def measure(traces: Path, runs: int) -> dict[str, object]:
+def measure(traces: Path, runs: int, cold_times: int) -> dict[str, object]:
     """Medians of all commands, with what they ran on."""
     command, python = [str(Path(sys.executable).with_name("remoe-sim"))], [sys.executable, "-c"]
     with tempfile.TemporaryDirectory() as folder:
@@ -79,17 +78,16 @@ def measure(traces: Path, runs: int) -> dict[str, object]:
             "import click": [*python, "import click"],
         }
         cold_runs = []
-        for _ in range(3):
+        for _ in range(cold_times):
             shutil.rmtree(cold, ignore_errors=True)
-            cold_runs.append(timed(commands["replay of the bundled trace"], cold))
-        shutil.rmtree(cold, ignore_errors=True)
-        said = run(commands["replay of the bundled trace"], cold).splitlines()
+            *seconds, said = timed(commands["replay of the bundled trace"], cold)
+            cold_runs.append(seconds)
         for one in commands.values():
             timed(one, warm)  # compiled, and in the page cache
         times = {name: [] for name in commands}
         for _ in range(runs):
             for key, one in commands.items():
-                times[key].append(timed(one, warm))
+                times[key].append(timed(one, warm)[:2])
     medians = {key: _median(found) for key, found in {**times, "cold replay": cold_runs}.items()}
     return {
         "trace": name,
@@ -126,15 +124,12 @@ def _median(found: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"runs": 1, "cold_runs": 1, "traces": NO_TRACES})
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--traces", type=Path, default=TRACES)
-    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    parser.add_argument("--cold-runs", type=int, default=3)
     given = parser.parse_args()
-    text = json.dumps(measure(given.traces, given.runs), indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    show(measure(given.traces, given.runs, given.cold_runs), given.output)
 
 
 if __name__ == "__main__":

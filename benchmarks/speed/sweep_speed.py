@@ -1,6 +1,6 @@
 """A sweep of 3 policies × all capacities × 3 devices, and without devices, beside a loop of `replay` calls per cell.
 
-    python benchmarks/sweep_speed.py [--loop 24] [--traces ../shared/traces] [--output speed.json]
+    python -m benchmarks.speed.sweep_speed [--loop 24] [--traces ../shared/traces] [--output speed.json]
 
 The trace is the 67,653 tokens of gpt-oss-20b (or a bundled sample, where they are not there); nothing is shared
 between calls of the loop. `--loop` takes only so many cells, evenly spread, and scales the time up. Every cell of the
@@ -10,8 +10,6 @@ are those of the clock, `cpu_seconds` of all threads together, which other work 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
 import time
@@ -22,8 +20,9 @@ from typing import Any
 import numpy as np
 
 import remoe_sim
+from benchmarks.script import NO_TRACES, TRACES, options, show
+from tests.support.data import DEMO
 
-TRACES = Path(os.environ.get("REMOE_SIM_TRACES") or Path(__file__).resolve().parents[2] / "shared" / "traces")
 POLICIES = ["lru", "lfu", "belady"]
 DEVICES = ["rtx-4090", "jetson-orin-nx-16gb", "dgx-spark"]
 
@@ -77,26 +76,23 @@ def beside(trace: remoe_sim.Trace, device: list[str] | None, model: str | None, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"loop": 2, "traces": NO_TRACES})
     parser.add_argument("--loop", type=int, help="cells that the loop replays; all by default")
     parser.add_argument("--traces", type=Path, default=TRACES)
-    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     given = parser.parse_args()
     path = given.traces / "gpt-oss-20b" / "gptoss20b_decode_subset.npz"
+    other = DEMO if given.quick else "sample:qwen-original"
     if path.exists():
         trace, model = remoe_sim.import_trace(path, experts=32), "gpt-oss-20b"
     else:
-        trace, model = remoe_sim.read_trace("sample:qwen-original"), None
+        trace, model = remoe_sim.read_trace(other), None
     answer: dict[str, Any] = {
-        "trace": path.stem if path.exists() else "sample:qwen-original",
+        "trace": path.stem if path.exists() else other,
         "tokens": trace.tokens, "cores": os.cpu_count(),
     }  # fmt: skip
     for name, device in (("with_devices", DEVICES), ("without_devices", None)):
         answer[name] = beside(trace, device, model if device else None, given.loop)
-    text = json.dumps(answer, indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    show(answer, given.output)
 
 
 if __name__ == "__main__":

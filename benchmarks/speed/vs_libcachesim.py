@@ -1,6 +1,6 @@
 """Speed beside libCacheSim: whole curves (every capacity) and single capacities, same accesses, same number of threads.
 
-    python benchmarks/vs_libcachesim.py [--runs 5] [--full] [--traces ../shared/traces] [--output FILE]
+    python -m benchmarks.speed.vs_libcachesim [--runs 5] [--full] [--traces ../shared/traces] [--output FILE]
 
 A cache per layer. Ours is `remoe_sim.curve` of a trace in memory, at all capacities or at one, from call to table:
 grouping, next uses, replay, counting. `replay` rows are `remoe_sim.replay`, which also counts evictions, bytes, cold
@@ -23,8 +23,6 @@ stands beside the time of theirs without a comparison of misses.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
@@ -38,13 +36,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import libcachesim
 import numpy as np
-from agreement import LEAST, TABLE, TRACES, TWINS
 
 import remoe_sim
+from benchmarks.fidelity.agreement import LEAST, TABLE, TWINS
+from benchmarks.script import NO_TRACES, TRACES, library, options, show
 from remoe_sim import Decisions, InMemory, Model, Trace
 
+libcachesim = library("libcachesim")
 LAYERS, CAPACITIES = 2, 8  # of their curve, unless --full
 CALLS = 4  # of ours in a round
 CURVES = {"lru": (300, 500), "lfu": (250, 400), "belady": (100, 200)}  # policy: least ratio, goal
@@ -249,17 +248,13 @@ def measure(folder: Path, tokens: int, runs: int, full: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"runs": 1, "tokens": 200, "traces": NO_TRACES})
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--full", action="store_true", help="run theirs at every layer and capacity: an hour or more")
     parser.add_argument("--traces", type=Path, default=TRACES, metavar="FOLDER")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON there")
     given = parser.parse_args()
-    text = json.dumps(measure(given.traces, given.tokens, given.runs, given.full), indent=2)
-    print(text)
-    if given.output:
-        given.output.write_text(text + "\n")
+    show(measure(given.traces, given.tokens, given.runs, given.full), given.output)
 
 
 if __name__ == "__main__":
