@@ -40,7 +40,7 @@ test-llamacpp: $(VENV)/llamacpp.stamp
 	$(PYTEST) -m heavy -k 'gguf or llamacpp'
 
 bench: $(VENV)/demo.stamp
-	$(BIN)/python benchmarks/roofline.py --check benchmarks/results/roofline.json
+	$(BIN)/python -m benchmarks.speed.roofline --check benchmarks/results/roofline.json
 
 # What was reached is kept in build/fuzz, so that the next time goes on from there.
 fuzz: $(VENV)/fuzz.stamp
@@ -48,7 +48,7 @@ fuzz: $(VENV)/fuzz.stamp
 
 # In a place of its own: what audits is not what is audited.
 audit: $(VENV)/test.stamp $(VENV)/audit/bin/pip-audit
-	@$(BIN)/python benchmarks/audit.py $(VENV)/audit/bin/pip-audit
+	@$(BIN)/python -m benchmarks.audit $(VENV)/audit/bin/pip-audit
 
 $(VENV)/audit/bin/pip-audit: | $(BIN)/pip
 	@echo "Installing pip-audit into $(VENV)/audit ..."

@@ -1,4 +1,4 @@
-"""Asks for known holes of everything that is installed beside this Python: python benchmarks/audit.py PIP_AUDIT
+"""Asks for known holes of everything that is installed beside this Python: python -m benchmarks.audit PIP_AUDIT
 
 PIP_AUDIT: the program, which may be installed elsewhere. Ends with 1 if there is a hole; where the database cannot be
 reached, or knows nothing of what is installed, it says so and ends with 0.
@@ -13,6 +13,8 @@ import tempfile
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
+
+from benchmarks.script import options
 
 OPTIONS = ("--disable-pip", "--no-deps", "--progress-spinner", "off", "--timeout", "15", "--format", "json")
 
@@ -46,11 +48,18 @@ def sentences(asked: int, found: list[dict[str, Any]] | None) -> tuple[list[str]
 
 
 def main() -> None:
-    asked = installed()
+    parser = options(__doc__, quick={}, output=None)
+    parser.add_argument("program", nargs="?", help="pip-audit")
+    given, asked = parser.parse_args(), installed()
+    if given.quick:
+        print(f"would ask for known holes of {len(asked)} distributions")
+        return
+    if given.program is None:
+        parser.error("name the program pip-audit")
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder, "installed.txt")
         listed.write_text("\n".join(asked) + "\n", encoding="utf-8")
-        done = subprocess.run([sys.argv[1], *OPTIONS, "-r", listed], capture_output=True, text=True)
+        done = subprocess.run([given.program, *OPTIONS, "-r", listed], capture_output=True, text=True)
     said, code = sentences(len(asked), answer(done))
     print("\n".join(said))
     sys.exit(code)

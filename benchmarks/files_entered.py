@@ -1,7 +1,7 @@
 """How many files and functions of the package a command enters: what a reader has to follow.
 
-    python benchmarks/files_entered.py                 replay, report and import
-    python benchmarks/files_entered.py info t.parquet  any command line
+    python -m benchmarks.files_entered                    replay, report and import
+    python -m benchmarks.files_entered -- info t.parquet  any command line
 
 Counted with `sys.setprofile` in every thread of a fresh process, imports of the package included. A file counts when a
 function or a class of it runs (`imported` counts all others too), a function when it is called; lambdas, comprehensions
@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
+
+from benchmarks.script import ROOT, options, show
 
 SIX_ROWS = "request,position,phase,layer,expert\n0,0,prefill,0,3\n0,0,prefill,1,2\n0,1,decode,0,3\n0,1,decode,1,0\n"
 SIX_ROWS += "0,2,decode,0,2\n0,2,decode,1,2\n"
@@ -26,13 +29,13 @@ COMMANDS = {
     "report": ["report", "sample:qwen-original", "--cache", "8", "-o", "report.html"],
     "import": ["import", "six.csv", "-o", "six.parquet"],
 }
+PATH = {**os.environ, "PYTHONPATH": str(ROOT)}
 FOLDERS = ("remoe_sim", "policies", "traces")
 
 
 def watch(line: list[str]) -> None:
     """Run a command line in this process, and write the counts to stderr's last line."""
-    root = Path(__file__).resolve().parents[1]
-    folders = tuple(f"{root / name}/" for name in FOLDERS)
+    folders = tuple(f"{ROOT / name}/" for name in FOLDERS)
     seen: set[tuple[str, str, int, bool]] = set()
 
     def look(frame: object, event: str, argument: object) -> None:
@@ -57,9 +60,9 @@ def watch(line: list[str]) -> None:
 
 def entered(line: list[str], folder: str) -> dict[str, int]:
     """Files and functions that a command line enters in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--watch", *line]
+    command = [sys.executable, "-m", "benchmarks.files_entered", "--watch", *line]
     for _ in range(2):  # the first run compiles kernels
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True, env=PATH)
     counted: dict[str, int] = json.loads(done.stderr.splitlines()[-1])
     return counted
 
@@ -68,10 +71,13 @@ def main() -> None:
     """Print what the commands enter, as JSON."""
     if sys.argv[1:2] == ["--watch"]:
         return watch(sys.argv[2:])
+    parser = options(__doc__, quick={})
+    parser.add_argument("line", nargs="*", help="a command line instead of those of the package")
+    given = parser.parse_args()
+    lines = {"asked": given.line} if given.line else {"import": COMMANDS["import"]} if given.quick else COMMANDS
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "six.csv").write_text(SIX_ROWS, "utf-8")
-        lines = {"asked": sys.argv[1:]} if len(sys.argv) > 1 else COMMANDS
-        print(json.dumps({name: entered(line, folder) for name, line in lines.items()}, indent=1))
+        show({name: entered(line, folder) for name, line in lines.items()}, given.output)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from files import Matrix, Readers, Slot
 
+from benchmarks.emulator.files import Matrix, Readers, Slot
 from remoe_sim.models.sizes import SizedModel
 
 SCRATCH = 2**18  # float32 that weights are converted to at a time, 1 MiB

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from engine import Engine
-from files import Slot
+
+from benchmarks.emulator.engine import Engine
+from benchmarks.emulator.files import Slot
 
 KEPT = 0.6  # of repeated times: the middle ones, as other programs disturb some
 

@@ -1,14 +1,12 @@
 """A small engine that really reads experts and multiplies them, and the time per token that is predicted for it.
 
-    python benchmarks/emulator/run.py [--scratch FOLDER] [--quick] [--output emulator.json]
+    python -m benchmarks.emulator.run [--scratch FOLDER] [--quick] [--output emulator.json]
 
 What is measured and what is predicted from what: README.md beside this file.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import statistics
@@ -23,9 +21,11 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one core computes, so that readers find one; before numpy
 
 import numpy as np
-from engine import Engine, Run
-from files import Readers, Slot, Tensors, expert_files
-from predicting import (
+
+import remoe_sim
+from benchmarks.emulator.engine import Engine, Run
+from benchmarks.emulator.files import Readers, Slot, Tensors, expert_files
+from benchmarks.emulator.predicting import (
     decode_steps,
     emulated_model,
     predict,
@@ -34,12 +34,11 @@ from predicting import (
     with_link,
     with_resident_speed,
 )
-from probes import Parts, fixed_times, probe, typical
-
-import remoe_sim
+from benchmarks.emulator.probes import Parts, fixed_times, probe, typical
+from benchmarks.script import keep, options
 from remoe_sim.devices.device import Device
+from tests.support.data import DEMO
 
-TRACE = str(Path(__file__).resolve().parents[2] / "tests" / "demo.parquet")
 POLICIES, OVERLAPS = ("lru", "lfu"), ("none", "layer")
 
 
@@ -162,7 +161,7 @@ def summary(rows: list[dict[str, Any]], key: str = "error") -> dict[str, float]:
 
 def emulate(plan: Plan, scratch: Path) -> dict[str, Any]:
     """Measure the machine, then run and predict every configuration."""
-    trace = decode_steps(remoe_sim.read_trace(TRACE), plan.tokens)
+    trace = decode_steps(remoe_sim.read_trace(DEMO), plan.tokens)
     size = "32MiB" if plan.quick else "1GiB"
     with tempfile.TemporaryDirectory(prefix=".emulator-", dir=scratch) as name:
         folder = Path(name)
@@ -174,7 +173,7 @@ def emulate(plan: Plan, scratch: Path) -> dict[str, Any]:
             rows += run_block(block, plan, trace, card, folder)
     by = {overlap: summary([row for row in rows if row["overlap"] == overlap]) for overlap in OVERLAPS}
     return {
-        "schema": "remoe-sim.emulator.v1", "trace": TRACE, "tokens": plan.tokens, "rounds": plan.rounds,
+        "schema": "remoe-sim.emulator.v1", "trace": DEMO, "tokens": plan.tokens, "rounds": plan.rounds,
         "quick": plan.quick, "card": measured.device.to_dict(), "fixed_s": fixed, "summary": summary(rows),
         "by_overlap": by, "against_plain_means": summary(rows, "mean_error"),
         "card_only": summary(rows, "card_only_error"), "rows": rows,
@@ -207,10 +206,8 @@ def say(sentence: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick={}, output="write the JSON there")
     parser.add_argument("--scratch", type=Path, default=Path("."), metavar="FOLDER", help="on the drive to read from")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, says nothing about times")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON there")
     given = parser.parse_args()
     if not hasattr(os, "O_DIRECT"):
         sys.exit("this system has no direct reads (O_DIRECT); run it on Linux")
@@ -222,7 +219,7 @@ def main() -> None:
         )
     print(table(found))
     if given.output:
-        given.output.write_text(json.dumps(found, indent=2) + "\n")
+        keep(found, given.output)
 
 
 if __name__ == "__main__":

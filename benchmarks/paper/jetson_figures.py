@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from published import JETSON_TPOT_MS, TOP_K, UNIQUE_MISSES, change
-from surfaces import FASTEST, SLOWEST, Inverse, Surface
+
+from benchmarks.paper.published import JETSON_TPOT_MS, TOP_K, UNIQUE_MISSES, change
+from benchmarks.paper.surfaces import FASTEST, SLOWEST, Inverse, Surface
 
 Reals = Any
 Pair = tuple[Any, Any]

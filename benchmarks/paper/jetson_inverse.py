@@ -1,6 +1,6 @@
 """The paper's Jetson rows as an inverse problem: which cache and which storage would make both times come out?
 
-    python benchmarks/paper/jetson_inverse.py [-o FOLDER]
+    python -m benchmarks.paper.jetson_inverse [-o FOLDER]
 
 llama.cpp maps the model's file, so the page cache is the expert cache. Quantisation, size of the cache and storage are
 not published. For traces with the published overlap rates, drawn at random (locality.py), this finds the capacities
@@ -11,19 +11,18 @@ Prints JSON and draws two figures. An answer says what would fit, never what the
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drawing import OUTPUT, save
-from jetson_figures import draw_falls, draw_surfaces
-from locality import LAYERS, REQUEST, WHOLE_REQUEST, miss_rates, trace_with
-from published import EOR, JETSON_TPOT_MS, MODEL, TOP_K, UNIQUE_MISSES, change
-from surfaces import DEVICE, FAULT_BYTES, Inverse, Surface
 
 import remoe_sim
+from benchmarks.paper.drawing import OUTPUT, save
+from benchmarks.paper.jetson_figures import draw_falls, draw_surfaces
+from benchmarks.paper.locality import LAYERS, REQUEST, WHOLE_REQUEST, miss_rates, trace_with
+from benchmarks.paper.published import EOR, JETSON_TPOT_MS, MODEL, TOP_K, UNIQUE_MISSES, change
+from benchmarks.paper.surfaces import DEVICE, FAULT_BYTES, Inverse, Surface
+from benchmarks.script import options, show
 
 LIFETIMES = (16, 128, WHOLE_REQUEST)  # tokens
 QUANTS, READS = ("q4_k_m", "q8_0"), ("fault", "direct")
@@ -139,7 +138,8 @@ def room(quant: str, gib: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    quick = {"output": OUTPUT / "quick", "tokens": 512, "layers": 1, "grid": (3, 4)}
+    parser = options(__doc__, quick, output=None)
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT, metavar="FOLDER", help="figures (build/paper)")
     parser.add_argument("--tokens", type=int, default=8192, help="of each drawn trace (8192)")
     parser.add_argument("--layers", type=int, default=LAYERS, help="of each drawn trace (26)")
@@ -149,7 +149,7 @@ def main() -> None:
     result, (surfaces, misses, falls) = measure(given.tokens, given.layers, tuple(given.grid), given.seed)
     result["figures"] = save(lambda c: draw_surfaces(surfaces, misses, SHOWN, c), given.output, "jetson-inverse")
     result["figures"] += save(lambda c: draw_falls(falls, c), given.output, "jetson-misses")
-    print(json.dumps(result, indent=2))
+    show(result)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from published import MODEL, TOP_K
 
 import remoe_sim
+from benchmarks.paper.published import MODEL, TOP_K
 from remoe_sim import Decisions, InMemory, Model, Trace
 
 EXPERTS, LAYERS = 64, 26

@@ -1,7 +1,7 @@
 """The figures of the ReMoE paper from a pair of traces: the original model's and the tuned one's.
 
-    python benchmarks/paper/pair.py original.parquet tuned.parquet -o out/
-    python benchmarks/paper/pair.py original.parquet tuned.parquet --cache 6,12,32 --names base,remoe -o out/
+    python -m benchmarks.paper.pair original.parquet tuned.parquet -o out/
+    python -m benchmarks.paper.pair original.parquet tuned.parquet --cache 6,12,32 --names base,remoe -o out/
 
 Writes two tables (pair.csv and pair.md, of the whole model; layers.csv) and figures on a light and a dark background,
 as SVG and PNG, and prints pair.md. Caches are emptied at each request, as in the paper, and hold the same number of
@@ -11,25 +11,26 @@ experts at every layer. Intervals are over requests, paired where both traces ho
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pair_figures
 import pandas as pd
-from drawing import OUTPUT
-from expert_use import compare_evenness
 
 import remoe_sim
-from remoe_sim import Trace
+from benchmarks.paper import pair_figures
+from benchmarks.paper.drawing import OUTPUT
+from benchmarks.paper.expert_use import compare_evenness
+from benchmarks.script import options
+from remoe_sim import Trace, read_trace
 from remoe_sim.studies.compare import PAIRINGS, Requests
 from remoe_sim.studies.compare_result import Comparison, Difference
 from remoe_sim.trace import DECODE
 from remoe_sim.util.files import replacing
 from remoe_sim.util.units import parse_range
+from tests.support.data import DEMO
 
 POLICIES = "lru,belady"
 COLUMNS = ("metric", "policy", "capacity", "layer", "original", "tuned", "difference", "change", "low", "high",
@@ -185,9 +186,9 @@ def _write(pair: Pair, folder: Path) -> Iterator[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("original", help="trace of the original model")
-    parser.add_argument("tuned", help="trace of the tuned model")
+    parser = options(__doc__, quick={"output": OUTPUT / "quick", "cache": "8", "resamples": 199}, output=None)
+    parser.add_argument("original", nargs="?", help="trace of the original model")
+    parser.add_argument("tuned", nargs="?", help="trace of the tuned model")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT / "pair", help="folder")
     parser.add_argument("--names", default="original,tuned", help="of the two, as figures call them")
     parser.add_argument("--cache", help="experts per layer, such as 6,12,32")
@@ -196,6 +197,10 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=1999)
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())
+    if given.pop("quick"):
+        given |= {side: read_trace(DEMO) for side in ("original", "tuned")}
+    if given["tuned"] is None:
+        parser.error("name two traces: of the original model and of the tuned one")
     names = given.pop("names").split(",")
     if len(names) != 2:
         parser.error("--names takes two names, such as original,tuned")

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import drawing
 import matplotlib.pyplot as plt
 import pandas as pd
+
+from benchmarks.paper import drawing
 
 Names = tuple[str, str]
 SIDES = (("original", "original", "o"), ("tuned", "remoe", "s"))  # column, colour, marker

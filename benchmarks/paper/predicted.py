@@ -1,6 +1,6 @@
 """What the measured pair would mean on real devices: time per token of models that were not tuned here.
 
-    python benchmarks/paper/predicted.py [--traces FOLDER] [-o FOLDER]
+    python -m benchmarks.paper.predicted [--traces FOLDER] [-o FOLDER]
 
 Measured: the reuse of adjacent tokens of a small original and its tuned model, and how unevenly both use their experts
 (the bundled samples, or the traces of a folder). Extrapolated: that DeepSeek-V2-Lite and Qwen1.5-MoE have the same.
@@ -12,25 +12,24 @@ Writes predicted.json and predicted.md, and prints the table.
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drawing import OUTPUT
-from expert_use import balance
 
 import remoe_sim
+from benchmarks.paper.drawing import OUTPUT
+from benchmarks.paper.expert_use import balance
+from benchmarks.script import keep, options
 from remoe_sim import Trace
 from remoe_sim.trace import DECODE
 
 MODELS = {"deepseek": "deepseek-v2-lite", "qwen": "qwen1.5-moe-a2.7b"}  # small architecture: large model
-DEVICES = ("jetson-orin-nx-16gb", "rtx-4090")
+DEVICES = "jetson-orin-nx-16gb,rtx-4090"
 QUANTS = ("bf16", "q4_k_m")
 SHARES = (None, 0.25, 0.5)  # of the experts of a layer that its cache holds; None: k of them
-TOKENS, REQUEST, PROMPT = 8192, 512, 64
+REQUEST, PROMPT = 512, 64
 SAID = (
     "Measured: reuse and load balance of the small models, on 200 texts. Extrapolated: that the large models have the "
     "same reuse and gain. Modelled: all times, from the device cards; one LRU cache per layer, misses from host memory "
@@ -55,13 +54,13 @@ def measured(trace: Trace) -> Measured:
     return Measured(reuse, float(np.mean([balance(one) for one in uses])))
 
 
-def in_the_shape_of(name: str, like: Measured, seed: int) -> Trace:
+def in_the_shape_of(name: str, like: Measured, tokens: int, seed: int) -> Trace:
     """A synthetic trace of a large model with the measured reuse, and the skew that gives the measured CV; none where
     recency alone gives more."""
     from scipy.optimize import brentq
 
     def made(skew: float) -> Trace:
-        return remoe_sim.synth(tokens=TOKENS, reuse=like.reuse, seed=seed, model=name, skew=skew,
+        return remoe_sim.synth(tokens=tokens, reuse=like.reuse, seed=seed, model=name, skew=skew,
                                request_tokens=REQUEST, prompt_tokens=PROMPT)  # fmt: skip
 
     def off(skew: float) -> float:
@@ -70,15 +69,17 @@ def in_the_shape_of(name: str, like: Measured, seed: int) -> Trace:
     return made(float(brentq(off, 0.0, 3.0, xtol=0.005)) if off(0.0) < 0 else 0.0)
 
 
-def predict(architecture: str, pair: dict[str, Trace], seed: int) -> list[dict[str, Any]]:
+def predict(
+    architecture: str, pair: dict[str, Trace], tokens: int, devices: list[str], seed: int
+) -> list[dict[str, Any]]:
     """Rows of device, quantisation and capacity: time per token of both, and what changes."""
     name = MODELS[architecture]
     card = remoe_sim.model(name)
     found = {side: measured(trace) for side, trace in pair.items()}
-    made = {side: in_the_shape_of(name, one, seed) for side, one in found.items()}
+    made = {side: in_the_shape_of(name, one, tokens, seed) for side, one in found.items()}
     reached = {side: measured(trace) for side, trace in made.items()}
     rows = []
-    for device in DEVICES:
+    for device in devices:
         for quant in QUANTS:
             for share in SHARES:
                 cache = card.top_k if share is None else round(share * card.experts)
@@ -120,9 +121,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"output": OUTPUT / "quick", "tokens": 640, "devices": "t4"}, output=None)
     parser.add_argument("--traces", type=Path, help="folder of deepseek-original.parquet, deepseek-remoe.parquet, …")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help="folder")
+    parser.add_argument("--tokens", type=int, default=8192, help="of each drawn trace (8192)")
+    parser.add_argument("--devices", default=DEVICES, metavar="NAME,…", help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rows = []
@@ -131,9 +134,10 @@ def main() -> None:
         place = {
             side: given.traces / f"{name}.parquet" if given.traces else f"sample:{name}" for side, name in names.items()
         }
-        rows += predict(architecture, {side: remoe_sim.read_trace(one) for side, one in place.items()}, given.seed)
+        pair = {side: remoe_sim.read_trace(one) for side, one in place.items()}
+        rows += predict(architecture, pair, given.tokens, given.devices.split(","), given.seed)
     given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "predicted.json").write_text(json.dumps({"said": SAID, "rows": rows}, indent=2) + "\n")
+    keep({"said": SAID, "rows": rows}, given.output / "predicted.json")
     (given.output / "predicted.md").write_text(markdown(rows))
     print(markdown(rows))
 

@@ -1,22 +1,22 @@
 """The bundled traces: what the original and the ReMoE model of `train.py` route, of both architectures.
 
-    python benchmarks/paper/train.py                  # the models and their traces
-    python benchmarks/paper/samples.py                # traces/samples/*.parquet; prints the rows of their card
+    python -m benchmarks.paper.train                  # the models and their traces
+    python -m benchmarks.paper.samples                # traces/samples/*.parquet; prints the rows of their card
 
 Only ids of experts are kept: gate weights would not fit, and the texts are told by `stdlib_texts.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from drawing import OUTPUT
-
 import remoe_sim
+from benchmarks.paper.drawing import OUTPUT
+from benchmarks.script import options
 from remoe_sim import InMemory, Trace, read_trace, write_trace
+from tests.support.data import DEMO
 
 SIDES = {"original": "original", "remoe": "paper"}  # name of a sample: of a trace of train.py
 ARCHITECTURES = {"deepseek": "deepseek-v2", "qwen": "qwen2-moe"}  # name of a sample: in the name of its model
@@ -42,6 +42,14 @@ def write(models: Path, folder: Path) -> Iterator[Path]:
             yield path
 
 
+def untrained(models: Path) -> None:
+    """Write a small drawn trace in the place of each that train.py writes."""
+    for architecture in ARCHITECTURES:
+        (models / architecture).mkdir(parents=True, exist_ok=True)
+        for recipe in SIDES.values():
+            write_trace(read_trace(DEMO), models / architecture / f"{recipe}.parquet")
+
+
 def card(path: Path) -> str:
     """The row of a sample in README.md."""
     trace = read_trace(path)
@@ -52,10 +60,13 @@ def card(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"output": OUTPUT / "quick"}, output=None)
     parser.add_argument("--models", type=Path, default=OUTPUT / "models" / "full", help="folder that train.py wrote")
     parser.add_argument("-o", "--output", type=Path, default=SAMPLES, help="folder")
     given = parser.parse_args()
+    if given.quick:
+        given.models = given.output / "models"
+        untrained(given.models)
     print("\n".join(card(path) for path in write(given.models, given.output)))
 
 

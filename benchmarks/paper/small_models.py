@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 import transformers
-from stdlib_texts import WORDS, tokenizer
 
+from benchmarks.paper.stdlib_texts import WORDS, tokenizer
 from remoe_sim.finetune import terms
 from remoe_sim.finetune.checkpoint import keep, kept
 from remoe_sim.finetune.gates import Gates

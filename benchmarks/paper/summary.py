@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import text_losses
-from pair import WORDS
 
+from benchmarks.paper import text_losses
+from benchmarks.paper.pair import WORDS
 from remoe_sim.util.files import replacing
 
 LOSS = "loss"

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from published import MODEL
 
 import remoe_sim
+from benchmarks.paper.published import MODEL
 
 DEVICE = "jetson-orin-nx-16gb"
 FAULT_BYTES = 128 * 1024  # what Linux reads ahead at a page fault, by default

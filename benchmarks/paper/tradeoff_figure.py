@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import drawing
 import matplotlib.pyplot as plt
 import pandas as pd
+
+from benchmarks.paper import drawing
 
 CURVES = {"paper": ("remoe", "s", (-24, 4)), "three-stage": ("third", "o", (6, -9))}  # colour, marker, place of names
 TARGET = 0.264  # the paper's relative gain of reuse

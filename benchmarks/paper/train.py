@@ -1,8 +1,8 @@
 """The pair of the ReMoE paper made here: small models trained from scratch, tuned by every recipe, captured, compared.
 
-    python benchmarks/paper/train.py --quick          # minutes; models that have learnt little
-    python benchmarks/paper/train.py                  # both architectures; far less on a GPU
-    python benchmarks/paper/train.py --architecture qwen --tradeoff
+    python -m benchmarks.paper.train --quick          # minutes; models that have learnt little
+    python -m benchmarks.paper.train                  # both architectures; far less on a GPU
+    python -m benchmarks.paper.train --architecture qwen --tradeoff
 
 Trains a DeepSeek-V2-like and a Qwen2-MoE-like model on the sources of Python's standard library, tunes their gates by
 the recipes of `remoe-sim finetune`, records 200 texts that none of them has seen (teacher forcing, so that all read the
@@ -12,7 +12,6 @@ made again, and what was cut goes on. With --tradeoff, reuse against loss over t
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -23,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import text_losses
 import torch
-import tradeoff_figure
-from drawing import OUTPUT
-from pair import compare_pair
-from small_models import ARCHITECTURES, say, train
-from stdlib_texts import excerpts, sources, tokenizer
-from summary import markdown, summarise
 
+from benchmarks.paper import text_losses, tradeoff_figure
+from benchmarks.paper.drawing import OUTPUT
+from benchmarks.paper.pair import compare_pair
+from benchmarks.paper.small_models import ARCHITECTURES, say, train
+from benchmarks.paper.stdlib_texts import excerpts, sources, tokenizer
+from benchmarks.paper.summary import markdown, summarise
+from benchmarks.script import options
 from remoe_sim.capture import run as capture
 from remoe_sim.finetune import Recipe, read_recipe
 from remoe_sim.finetune import run as finetune
@@ -72,10 +71,9 @@ FORMS = {"full": Form(1000, 100), "quick": Form(250, 60, batch=8, length=128, va
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={}, output=None)
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT / "models", help="folder")
     parser.add_argument("--architecture", default=",".join(ARCHITECTURES), help="deepseek, qwen or both")
-    parser.add_argument("--quick", action="store_true", help="little trained, in minutes")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the form's steps and texts, to try it out")
     parser.add_argument("--tradeoff", action="store_true", help="tune at six weights and without each term, too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")

@@ -1,6 +1,6 @@
 """The paper's vLLM row: how far 7.3 % fewer fetches explain 4.5 % less time per token.
 
-    python benchmarks/paper/vllm_row.py [-o FOLDER]
+    python -m benchmarks.paper.vllm_row [-o FOLDER]
 
 DeepSeek-V2-Lite on an RTX 3090 with PCIe 3.0 x16, experts in host memory, 6 experts per layer cached. One number is
 fitted to the baseline (what the engine spends beside the model's times, or the link's bandwidth); the ReMoE row is then
@@ -9,15 +9,15 @@ a prediction. Prints JSON, and draws the predicted change at every bandwidth of 
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drawing import OUTPUT, save
-from published import (
+
+import remoe_sim
+from benchmarks.paper.drawing import OUTPUT, save
+from benchmarks.paper.published import (
     EOR,
     MODEL,
     TOP_K,
@@ -27,8 +27,7 @@ from published import (
     VLLM_TPOT_MS,
     change,
 )
-
-import remoe_sim
+from benchmarks.script import options, show
 
 DEVICE = "rtx-3090-pcie3"
 COUNTS = {"uhr": UNIQUE_HIT_RATE, "eor": EOR}  # the hit rate at 6 experts per layer; with our counting it is the EOR
@@ -197,13 +196,13 @@ def measure() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick={"output": OUTPUT / "quick", "points": 3}, output=None)
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT, metavar="FOLDER", help="figures (build/paper)")
     parser.add_argument("--points", type=int, default=60, help="bandwidths of the curve (60)")
     given = parser.parse_args()
     result = measure()
     result["figures"] = save(lambda colours: draw(result, given.points, colours), given.output, "vllm-row")
-    print(json.dumps(result, indent=2))
+    show(result)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""A sample of every kind of `benchmarks/differential.py`, that it finds what is wrong, and what a long run has kept."""
+"""A sample of every kind of benchmarks.fidelity.differential, that it finds what is wrong, and what a long run kept."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 
+from benchmarks.fidelity import differential
 from remoe_sim.policy import Policy, find
 from remoe_sim.util.plugins import plugins
 from tests.support.differential_kinds import EVERY, KINDS, Kind
@@ -17,14 +16,6 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "differential.json"
 LEAST = {"replay": 100_000, "libcachesim": 10_000, "belady": 10_000}  # of the last, two are of one instance
 HARDLY = 100  # times that every value of an axis has to be there in a long run of replays
-
-
-@pytest.fixture(scope="module")
-def differential():
-    spec = importlib.util.spec_from_file_location("differential", ROOT / "benchmarks" / "differential.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -53,7 +44,7 @@ def test_every_policy_is_among_them():
 
 
 @pytest.mark.heavy("numba")  # takes long
-def test_a_wrong_policy_is_found_and_the_case_made_small(differential, monkeypatch):
+def test_a_wrong_policy_is_found_and_the_case_made_small(monkeypatch):
     """LRU that forgets to be LRU: what differs first is a trace of two tokens or so."""
     known = find.find_policy
     monkeypatch.setattr(differential, "MOST_DIFFERENCES", 1)
@@ -71,7 +62,7 @@ def relabelled(policy, label):
     return policy
 
 
-def test_what_is_counted(differential):
+def test_what_is_counted():
     kind = Kind(KINDS["belady"].strategy, lambda drawn: [{"a": 1, "b": "x"}, {"a": 2}])
     tally = differential.run(kind, 0, 60, 40)
     assert (tally.configurations, tally.cases, tally.differences) == (80, 40, [])

@@ -2,9 +2,7 @@
 
 import json
 import math
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,29 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import remoe_sim
+from benchmarks.emulator import engine
 from remoe_sim import Decisions, InMemory, Model, Trace
 from tests.support.data import DEMO
-
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "emulator"
-
-
-@pytest.fixture(scope="module")
-def engine():
-    """The benchmark's engine, as a module."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import engine
-
-        return engine
-    finally:
-        sys.path.remove(str(FOLDER))
+from tests.support.scripts import tried
 
 
 @given(
     seed=st.integers(0, 2**32 - 1), experts=st.integers(1, 9), k=st.integers(1, 4), tokens=st.integers(1, 30),
     capacity=st.integers(0, 10), policy=st.sampled_from(("lru", "lfu")),
 )  # fmt: skip
-def test_its_cache_misses_what_the_replay_says(engine, seed, experts, k, tokens, capacity, policy):
+def test_its_cache_misses_what_the_replay_says(seed, experts, k, tokens, capacity, policy):
     rng, k = np.random.default_rng(seed), min(k, experts)
     groups = np.argsort(rng.random((tokens, experts)), axis=1)[:, :k].astype(np.uint16)
     column = np.arange(tokens, dtype=np.int32)
@@ -60,8 +46,7 @@ def test_it_runs(tmp_path):
     """The script itself stops where misses or bytes of any step are not those of the replay."""
     output, scratch = tmp_path / "emulator.json", tmp_path / "scratch"
     scratch.mkdir()
-    command = [sys.executable, FOLDER / "run.py", "--quick", "--scratch", scratch, "--output", output]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = tried("emulator.run", "--quick", "--scratch", scratch, "--output", output)
     if "refuses direct reads" in done.stderr:
         pytest.skip("the folder for temporary files refuses direct reads")
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,8 @@
-"""Faults: samples of `benchmarks/faults.py` and `kernel_faults.py`, the tables of the docs, and whole files."""
+"""Faults: samples of `benchmarks/faults/faults.py` and `kernel_faults.py`, the tables of the docs, and whole files."""
 
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,27 +10,19 @@ import pytest
 import remoe_sim
 from remoe_sim.util import files
 from remoe_sim.util.files import replacing
+from tests.support.scripts import benchmark
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def script(name, *arguments):
-    """A benchmark in a process of its own; its output."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.heavy("numba")  # takes long
 def test_a_sample():
     faults = "killed,asked to end,interrupted,full disk,read-only disk,no folder,half an input,two at a time"
-    answer = json.loads(script("faults", "--commands", "sweep", "--faults", faults))
+    answer = json.loads(benchmark("faults.faults", "--commands", "sweep", "--faults", faults))
     assert [row["fault"] for row in answer["rows"]] == faults.split(",")
     answer = json.loads(
-        script("faults", "--commands", "import", "--faults", "asked to end,no input,answer to a full device")
+        benchmark("faults.faults", "--commands", "import", "--faults", "asked to end,no input,answer to a full device")
     )
     assert [row["exit"] for row in answer["rows"]] == [143, 2, 2]
     assert answer["rows"][2]["says"] == ["remoe-sim: the answer cannot be written: no space left on device"]
@@ -41,14 +31,14 @@ def test_a_sample():
 @pytest.mark.heavy
 def test_a_sample_of_a_model_that_is_tuned():
     answer = json.loads(
-        script("faults", "--commands", "finetune", "--faults", "asked to end,full disk,unreadable input")
+        benchmark("faults.faults", "--commands", "finetune", "--faults", "asked to end,full disk,unreadable input")
     )
     assert [row["exit"] for row in answer["rows"] if "exit" in row] in ([143, 2, 2], [143, 2])  # without a small disk
 
 
 @pytest.mark.heavy("numba")  # takes long
 def test_a_sample_of_kernels():
-    answer = json.loads(script("kernel_faults", "--faults", "truncated file,damaged file"))
+    answer = json.loads(benchmark("faults.kernel_faults", "--faults", "truncated file,damaged file"))
     assert [row["rows"] for row in answer["rows"]] == ["right", "right"]
 
 
@@ -57,7 +47,8 @@ def test_a_sample_of_kernels():
 def test_the_docs_have_the_table_of_the_kept_run(name):
     kept = RESULTS / f"{name}.json"
     assert all(row.get("fine", True) for row in json.loads(kept.read_text())["rows"])
-    assert script(name, "--table", "--output", kept).strip() in (ROOT / "docs" / "robustness.md").read_text()
+    table = benchmark(f"faults.{name}", "--table", "--output", kept).strip()
+    assert table in (ROOT / "docs" / "robustness.md").read_text()
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -2,25 +2,19 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.scripts import benchmark
+
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT, KEPT = ROOT / "benchmarks" / "fidelity.py", ROOT / "benchmarks" / "results" / "fidelity.json"
-
-
-def run(*arguments):
-    done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+KEPT = ROOT / "benchmarks" / "results" / "fidelity.json"
 
 
 @pytest.mark.once
 def test_the_quick_form_runs_to_its_end(tmp_path):
-    answer = json.loads(run("--quick", "--json", "--output", str(tmp_path / "f.json")))
+    answer = json.loads(benchmark("fidelity.fidelity", "--quick", "--json", "--output", str(tmp_path / "f.json")))
     assert json.loads((tmp_path / "f.json").read_text()) == answer
     assert answer["quick"]
     kept = json.loads(KEPT.read_text())
@@ -33,7 +27,7 @@ def test_the_quick_form_runs_to_its_end(tmp_path):
 
 @pytest.mark.heavy("numba")
 def test_the_kept_result_is_what_it_prints():
-    answer, kept = json.loads(run("--json")), json.loads(KEPT.read_text())
+    answer, kept = json.loads(benchmark("fidelity.fidelity", "--json")), json.loads(KEPT.read_text())
     for group in ("all", "phone_and_laptop"):
         for key, one in kept[group].items():
             assert answer[group][key]["rows"] == one["rows"]

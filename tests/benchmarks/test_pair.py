@@ -1,31 +1,17 @@
 """benchmarks/paper/pair.py: its numbers are those of the commands, and of a slow jackknife."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import remoe_sim
+from benchmarks.paper import expert_use, pair
 from tests.support.data import DEMO
+from tests.support.scripts import benchmark, tried
 
 pytestmark = pytest.mark.heavy("scipy")
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
-SCRIPTS = ("pair", "pair_figures", "expert_use", "drawing")
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    import expert_use
-    import pair
-
-    yield pair, expert_use
-    for name in SCRIPTS:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +25,10 @@ def traces(tmp_path_factory):
 
 def test_one_command_makes_all_figures(traces, tmp_path):
     paths = [traces / f"{name}.parquet" for name in ("original", "tuned")]
-    command = [sys.executable, FOLDER / "pair.py", *paths, "-o", tmp_path, "--names", "base,remoe", "--cache", "8"]
-    done = subprocess.run([*map(str, command), "--resamples", "199"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "| unique hit rate | 4 | lru |" in done.stdout
-    assert "| base | remoe |" in done.stdout
+    command = ["paper.pair", *paths, "-o", tmp_path, "--names", "base,remoe", "--cache", "8"]
+    printed = benchmark(*command, "--resamples", "199")
+    assert "| unique hit rate | 4 | lru |" in printed
+    assert "| base | remoe |" in printed
     figures = [
         f"{name}-{ground}.{kind}"
         for name in ("reuse-per-layer", "misses-against-capacity", "expert-balance")
@@ -63,13 +48,12 @@ def test_one_command_makes_all_figures(traces, tmp_path):
             mean = np.mean([layer[name] for layer in layers])
             assert table.xs(metric)[side].iloc[0] == pytest.approx(mean)
     assert table.xs("reuse_rate")["change"].iloc[0] == pytest.approx(0.26, abs=0.01)
-    wrong = subprocess.run([*map(str, command), "--names", "one"], capture_output=True, text=True)
+    wrong = tried(*command, "--names", "one")
     assert wrong.returncode == 2
     assert "--names takes two names" in wrong.stderr
 
 
-def test_pseudo_values_against_a_slow_jackknife(scripts):
-    _, expert_use = scripts
+def test_pseudo_values_against_a_slow_jackknife():
     uses = np.random.default_rng(0).integers(0, 5, (6, 8))
     for name, whole in (("entropy", lambda u: -sum(p * np.log(p) for p in u / u.sum() if p) / np.log(8)),
                         ("balance", lambda u: np.std(u) / np.mean(u))):  # fmt: skip
@@ -79,8 +63,7 @@ def test_pseudo_values_against_a_slow_jackknife(scripts):
         assert values - values.mean() == pytest.approx(5 * (kept.mean() - kept))
 
 
-def test_a_trace_and_itself_do_not_differ(scripts):
-    pair, _ = scripts
+def test_a_trace_and_itself_do_not_differ():
     trace = remoe_sim.read_trace(DEMO)
     found = pair.compare_pair(trace, trace, resamples=199)
     assert found.files == ()
@@ -89,9 +72,8 @@ def test_a_trace_and_itself_do_not_differ(scripts):
     assert (found.layers["difference"] == 0).all()
 
 
-def test_shapes_that_are_rare(scripts):
+def test_shapes_that_are_rare():
     """One layer, k = 1, one expert; requests of which some have no decode token; other layers are no pair."""
-    pair, _ = scripts
     a = remoe_sim.synth(tokens=300, layers=1, experts=8, top_k=1, request_tokens=50, prompt_tokens=10, reuse=0.3)
     b = remoe_sim.synth(tokens=300, layers=1, experts=8, top_k=1, request_tokens=50, prompt_tokens=10, reuse=0.5)
     found = pair.compare_pair(a, b, resamples=199)

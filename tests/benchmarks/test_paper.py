@@ -1,40 +1,20 @@
 """The scripts of benchmarks/paper, run small: what their numbers have to obey whatever the settings."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import remoe_sim
+from benchmarks.paper import locality, surfaces
+from tests.support.scripts import benchmark
 
 pytestmark = pytest.mark.heavy("numba")  # whole scripts, and surfaces of many timelines: left to make test-all
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
 PUBLISHED_FALL = 1 - 0.8068 / 0.8707  # of the fetches, at 6 experts per layer
 
 
-def run_script(name, *options):
-    done = subprocess.run([sys.executable, FOLDER / name, *map(str, options)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.fixture
-def modules(monkeypatch):
-    """The scripts import one another by their plain names, as they do when one of them is run."""
-    monkeypatch.syspath_prepend(FOLDER)
-    import locality
-    import surfaces
-
-    yield locality, surfaces
-    for name in ("locality", "surfaces", "published"):
-        sys.modules.pop(name, None)
-
-
 def test_vllm_row(tmp_path):
-    said = run_script("vllm_row.py", "-o", tmp_path, "--points", 3)
+    said = json.loads(benchmark("paper.vllm_row", "-o", tmp_path, "--points", 3))
     assert set(said) == {"published", "derived", "headline", "fits", "how_to_read", "notes", "figures"}
     assert all((tmp_path / name).stat().st_size > 5000 for name in said["figures"])
     derived = said["derived"]
@@ -53,7 +33,9 @@ def test_vllm_row(tmp_path):
 
 
 def test_jetson_inverse(tmp_path):
-    said = run_script("jetson_inverse.py", "-o", tmp_path, "--tokens", 2048, "--layers", 2, "--grid", 5, 10)
+    said = json.loads(
+        benchmark("paper.jetson_inverse", "-o", tmp_path, "--tokens", 2048, "--layers", 2, "--grid", 5, 10)
+    )
     assert set(said) == {
         "published", "assumed", "needed", "traces", "largest_fall_of_misses", "at_6_experts_per_layer", "answers",
         "computing_ms", "largest_cache_that_fits", "notes", "figures",
@@ -76,8 +58,7 @@ def test_jetson_inverse(tmp_path):
 
 
 @pytest.mark.parametrize("reads", ["fault", "direct"])
-def test_surfaces_are_monotone_and_close_to_the_estimates_between_their_points(modules, reads):
-    _, surfaces = modules
+def test_surfaces_are_monotone_and_close_to_the_estimates_between_their_points(reads):
     surface = surfaces.Surface.of("q4_k_m", reads, 5, 6)
     assert (np.diff(surface.tpot_ms, axis=0) < 1e-9).all()  # more hits
     assert (np.diff(surface.tpot_ms, axis=1) > -1e-9).all()  # a slower storage
@@ -88,8 +69,7 @@ def test_surfaces_are_monotone_and_close_to_the_estimates_between_their_points(m
     assert surface.at_rate(0.6)[3] == pytest.approx(direct, rel=0.01)
 
 
-def test_inverse_gives_back_what_made_the_times(modules):
-    locality, surfaces = modules
+def test_inverse_gives_back_what_made_the_times():
     surface = surfaces.Surface.of("q8_0", "fault", 5, 30)
     misses = {
         which: locality.miss_rates(locality.trace_with(rate, lifetime, 1024, 1, 3)[0])
@@ -104,9 +84,8 @@ def test_inverse_gives_back_what_made_the_times(modules):
     assert min(abs(capacity - found) for found, _ in inverse.crossings()) < 0.01
 
 
-def test_drawn_traces_obey_the_law_of_k_experts(modules):
+def test_drawn_traces_obey_the_law_of_k_experts():
     """LRU hits at k experts per layer are the repetitions of the token before, where the cache has just that."""
-    locality, _ = modules
     trace, _ = locality.trace_with(0.345, 16, 512, 2, 5)
     frame = remoe_sim.curve(trace, "lru", cache=6, reset="request").query("layer == 'all'")
     reuse = remoe_sim.info(trace).to_dict()["reuse"][0]

@@ -1,10 +1,7 @@
 """benchmarks/paper/train.py with models that learn nothing: every step of it, and that none is done twice."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,29 +10,18 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import remoe_sim
+from benchmarks.paper import small_models
+from benchmarks.paper import train as script
 from remoe_sim.finetune import read_recipe
+from tests.support.scripts import benchmark, tried
 
 pytestmark = [
     pytest.mark.heavy("torch", "transformers", "safetensors"),
     pytest.mark.filterwarnings("ignore"),
 ]
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
 
 
-@pytest.fixture
-def script(monkeypatch):
-    """The scripts import one another by their plain names."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(FOLDER)
-    import train
-
-    yield train
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
-            sys.modules.pop(name)
-
-
-def test_all_of_it_and_nothing_twice(script, tmp_path, monkeypatch):
+def test_all_of_it_and_nothing_twice(tmp_path, monkeypatch):
     form = script.Form(train=3, tune=3, batch=2, tuned=2, length=96, recorded=6, validated=2)
     wide = {name: replace(read_recipe(name), band=1.0) for name in script.RECIPES}
     monkeypatch.setattr(script, "read_recipe", wide.get)
@@ -72,12 +58,10 @@ def test_all_of_it_and_nothing_twice(script, tmp_path, monkeypatch):
 @pytest.mark.once
 def test_one_command_makes_the_pair_of_both_architectures(tmp_path):
     """The quick form with a twelfth of its steps and texts."""
-    command = [sys.executable, FOLDER / "train.py", "--quick", "--scale", "0.08", "--device", "cpu", "-o", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-2000:]
+    printed = benchmark("paper.train", "--quick", "--scale", "0.08", "--device", "cpu", "-o", tmp_path, timeout=900)
     for name in ("deepseek", "qwen"):
         folder = tmp_path / "quick-x0.08" / name
-        assert (folder / "summary.md").read_text().split("\n\n", 1)[1] in done.stdout
+        assert (folder / "summary.md").read_text().split("\n\n", 1)[1] in printed
         table = pd.read_csv(folder / "summary.csv").set_index(["metric", "model"])["value"]
         assert table["loss"].between(2, 5.6).all()  # ln 258 = 5.55 nats are those of a model that knows nothing
         for model in ("original", "paper", "three-stage", "ce-only"):
@@ -85,12 +69,12 @@ def test_one_command_makes_the_pair_of_both_architectures(tmp_path):
             assert trace.model.experts == (32, 32, 32, 32)
             assert remoe_sim.info(trace).requests == 16
             assert remoe_sim.reuse(trace).reuse_rate.iloc[-1] == pytest.approx(table["reuse_rate", model])
-    unknown = subprocess.run([*command[:2], "--scale", "2"], capture_output=True, text=True)
+    unknown = tried("paper.train", "--scale", "2")
     assert unknown.returncode == 2
     assert "scale 2 is not possible; give a share above 0" in unknown.stderr
 
 
-def test_losses_are_those_of_each_text(script, tmp_path):
+def test_losses_are_those_of_each_text(tmp_path):
     """Against the mean over all of them, which the same term gives at once."""
     import torch
 
@@ -109,13 +93,13 @@ def test_losses_are_those_of_each_text(script, tmp_path):
     assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
 
 
-def test_the_load_balance_loss_fades_before_the_end(script):
-    weight = sys.modules["small_models"].balance_weight
+def test_the_load_balance_loss_fades_before_the_end():
+    weight = small_models.balance_weight
     assert [weight(done) for done in (0, 0.5, 0.75, 1)] == [0.01, 0.01, 0, 0]
     assert weight(0.625) == pytest.approx(0.005)
 
 
-def test_a_small_recipe_has_the_same_terms(script):
+def test_a_small_recipe_has_the_same_terms():
     for name in script.RECIPES:
         recipe = read_recipe(name)
         made = script.small(recipe, script.FORMS["full"])
@@ -129,7 +113,7 @@ def test_a_small_recipe_has_the_same_terms(script):
     assert half["lag"].options == {"lags": [1, 2, 4, 8, 16]}
 
 
-def test_texts_are_divided_by_file_and_bytes_are_tokens(script):
+def test_texts_are_divided_by_file_and_bytes_are_tokens():
     parts = script.sources()
     assert all(len(parts[part]) > 20 for part in ("train", "validation", "test"))
     assert not set(parts["train"]) & (set(parts["validation"]) | set(parts["test"]))

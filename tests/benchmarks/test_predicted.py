@@ -1,41 +1,24 @@
 """benchmarks/paper/predicted.py: traces in the shape of large models, and what does not fit is left out."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 import remoe_sim
+from benchmarks.paper import predicted
 from tests.support.data import DEMO
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "paper"
-
-
-@pytest.fixture
-def predicted(monkeypatch):
-    """The scripts import one another by their plain names."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(FOLDER)
-    import predicted
-
-    monkeypatch.setattr(predicted, "TOKENS", 1200)
-    yield predicted
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
-            sys.modules.pop(name)
+DEVICES = ("jetson-orin-nx-16gb", "t4")
 
 
 @pytest.mark.heavy("matplotlib")  # takes long
-def test_the_drawn_traces_have_what_was_measured_and_less_misses_take_less_time(predicted, monkeypatch):
-    monkeypatch.setattr(predicted, "DEVICES", ("jetson-orin-nx-16gb", "t4"))
+def test_the_drawn_traces_have_what_was_measured_and_less_misses_take_less_time(monkeypatch):
     monkeypatch.setattr(predicted, "SHARES", (None, 1.0))
     original = remoe_sim.read_trace(DEMO)
     pair = {"original": original, "remoe": remoe_sim.synth(original, reuse="1.26x")}
-    rows = predicted.predict("qwen", pair, 0)
+    rows = predicted.predict("qwen", pair, 1200, DEVICES, 0)
     fits = {(row["device"], row["quant"], row["cache"]) for row in rows}
-    assert fits == {(device, quant, 4) for device in predicted.DEVICES for quant in predicted.QUANTS} | {
+    assert fits == {(device, quant, 4) for device in DEVICES for quant in predicted.QUANTS} | {
         (device, "q4_k_m", 60)
-        for device in predicted.DEVICES  # in bf16 all experts take 24.6 GiB
+        for device in DEVICES  # in bf16 all experts take 24.6 GiB
     }
     for row in rows:
         for side in pair:

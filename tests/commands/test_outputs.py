@@ -31,7 +31,7 @@ WRITERS = {
     "timeline": ("t.json", ["replay", DEMO, "--cache", "8", "--policy", "lru", "--device", "rtx-4090",
                             "--overlap", "none", "--timeline"]),
 }  # fmt: skip
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
 PLAIN_CSV = "request,position,phase,layer,e0\n0,0,decode,0,1\n0,1,decode,0,2\n"
 
 
@@ -204,14 +204,14 @@ def test_a_file_that_may_not_be_written_to_stays(folder):
     Path("kept").chmod(0o444)
     code = """
 import os
-from faults import give_up_reading_all
+from benchmarks.faults.faults import give_up_reading_all
 from remoe_sim.util.files import replacing
 os.geteuid() or give_up_reading_all()
 with replacing("kept") as beside:
     beside.write_text("new")
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(BENCHMARKS)}
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert "'kept' cannot be written: permission denied" in done.stderr
     assert Path("kept").read_text() == "old"

@@ -1,8 +1,6 @@
 """Slot policies against their twins, which are written from the papers and from libCacheSim's behaviour."""
 
-import importlib.util
 import random
-from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -22,7 +20,6 @@ from tests.oracle.oracle import assert_equal, expected
 from tests.support.strategies import CHOICES, Case, Shape, cases, choices, examples, most_used, trace_of
 
 NAMES = ("fifo", "lfu-forget", *naive_slots.TWINS)
-AGREEMENT = Path(__file__).parents[2] / "benchmarks" / "agreement.py"
 HOW = ("scope", "admission", "order", "reset", "phase", "warmup")
 
 
@@ -151,10 +148,9 @@ def test_both_loops_are_one(drawn, arguments, name):
 def agreement():
     """The benchmark, as a module."""
     pytest.importorskip("libcachesim")
-    spec = importlib.util.spec_from_file_location("agreement", AGREEMENT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from benchmarks.fidelity import agreement
+
+    return agreement
 
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="takes minutes where kernels are interpreted")

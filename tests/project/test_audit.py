@@ -1,13 +1,12 @@
 """`make audit`: a hole is named and fails; without an answer it says that nothing was audited."""
 
-import importlib.util
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "audit.py"
+from benchmarks import audit
+from tests.support.scripts import tried
+
 pytestmark = pytest.mark.once
 PROGRAM = """#!{python}
 import sys
@@ -21,7 +20,7 @@ def audited(folder, said):
     program = folder / "pip-audit"
     program.write_text(PROGRAM.format(python=sys.executable, said=said))
     program.chmod(0o755)
-    done = subprocess.run([sys.executable, SCRIPT, program], capture_output=True, text=True)
+    done = tried("audit", program)
     return done.stdout, done.returncode
 
 
@@ -46,9 +45,6 @@ def test_without_an_answer_nothing_is_claimed(tmp_path, said):
 
 
 def test_what_is_installed_is_asked_for():
-    spec = importlib.util.spec_from_file_location("audit", SCRIPT)
-    audit = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(audit)
     names = [one.partition("==")[0] for one in audit.installed()]
     assert "numpy" in names
     assert "remoe-sim" not in names

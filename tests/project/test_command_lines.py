@@ -31,6 +31,7 @@ QUOTED = re.compile(r"'(remoe-sim [^'\n]+)'")
 COMMAND = re.compile(r"^((?:\w+=\S* +)*remoe-sim(?: .*)?)$", re.MULTILINE)
 TARGET = re.compile(r"(?:^(?:\$ )?|`)make ([\w-]+)(?=`|$| )", re.MULTILINE)
 SCRIPT = re.compile(r"(?:^(?:\$ )?|`)python ((?:\w[\w.-]*/)+[\w.-]+\.py)", re.MULTILINE)
+MODULE = re.compile(r"(?:^(?:\$ )?|`)python -m ((?:benchmarks|tests)[\w.]+)", re.MULTILINE)
 OPEN = "…"  # a fragment that stands for more
 
 
@@ -140,3 +141,5 @@ def test_targets_and_scripts_that_documents_name_are_there():
             assert target in targets, f"{path.name}: make {target}"
         for script in SCRIPT.findall(text_of(path)):
             assert (ROOT / script).is_file(), f"{path.name}: python {script}"
+        for module in MODULE.findall(text_of(path)):
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{path.name}: python -m {module}"

@@ -1,8 +1,6 @@
 """Comparisons: sums by request against replays of single requests, pairing, the verdict, and the command."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from remoe_sim.studies.compare import Requests, adjacent_sums
 from remoe_sim.trace import DECODE as DECODE_PHASE
 from tests.oracle.naive import DECODE, PREFILL, Row
 from tests.support.data import DEMO, SHARED, needs_traces
+from tests.support.scripts import benchmark
 from tests.support.strategies import Shape, cases, examples, trace_of
 from tests.support.timed import with_dense
 
@@ -244,12 +243,7 @@ def test_command(tmp_path, monkeypatch):
 @pytest.mark.heavy("numba")  # takes long
 @needs_traces
 def test_halves_of_a_real_trace_and_a_raised_one():
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "compare_power.py", "--splits", "3", "--traces", str(SHARED)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = json.loads(benchmark("fidelity.compare_power", "--splits", "3", "--traces", str(SHARED)))
     assert said["requests"] == 206
     assert said["points_raised"] == pytest.approx({"synth": 3, "copied": 3}, abs=0.2)
     every = {"synth": 3, "copied": 3}

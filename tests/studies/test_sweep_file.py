@@ -1,8 +1,6 @@
 """The file of a sweep: continued, never repeated, whole at any moment, and not shared."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +10,7 @@ from click.testing import CliRunner
 import remoe_sim
 from remoe_sim.cli import main
 from remoe_sim.studies.sweep.file import COLUMNS, NAMES, alone
+from tests.support.scripts import benchmark
 from tests.support.sweeps import SAMPLE, three_runs
 from tests.support.user_policies import FEWEST_HITS
 
@@ -171,11 +170,7 @@ def test_an_error_keeps_what_is_done(tmp_path):
 
 @pytest.mark.heavy("numba")  # takes long
 def test_killed_sweeps_end_like_uninterrupted_ones():
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "sweep_kill.py", "--kills", "3"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = json.loads(benchmark("faults.sweep_kill", "--kills", "3"))
     assert len(said["cells_held_after_each_kill"]) == 3
     assert said["completed_and_equal"] >= 1
 

@@ -1,10 +1,9 @@
-"""What `benchmarks/differential.py` draws and compares, kind by kind: compiled code against a slow twin of it.
+"""What `benchmarks/fidelity/differential.py` draws and compares, kind by kind: compiled code against a slow twin of it.
 
 A check raises where the two differ, and otherwise says what it compared: for each configuration what it had on each
 axis. `tests/benchmarks/test_differential.py` takes a sample of every kind.
 """
 
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -257,10 +256,8 @@ def check_belady(drawn):
 @cache
 def agreement():
     """The benchmark that knows what may be compared, as a module."""
-    script = Path(__file__).parents[2] / "benchmarks" / "agreement.py"
-    spec = importlib.util.spec_from_file_location("agreement", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    from benchmarks.fidelity import agreement as module
+
     return module
 
 

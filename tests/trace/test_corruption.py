@@ -33,7 +33,7 @@ def test_the_file_holds_what_was_written(tmp_path, whole):
 
 @pytest.mark.parametrize("way", Reading.WAYS)
 def test_no_damage_is_silent(tmp_path, whole, way):
-    """A sample of benchmarks/corruption.py."""
+    """A sample of benchmarks/faults/corruption.py."""
     spans, reading = ranges(whole), Reading(whole, tmp_path)
     assert reading.outcome(whole, way) == "identical"
     outcomes = Counter()
