@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.policy.base import Policy
 
-NO_TIMES = (None, None, None, "layer", None, None, None, None)  # replay's arguments from `device` on
-
 
 def replay(
     trace: Trace | str | os.PathLike[str],
@@ -55,7 +53,7 @@ def replay(
     device: str | os.PathLike[str] | Device | None = None,
     model: str | os.PathLike[str] | SizedModel | None = None,
     quant: str | None = None,
-    overlap: str = "layer",
+    overlap: str | None = None,
     lanes: int | None = None,
     context: int | None = None,
     compute_ms: float | None = None,
@@ -71,8 +69,8 @@ def replay(
     experts that always stay, {layer: experts} or "3:17,3:20". train: a trace that policies such as `static` learn from.
 
     device: what it runs on, which adds times; model and quant: whose sizes, if the trace's name does not tell or others
-    are wanted; overlap: `none`, `layer` or `prefetch` (all misses foreseen, one layer ahead); lanes, context,
-    compute_ms, misses_from: as in `estimate`.
+    are wanted; overlap: `none`, `layer` (if not given) or `prefetch` (all misses foreseen, one layer ahead); lanes,
+    context, compute_ms, misses_from: as in `estimate`.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
@@ -81,10 +79,14 @@ def replay(
     check_policies(policies, settings, train is not None)
     limit = Limit.of(cache, budget, memory)
     on, counts = None, None
-    if (asked := (device, model, quant, overlap, lanes, context, compute_ms, misses_from)) != NO_TIMES:
-        from remoe_sim.devices.run import DeviceRun, StepCounts  # which take a while to import
+    timing: dict[str, Any] = {
+        "device": device, "model": model, "quant": quant, "overlap": overlap, "lanes": lanes, "context": context,
+        "compute_ms": compute_ms, "misses_from": misses_from,
+    }  # fmt: skip
+    if any(one is not None for one in timing.values()):
+        from remoe_sim.devices.run import RunsOn, StepCounts  # which take a while to import
 
-        on = DeviceRun.asked(*asked)
+        on = RunsOn.asked(**timing)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
     trace = known_sizes(trace, expert_bytes, "" if limit.budget is None or on is not None else "a byte budget")
     if on is not None:

@@ -95,11 +95,11 @@ def plot(
 
 
 def _doubts(material: Any) -> tuple[str, ...]:
-    from remoe_sim.devices.run import DeviceRun, of_rows
+    from remoe_sim.devices.run import RunsOn, of_rows
 
     found = dict.fromkeys(of_rows(material.sweep) if material.sweep is not None else ())
     if (name := material.replay.get("device")) is not None:
-        run = DeviceRun.of(name, material.replay.get("model"), material.replay.get("quant"))
+        run = RunsOn.of(device=name, model=material.replay.get("model"), quant=material.replay.get("quant"))
         for trace in material.traces.values():
             _, model = run.sized(trace)
             found |= dict.fromkeys((*run.device.unverified, *model.unverified, *model.unknown))

@@ -15,7 +15,7 @@ from remoe_sim.cache.caches import Caches
 from remoe_sim.cache.counts import counted
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.devices.run import DeviceRun
+from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.bootstrap import Differences, Ratios, differences
 from remoe_sim.studies.compare_result import Comparison, Difference, Subject, adjusted
 from remoe_sim.trace.accesses import select_tokens
@@ -196,7 +196,7 @@ def compare(
     device: Any = None,
     model: Any = None,
     quant: str | None = None,
-    overlap: str = "layer",
+    overlap: str | None = None,
     pairing: str = "auto",
     confidence: float | str = 0.95,
     resamples: int | str = 1999,
@@ -220,7 +220,7 @@ def compare(
     settings = Settings(scope=scope, admission=admission, reset="request")
     policies = find_policies(policy)
     check_policies(policies, settings, False)
-    run = DeviceRun.asked(device, model, quant, overlap, None, None, None, None)
+    run = RunsOn.asked(device=device, model=model, quant=quant, overlap=overlap)
     alpha = 1 - parse_number(confidence, "confidence", 1)
     if not 0 < alpha < 1:
         raise ValueError(f"confidence '{confidence}' is not possible; give a number between 0 and 1, such as 0.95")
@@ -251,7 +251,7 @@ class _Side:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, given: Trace | str | os.PathLike[str], expert_bytes: Any, run: DeviceRun | None, sized: bool) -> _Side:
+    def of(cls, given: Trace | str | os.PathLike[str], expert_bytes: Any, run: RunsOn | None, sized: bool) -> _Side:
         trace = given if isinstance(given, Trace) else read_trace(given)
         trace = known_sizes(trace, expert_bytes, "a byte budget" if sized and run is None else "")
         model: SizedModel | None = None
@@ -272,9 +272,7 @@ class _Side:
 Table = dict[tuple[Any, ...], tuple[Reals, Reals]]  # what a ratio is: numerators and denominators by request
 
 
-def _table(
-    side: _Side, settings: Settings, policies: list[Policy], limits: list[Limit], run: DeviceRun | None
-) -> Table:
+def _table(side: _Side, settings: Settings, policies: list[Policy], limits: list[Limit], run: RunsOn | None) -> Table:
     """All ratios of one side, in the order in which they are shown; first the one that the verdict is on."""
     shared, wanted = adjacent_sums(side.requests)
     table: Table = {("reuse_rate", None, None): (shared.sum(axis=0), wanted.sum(axis=0))}
@@ -293,7 +291,7 @@ def _table(
 
 
 def _replays(
-    side: _Side, settings: Settings, policy: Policy, limits: list[Limit], run: DeviceRun | None
+    side: _Side, settings: Settings, policy: Policy, limits: list[Limit], run: RunsOn | None
 ) -> Iterator[tuple[Limit, StepSums]]:
     trace, tokens = side.trace, select_tokens(side.trace, reset="request")
     caches = Caches(trace, settings, tokens)

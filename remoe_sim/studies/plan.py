@@ -11,7 +11,7 @@ from remoe_sim.cache.caches import Caches, Preload
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Settings, check_policies, find_policies, known_sizes
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.run import DeviceRun
+from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room, most_requests
 from remoe_sim.studies.plan_result import PlanReport, PlanResult
 from remoe_sim.trace.accesses import select_tokens
@@ -43,7 +43,7 @@ def plan(
     train: Trace | str | os.PathLike[str] | None = None,
     model: str | Path | SizedModel | None = None,
     quant: str | Sequence[str] | None = None,
-    overlap: str = "layer",
+    overlap: str | None = None,
     lanes: int | None = None,
     context: int | None = None,
     compute_ms: float | None = None,
@@ -76,10 +76,11 @@ def plan(
         raise ValueError("some devices have a price and some have none; give one to each, such as a=700,b=1600")
     if prices and target is None:
         raise ValueError("prices tell the cheapest device that reaches a target; give it with --target-tpot 150ms")
-    runs = [
-        [DeviceRun.of(one, model, each, overlap, lanes, context, compute_ms, misses_from) for one, _ in priced]
-        for each in _listed(quant)
-    ]
+    same: dict[str, Any] = {
+        "model": model, "overlap": overlap, "lanes": lanes, "context": context, "compute_ms": compute_ms,
+        "misses_from": misses_from,
+    }  # fmt: skip
+    runs = [[RunsOn.of(device=one, quant=each, **same) for one, _ in priced] for each in _listed(quant)]
     trace = known_sizes(trace if isinstance(trace, Trace) else read_trace(trace), expert_bytes)
     tokens = select_tokens(trace, phase, reset, settings.warmup)
     starts, learned = Preload.of(trace, preload), Preload.of(trace, train)

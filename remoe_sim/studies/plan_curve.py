@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from remoe_sim.cache.holdings import of_replay
 from remoe_sim.cache.stream import replay_stream
-from remoe_sim.devices.run import DeviceRun, StepCounts
+from remoe_sim.devices.run import RunsOn, StepCounts
 from remoe_sim.devices.timeline import PARTS, Counts, Reads, Steps, run
 from remoe_sim.policy.base import Policy, StackPolicy
 from remoe_sim.trace.holdings import of_shared, of_timeline
@@ -218,7 +218,7 @@ class Point:
 class PlanCurve:
     """Points of one policy on one device, made when they are asked for by the number of their limit."""
 
-    def __init__(self, on: DeviceRun, costs: Costs, steps: Steps, misses: Misses, room: Room, beside: Beside) -> None:
+    def __init__(self, on: RunsOn, costs: Costs, steps: Steps, misses: Misses, room: Room, beside: Beside) -> None:
         self._on, self._costs, self._steps, self._misses = on, costs, steps, misses
         self._room, self._beside = room, beside
         self.limits = misses.limits

@@ -15,7 +15,7 @@ from remoe_sim.cache.caches import Caches, Preload
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.cache.tier import Course, Items, Memory, stream_of_cache
-from remoe_sim.devices.run import DeviceRun, StepCounts, Timed
+from remoe_sim.devices.run import RunsOn, StepCounts, Timed
 from remoe_sim.devices.timeline import Reads
 from remoe_sim.kernels.prefetch import COLUMNS, NO_VICTIM, prefetch_replay
 from remoe_sim.kernels.tallies import DECODE, PREFILL, WARMUP
@@ -45,7 +45,7 @@ class PrefetchRun:
     limit: Limit
     known: Known
     cap: int = -1
-    on: tuple[DeviceRun, SizedModel] | None = None
+    on: tuple[RunsOn, SizedModel] | None = None
 
     def result(self, predictor: str, policy: Policy, guesses: Guesses) -> PrefetchResult:
         """Replay one policy with the guesses of one predictor."""
@@ -229,7 +229,10 @@ def prefetch(
         check_drivable(one, "prefetch")
     check_policies(policies, settings, trained=False)
     limit = Limit.of(cache, budget, memory)
-    on = DeviceRun.asked(device, model, quant, "layer", lanes, context, compute_ms, misses_from)
+    on = RunsOn.asked(
+        device=device, model=model, quant=quant, lanes=lanes, context=context, compute_ms=compute_ms,
+        misses_from=misses_from,
+    )  # fmt: skip
     if misses_from == "cpu":
         raise ValueError("what the CPU computes is not loaded, so there is nothing to prefetch; give host or storage")
     trace = trace if isinstance(trace, Trace) else read_trace(trace)

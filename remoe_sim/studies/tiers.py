@@ -35,7 +35,7 @@ from remoe_sim.cache.caches import Caches
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import ALLOWED, Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.cache.tier import Course, Items, Memory, Passed, pass_tier
-from remoe_sim.devices.run import DeviceRun, StepCounts, Timed
+from remoe_sim.devices.run import RunsOn, StepCounts, Timed
 from remoe_sim.devices.timeline import Counts, Reads
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.drive import check_drivable
@@ -76,7 +76,7 @@ def tiers(
     device: str | Path | Device | None = None,
     model: str | Path | SizedModel | None = None,
     quant: str | None = None,
-    overlap: str = "layer",
+    overlap: str | None = None,
     lanes: int | None = None,
     context: int | None = None,
     compute_ms: float | None = None,
@@ -112,7 +112,10 @@ def tiers(
         check_drivable(policy, "a tier")
         check_policies([policy], settings, trained=False)
     trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    on = _timing(DeviceRun.asked(device, model, quant, overlap, lanes, context, compute_ms, None), order)
+    on = RunsOn.asked(
+        device=device, model=model, quant=quant, overlap=overlap, lanes=lanes, context=context, compute_ms=compute_ms
+    )
+    on = _timing(on, order)
     needs_sizes = on is None and (device_budget, host_budget) != (None, None)
     trace = known_sizes(trace, expert_bytes, "a byte budget" if needs_sizes else "")
     trace, sized = (trace, None) if on is None else on.sized(trace)
@@ -138,7 +141,7 @@ def tiers(
     return TierReport(describe(trace), tuple(results))
 
 
-def _timing(on: DeviceRun | None, order: str) -> DeviceRun | None:
+def _timing(on: RunsOn | None, order: str) -> RunsOn | None:
     """How a device is run that has a host below it; ValueError if that cannot be timed."""
     if on is None:
         return None
@@ -247,7 +250,7 @@ class _Run:
         counts = np.bincount(place, minlength=self.tokens.n_steps * layers)
         return counts.reshape(self.tokens.n_steps, layers).astype(np.uint16)
 
-    def timed(self, on: DeviceRun, model: SizedModel, far: Counts, near: Counts) -> Timed:
+    def timed(self, on: RunsOn, model: SizedModel, far: Counts, near: Counts) -> Timed:
         """The times of reading those from storage and from the host."""
         counts = StepCounts(self.trace, self.tokens, 0)
         counts.need(self.views.get(True))

@@ -32,7 +32,7 @@ from remoe_sim.util.plugin_sources import is_ours, sources_of
 from remoe_sim.util.version import __version__
 
 if TYPE_CHECKING:
-    from remoe_sim.devices.run import DeviceRun
+    from remoe_sim.devices.run import RunsOn
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.studies.sweep.axes import Axes
 
@@ -159,7 +159,7 @@ class Subject:
 class Variant:
     """What counts are turned into, without another pass: bytes of sizes, and times on a device."""
 
-    run: DeviceRun | None
+    run: RunsOn | None
     sizes: tuple[int, ...] | None  # bytes of an expert in each MoE layer
     model: SizedModel | None
 
@@ -245,7 +245,7 @@ def _at(limit: Limit, trace: Trace, policy: ChosenPolicy) -> tuple[int, ...]:
     return tuple(map(min, each, trace.model.experts)) if stack else tuple(each)
 
 
-def _variant(trace: Trace, run: DeviceRun | None, axes: Axes) -> tuple[Variant, Trace]:
+def _variant(trace: Trace, run: RunsOn | None, axes: Axes) -> tuple[Variant, Trace]:
     """A variant, and the trace with its sizes."""
     model = None
     if run is not None:

@@ -72,8 +72,14 @@ def sweep(
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
     settings = {"admission": admission, "reset": reset, "phase": phase, "warmup": warmup}
-    others = (model, lanes, context, compute_ms, misses_from)
-    axes = axes_of(policy, scope, cache, budget, batch, device, quant, overlap, others, settings, train is not None)
+    timing = {
+        "device": device, "quant": quant, "overlap": overlap, "model": model, "lanes": lanes, "context": context,
+        "compute_ms": compute_ms, "misses_from": misses_from,
+    }  # fmt: skip
+    axes = axes_of(
+        policy=policy, scope=scope, cache=cache, budget=budget, batch=batch, timing=timing, settings=settings,
+        trained=train is not None,
+    )  # fmt: skip
     if output is not None and is_url(output):
         raise ValueError(f"'{output}': a sweep is written as it goes; name a file of this machine and copy it then")
     if output is not None and Path(output).suffix != ".parquet":
