@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,8 +13,8 @@ import numpy.typing as npt
 
 from remoe_sim.policy.outcome import NO_PRELOAD, Outcome, Rules
 from remoe_sim.trace.accesses import Stream, StreamViews, Tokens, global_stream, layer_stream
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.units import parse_count, plural
 
 if TYPE_CHECKING:
@@ -32,11 +31,11 @@ class Preload:
     counts: tuple[npt.NDArray[np.int64], ...] = ()
 
     @classmethod
-    def of(cls, trace: Trace, other: Trace | str | os.PathLike[str] | None) -> Preload:
+    def of(cls, trace: Trace, other: TraceLike | None) -> Preload:
         """Counts of `other`, which must have trace's layers and experts (TraceError otherwise)."""
         if other is None:
             return cls()
-        other = other if isinstance(other, Trace) else read_trace(other)
+        other = as_trace(other)
         check_alike(trace, other)
         return cls(tuple(usage(other, index) for index in range(other.moe_layers)))
 

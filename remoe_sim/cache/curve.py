@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,9 @@ from remoe_sim.policy.base import Policy, Ranks, StackPolicy
 from remoe_sim.policy.outcome import Rules, hits_below
 from remoe_sim.trace.accesses import Stream, Tokens, select_tokens
 from remoe_sim.trace.holdings import of_part, of_shared
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.sources import PART_ROWS, layers_stage
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import fewer, map_layers, most_threads
 from remoe_sim.util.units import parse_bytes, parse_range
@@ -123,7 +122,7 @@ COLUMNS = (
 
 
 def curve(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     policy: str | Sequence[str] = DEFAULT_POLICIES,
     cache: Limits | None = None,
     budget: Limits | None = None,
@@ -133,9 +132,9 @@ def curve(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
 ) -> pd.DataFrame:
     """Hits at every capacity, as a DataFrame.
 
@@ -152,7 +151,7 @@ def curve(
     settings = Settings(scope, admission, order, reset, phase, warmup)
     policies = find_policies(policy)
     check_policies(policies, settings, train is not None)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     if settings.per_layer and budget is not None:
         raise ValueError("budget is a limit of scope global; give cache for a curve per layer, or scope='global'")
     if budget is not None and cache is not None:

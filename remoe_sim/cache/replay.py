@@ -20,9 +20,9 @@ from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.outcome import Residents, Rules
 from remoe_sim.trace.accesses import StreamViews, select_tokens
 from remoe_sim.trace.metrics import adjacent_reuse
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.sources import layers_stage
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import map_layers
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def replay(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     cache: int | None = None,
     budget: int | str | None = None,
     policy: str | Sequence[str] = DEFAULT_POLICIES,
@@ -44,12 +44,12 @@ def replay(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
     memory: int | str | None = None,
     reserve: int | str | Sequence[int | str] = (),
     pin: str | Mapping[int, Sequence[int]] | None = None,
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
     device: str | os.PathLike[str] | Device | None = None,
     model: str | os.PathLike[str] | SizedModel | None = None,
     quant: str | None = None,
@@ -87,7 +87,7 @@ def replay(
         from remoe_sim.devices.run import RunsOn, StepCounts  # which take a while to import
 
         on = RunsOn.asked(**timing)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     trace = known_sizes(trace, expert_bytes, "" if limit.budget is None or on is not None else "a byte budget")
     if on is not None:
         if order != "set":

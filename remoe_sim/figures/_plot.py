@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.trace import Trace
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.remote import is_url
@@ -147,7 +147,7 @@ def _material(files: Any, layer: Any, limit: Mapping[str, Any], replay: Mapping[
         if rows is not None:
             sweeps.append(rows)
             continue
-        trace = source if isinstance(source, Trace) else read_trace(source)
+        trace = as_trace(source)
         label = name or _label(source, trace)
         traces[label if label not in traces else f"{label} ({source if trace is not source else len(traces)})"] = trace
     if not named:

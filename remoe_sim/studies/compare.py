@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -21,9 +20,9 @@ from remoe_sim.studies.compare_result import Comparison, Difference, Subject, ad
 from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.trace.holdings import of_decisions
 from remoe_sim.trace.metrics import decode_order, previous_rows
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.schedule import batch
-from remoe_sim.trace.trace import DECODE, Trace
+from remoe_sim.trace.trace import DECODE, Trace, TraceLike
 from remoe_sim.util.errors import TraceError, unknown
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_count, parse_number, parse_range, several
@@ -185,8 +184,8 @@ ONE_BY_ONE = "requests that ran together are replayed one at a time, so that eac
 
 
 def compare(
-    a: Trace | str | os.PathLike[str],
-    b: Trace | str | os.PathLike[str],
+    a: TraceLike,
+    b: TraceLike,
     cache: Any = None,
     budget: Any = None,
     policy: Any = "lru",
@@ -251,8 +250,8 @@ class _Side:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, given: Trace | str | os.PathLike[str], expert_bytes: Any, run: RunsOn | None, sized: bool) -> _Side:
-        trace = given if isinstance(given, Trace) else read_trace(given)
+    def of(cls, given: TraceLike, expert_bytes: Any, run: RunsOn | None, sized: bool) -> _Side:
+        trace = as_trace(given)
         trace = known_sizes(trace, expert_bytes, "a byte budget" if sized and run is None else "")
         model: SizedModel | None = None
         notes: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,8 @@ from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room, most_requests
 from remoe_sim.studies.plan_result import PlanReport, PlanResult
 from remoe_sim.trace.accesses import select_tokens
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.units import parse_bytes, parse_ms, parse_number
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ OneDevice = str | Path | Device
 
 
 def plan(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     device: OneDevice | Sequence[OneDevice] | Mapping[str, float],
     target_tpot: str | float | None = None,
     memory: int | str | None = None,
@@ -38,9 +37,9 @@ def plan(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
     model: str | Path | SizedModel | None = None,
     quant: str | Sequence[str] | None = None,
     overlap: str | None = None,
@@ -81,7 +80,7 @@ def plan(
         "misses_from": misses_from,
     }  # fmt: skip
     runs = [[RunsOn.of(device=one, quant=each, **same) for one, _ in priced] for each in _listed(quant)]
-    trace = known_sizes(trace if isinstance(trace, Trace) else read_trace(trace), expert_bytes)
+    trace = known_sizes(as_trace(trace), expert_bytes)
     tokens = select_tokens(trace, phase, reset, settings.warmup)
     starts, learned = Preload.of(trace, preload), Preload.of(trace, train)
     results: list[PlanResult] = []

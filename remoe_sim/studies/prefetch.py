@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,8 +24,8 @@ from remoe_sim.policy.guard import run_told
 from remoe_sim.studies.predictors import PREDICTORS, Guesses, Known, guess
 from remoe_sim.studies.prefetch_result import PrefetchCounts, PrefetchReport, PrefetchResult
 from remoe_sim.trace.accesses import Stream, Tokens, select_tokens
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import parse_bytes, parse_count, parse_number
 
@@ -169,7 +168,7 @@ DEFAULT_PREDICTORS = ("previous", "frequent", "oracle")
 
 
 def prefetch(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     cache: int | None = None,
     budget: int | str | None = None,
     memory: int | str | None = None,
@@ -181,7 +180,7 @@ def prefetch(
     recall: float | None = None,
     precision: float | None = None,
     seed: int = 0,
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
     train_share: float | None = None,
     policy: str | Sequence[str] = "lru",
     scope: str = "layer",
@@ -235,7 +234,7 @@ def prefetch(
     )  # fmt: skip
     if misses_from == "cpu":
         raise ValueError("what the CPU computes is not loaded, so there is nothing to prefetch; give host or storage")
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     needs_sizes = "a byte budget" if limit.budget is not None else "a byte cap" if cap is not None else ""
     trace = known_sizes(trace, expert_bytes, "" if on is not None else needs_sizes)
     timing = None
@@ -306,12 +305,10 @@ def _learning_part(tokens: Tokens, train: object, share: float | str | None) -> 
     return replace(tokens, kinds=kinds), steps
 
 
-def _training(
-    trace: Trace, tokens: Tokens, learnt: int, train: Trace | str | os.PathLike[str] | None
-) -> tuple[Trace | None, Preload]:
+def _training(trace: Trace, tokens: Tokens, learnt: int, train: TraceLike | None) -> tuple[Trace | None, Preload]:
     """The trace to learn from, if it is another one, and how often experts were chosen in what is learned from."""
     if train is not None:
-        other = train if isinstance(train, Trace) else read_trace(train)
+        other = as_trace(train)
         return other, Preload.of(trace, other)
     if not learnt:
         return None, Preload()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +17,8 @@ from remoe_sim.cache.settings import Limit, Settings, check_policies, find_polic
 from remoe_sim.cache.stream import BYTES, HITS, LOOKUPS, replay_stream
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.trace.accesses import select_tokens
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import MOST_IN_ALL, Trace
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import MOST_IN_ALL, Trace, TraceLike
 from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import rate
@@ -264,7 +263,7 @@ GOALS = ("misses", "bytes")
 
 
 def split(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     budget: int | str | None = None,
     cache: int | None = None,
     policy: str | Sequence[str] = "lru",
@@ -274,11 +273,11 @@ def split(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
     memory: int | str | None = None,
     reserve: int | str | Sequence[int | str] = (),
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
 ) -> SplitReport:
     """Divide a cache among the layers so that misses (or the bytes of the misses) are the fewest.
 
@@ -295,7 +294,7 @@ def split(
     policies = find_policies(policy)
     check_policies(policies, settings, train is not None)
     limit = Limit.of(cache, budget, memory)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     needed_for = "minimising bytes" if minimise == "bytes" else "" if limit.budget is None else "a byte budget"
     trace = known_sizes(trace, expert_bytes, needed_for)
     limit = limit.without_reserve(trace, reserve)

@@ -21,7 +21,6 @@ what the device will miss. It is the optimum of its tier alone, given the device
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -41,8 +40,8 @@ from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.drive import check_drivable
 from remoe_sim.studies.tiers_result import Tier, TierCounts, TierReport, TierResult
 from remoe_sim.trace.accesses import Stream, StreamViews, Tokens, select_tokens
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import parse_bytes, parse_count, plural
 
@@ -57,7 +56,7 @@ RELATIONS = ("inclusive", "exclusive", "independent")
 
 
 def tiers(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     device_cache: int | str | None = None,
     device_budget: int | str | None = None,
     host_cache: int | str | None = None,
@@ -111,7 +110,7 @@ def tiers(
     for policy in (*policies[0], *policies[1]):
         check_drivable(policy, "a tier")
         check_policies([policy], settings, trained=False)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     on = RunsOn.asked(
         device=device, model=model, quant=quant, overlap=overlap, lanes=lanes, context=context, compute_ms=compute_ms
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,8 @@ from remoe_sim.policy.base import Policy
 from remoe_sim.studies.verdict_result import Verdict
 from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.trace.metrics import LayerStatistics, layer_statistics
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import rate
 
@@ -199,7 +198,7 @@ USUAL = "lru"  # of policies that miss equally little, the one that engines have
 
 
 def verdict(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     cache: int | None = None,
     budget: int | str | None = None,
     policy: str | Sequence[str] | None = None,
@@ -209,11 +208,11 @@ def verdict(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
     memory: int | str | None = None,
     reserve: int | str | Sequence[int | str] = (),
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
 ) -> Verdict:
     """Say whether a cache of this size fits, or misses because of its policy or because of the working set.
 
@@ -226,7 +225,7 @@ def verdict(
     settings = Settings(scope, admission, order, reset, phase, warmup)
     limit = Limit.of(cache, budget, memory)
     candidates, left_out = _candidates(policy, settings, train is not None)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     trace = known_sizes(trace, expert_bytes, "" if limit.budget is None else "a byte budget")
     limit = limit.without_reserve(trace, reserve)
     caches = Caches(

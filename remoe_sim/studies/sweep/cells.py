@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,10 +23,10 @@ from remoe_sim.policy.base import Policy, StackPolicy
 from remoe_sim.policy.find import find_policy
 from remoe_sim.policy.guard import fast_policy
 from remoe_sim.trace.accesses import select_tokens
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.schedule import batch
 from remoe_sim.trace.schema import content_hash
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.plugin_sources import is_ours, sources_of
 from remoe_sim.util.version import __version__
 
@@ -130,9 +129,9 @@ class Subject:
     facts: dict[str, Any]
 
     @classmethod
-    def of(cls, given: Trace | str | os.PathLike[str], number: int, expert_bytes: Any) -> Subject:
+    def of(cls, given: TraceLike, number: int, expert_bytes: Any) -> Subject:
         """Reads the trace once to hash it; TraceError if it cannot be read."""
-        trace = given if isinstance(given, Trace) else read_trace(given)
+        trace = as_trace(given)
         name = trace.path or f"trace-{number}"
         facts = {
             "model": trace.model.name, "tokens": trace.tokens, "requests": trace.requests,
@@ -147,7 +146,7 @@ class Subject:
 
         TraceError if the file holds another trace by now, or here.
         """
-        trace = self.given if isinstance(self.given, Trace) else read_trace(self.given)
+        trace = as_trace(self.given)
         if trace is not self.given and content_hash(trace) != self.digest:
             raise trace.error("this is another trace than the one that the sweep was planned with; run the sweep again "
                               "while nobody writes to the file, and let workers see the same files")  # fmt: skip
