@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from remoe_sim.cache.caches import Caches, replay_stream
 from remoe_sim.cache.curve import layer_curve
 from remoe_sim.cache.holdings import of_replay
 from remoe_sim.cache.parts import hits_of_layers, in_parts
-from remoe_sim.cache.stream import replay_stream
 from remoe_sim.devices.run import StepCounts
 from remoe_sim.kernels import tallies
 from remoe_sim.policy.base import Policy, StackPolicy
@@ -19,7 +19,6 @@ from remoe_sim.trace.holdings import of_shared
 from remoe_sim.util.threads import fewer, map_layers, most_threads
 
 if TYPE_CHECKING:
-    from remoe_sim.cache.caches import Caches
     from remoe_sim.trace.accesses import Stream
     from remoe_sim.util.arrays import Longs
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.call import Call
 from remoe_sim.cache.results import describe
-from remoe_sim.cache.settings import Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.settings import Settings, check_timed, policies_for
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room, most_requests
 from remoe_sim.studies.plan_result import PlanReport, PlanResult
-from remoe_sim.trace.accesses import select_tokens
-from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.units import parse_bytes, parse_ms, parse_number
 
@@ -62,11 +61,9 @@ def plan(
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
-    settings = Settings(scope, admission, order, reset, phase, warmup)
-    policies = find_policies(policy)
-    check_policies(policies, settings, train is not None)
-    if order != "set":
-        raise ValueError("times are those of whole steps; use --order set with a device")
+    settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
+    policies = policies_for(policy, settings, trained=train is not None)
+    check_timed(settings)
     target = None if target_tpot is None else parse_ms(target_tpot, "target TPOT")
     limit = None if memory is None else parse_bytes(memory)
     priced = _devices(device)
@@ -80,16 +77,15 @@ def plan(
         "misses_from": misses_from,
     }  # fmt: skip
     runs = [[RunsOn.of(device=one, quant=each, **same) for one, _ in priced] for each in _listed(quant)]
-    trace = known_sizes(as_trace(trace), expert_bytes)
-    tokens = select_tokens(trace, phase, reset, settings.warmup)
-    starts, learned = Preload.of(trace, preload), Preload.of(trace, train)
+    call = Call.of(trace, settings=settings, policies=policies, expert_bytes=expert_bytes, preload=preload, train=train)
+    trace, tokens = call.trace, call.tokens
     results: list[PlanResult] = []
     notes: list[str] = []
     misses: list[Misses] = []
     for on_devices in runs:
         sized_trace, sized = on_devices[0].sized(trace)
         if not misses or not settings.per_layer:  # experts per layer are counted, whatever their sizes
-            caches = Caches(sized_trace, settings, tokens, starts, training=learned)
+            caches = replace(call.caches, trace=sized_trace)
             misses = [Misses.of(caches, one) for one in policies]
         needed = misses[0].needed()
         room = Room.of(sized_trace, settings, needed)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.cache.caches import Caches, replay_stream
 from remoe_sim.cache.holdings import of_replay
-from remoe_sim.cache.stream import replay_stream
 from remoe_sim.devices.run import RunsOn, StepCounts
 from remoe_sim.devices.timeline import PARTS, Counts, Reads, Steps, run
 from remoe_sim.policy.base import Policy, StackPolicy
@@ -20,7 +20,6 @@ from remoe_sim.trace.holdings import of_shared, of_timeline
 from remoe_sim.util.threads import map_layers
 
 if TYPE_CHECKING:
-    from remoe_sim.cache.caches import Caches
     from remoe_sim.cache.settings import Settings
     from remoe_sim.devices.costs import Costs
     from remoe_sim.models.sizes import SizedModel

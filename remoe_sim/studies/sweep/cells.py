@@ -16,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.cache.caches import Preload, check_alike
+from remoe_sim.cache.call import sized
 from remoe_sim.cache.settings import Limit, Settings, known_sizes
 from remoe_sim.devices.costs import place_of_misses
 from remoe_sim.kernels.tallies import DECODE
@@ -246,11 +247,8 @@ def _at(limit: Limit, trace: Trace, policy: ChosenPolicy) -> tuple[int, ...]:
 
 def _variant(trace: Trace, run: RunsOn | None, axes: Axes) -> tuple[Variant, Trace]:
     """A variant, and the trace with its sizes."""
-    model = None
-    if run is not None:
-        trace, model = run.sized(trace)
-    elif axes.budgets or axes.shares:
-        trace = known_sizes(trace, None, "a byte budget")
+    needed_for = "a byte budget" if axes.budgets or axes.shares else ""
+    trace, model = sized(trace, settings=axes.settings[0], on=run, needed_for=needed_for)
     return Variant(run, trace.model.expert_bytes, model), trace
 
 
