@@ -55,7 +55,7 @@ def unit_of(path: Path, kind: str) -> Any:
     cache = "8" if how == "timed" else None if how else "1:64"
     scope = "global" if how == "global" else "layer"
     name = "lru" if kind == "reuse" else policy
-    axes = axes_of(name, scope, cache, None, None, device, None, None, (None,) * 5, {}, False)
+    axes = axes_of(policy=name, scope=scope, cache=cache, timing={"device": device})
     passes = passes_of(axes, [Subject.of(str(path), 0, None)], None)
     return next(one for one in units_of(passes, Cut(1, 1, 1)) if isinstance(one, ReuseUnit) == (kind == "reuse"))
 

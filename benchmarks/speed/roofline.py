@@ -54,7 +54,7 @@ def calls(count: int) -> tuple[int, dict[str, tuple[Callable[[], object], float,
         seed=8,
     )  # fmt: skip
     tokens, rules = select_tokens(trace), Rules()
-    caches = Caches(trace, Settings("layer", "mandatory", "set", "never", "all", 0), tokens)
+    caches = Caches(trace, Settings(), tokens)
     streams = [layer_stream(trace, index, trace.decisions(index), tokens, "set") for index in range(trace.moe_layers)]
     whole = global_stream(trace, tokens, "set", True)
     budget = int(whole.sizes.sum()) // 4

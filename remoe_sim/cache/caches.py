@@ -1,8 +1,7 @@
-"""One cache of a call: what it starts with, what is pinned, and the accesses it sees."""
+"""One cache of a call: what it starts with, what is pinned, the accesses it sees, and their replay by a policy."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.kernels import tallies
 from remoe_sim.policy.outcome import NO_PRELOAD, Outcome, Rules
 from remoe_sim.trace.accesses import Stream, StreamViews, Tokens, global_stream, layer_stream
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.units import parse_count, plural
 
 if TYPE_CHECKING:
     from remoe_sim.cache.settings import Settings
+    from remoe_sim.policy.base import Policy
     from remoe_sim.util.arrays import Longs
 
 Entries = npt.NDArray[np.int32]
@@ -32,11 +33,11 @@ class Preload:
     counts: tuple[npt.NDArray[np.int64], ...] = ()
 
     @classmethod
-    def of(cls, trace: Trace, other: Trace | str | os.PathLike[str] | None) -> Preload:
+    def of(cls, trace: Trace, other: TraceLike | None) -> Preload:
         """Counts of `other`, which must have trace's layers and experts (TraceError otherwise)."""
         if other is None:
             return cls()
-        other = other if isinstance(other, Trace) else read_trace(other)
+        other = as_trace(other)
         check_alike(trace, other)
         return cls(tuple(usage(other, index) for index in range(other.moe_layers)))
 
@@ -228,3 +229,47 @@ class Caches:
             uses = uses.copy()
             uses[pinned] = 0
         return Rules(self.settings.mandatory, preload[~np.isin(preload, pinned)], uses)
+
+
+LOOKUPS, HITS, COLD, BYTES = range(4)  # columns of a table of counts, one row per kind of lookup
+
+
+@dataclass
+class Tally:
+    """Counts of one policy: int64[3, 4] per kind of lookup, evictions, and the most that was held at once."""
+
+    table: Longs
+    evictions: int = 0
+    peak: int = 0
+
+
+def check_outcome(stream: Stream, outcome: Outcome, limit: int) -> None:
+    """Recompute on every run what must hold: at rest a cache is never above its limit.
+
+    Raises RuntimeError, which is a defect of a policy or of this package, not of the input.
+    """
+    most = limit if stream.in_bytes else int(np.sort(stream.weights)[::-1][:limit].sum())  # `limit` of the largest
+    if outcome.resting.size and int(outcome.resting.max()) > most:
+        raise RuntimeError(f"residents take {outcome.resting.max()} where {most} are allowed; please report this")
+    if outcome.evictions < 0:
+        raise RuntimeError(f"{outcome.evictions} evictions; please report this")
+
+
+def replay_stream(
+    policy: Policy, stream: Stream, limit: int, rules: Rules, pinned: Entries = NONE
+) -> tuple[Stream, Outcome, Tally]:
+    """Replay one cache, check the outcome and count it; the stream comes back without lookups of pinned entries."""
+    table = np.zeros((3, 4), np.int64)
+    free, full = limit, stream
+    if pinned.size:
+        free = room_beside(stream, pinned, limit)
+        stream, hits = without(stream, pinned)
+        table[:, LOOKUPS] = table[:, HITS] = hits
+    outcome = policy.replay(stream, free, rules)
+    check_outcome(stream, outcome, free)
+    tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
+    peak = int(outcome.running.max(initial=0))
+    if pinned.size:
+        peak = most_held(full, stream, pinned, outcome, starting_bytes(stream, rules.preload, free))
+        outcome = with_pinned(stream, pinned, outcome)
+    return stream, outcome, Tally(table, int(outcome.evictions), peak)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from remoe_sim.cache.caches import Caches, replay_stream
 from remoe_sim.cache.curve import layer_curve
 from remoe_sim.cache.holdings import of_replay
 from remoe_sim.cache.parts import hits_of_layers, in_parts
-from remoe_sim.cache.stream import replay_stream
 from remoe_sim.devices.run import StepCounts
 from remoe_sim.kernels import tallies
 from remoe_sim.policy.base import Policy, StackPolicy
@@ -19,12 +20,55 @@ from remoe_sim.trace.holdings import of_shared
 from remoe_sim.util.threads import fewer, map_layers, most_threads
 
 if TYPE_CHECKING:
-    from remoe_sim.cache.caches import Caches
+    from remoe_sim.policy.outcome import Rules
     from remoe_sim.trace.accesses import Stream
     from remoe_sim.util.arrays import Longs
 
 MOST_MISSED_BYTES = 2**29  # of counts per step and layer that are held at once
 LOOKUPS, HITS, COLD = range(3)  # columns of tables of counts
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """The lookups of one cache, and at which limits they hit under one policy.
+
+    layer: the MoE layer of the cache, None for the cache of all layers
+    needs: [lookups], the smallest limit at which each hits; None where only a replay tells
+    """
+
+    policy: Policy
+    stream: Stream
+    rules: Rules
+    layer: int | None
+    needs: npt.NDArray[Any] | None
+
+    @classmethod
+    def of_layer(cls, caches: Caches, policy: Policy, index: int) -> Accesses:
+        """Take those of the cache of MoE layer `index`, whose limit counts experts."""
+        stream, rules = caches.layer_views(index).get(policy.by_last), caches.layer_rules(index)
+        needs = None
+        if isinstance(policy, StackPolicy):
+            before = policy.depths(stream, rules).before
+            needs = before.astype(np.uint16 if stream.n_entries < 2**16 - 1 else np.int64) + 1
+        return cls(policy, stream, rules, index, needs)
+
+    @classmethod
+    def of_all_layers(cls, caches: Caches, policy: Policy, in_bytes: bool) -> Accesses:
+        """Take those of the one cache of all layers, whose limit counts bytes or experts."""
+        stream, rules = caches.global_views(in_bytes).get(policy.by_last), caches.global_rules()
+        needs = policy.needed_bytes(stream, rules) if isinstance(policy, StackPolicy) else None
+        return cls(policy, stream, rules, None, needs)
+
+    def hits(self, limit: int) -> npt.NDArray[np.bool_]:
+        """bool[lookups]: those that hit at a limit."""
+        if self.needs is not None:
+            return self.needs <= (limit if self.layer is None else min(limit, self.stream.n_entries))
+        return replay_stream(self.policy, self.stream, limit, self.rules)[1].hit
+
+    @property
+    def each(self) -> int:
+        """Bytes that `hits` takes meanwhile."""
+        return of_shared(self.stream) if self.needs is None else self.stream.entries.size
 
 
 @dataclass(frozen=True)
@@ -52,8 +96,8 @@ def counted(
         some = layers or range(caches.trace.moe_layers)
         yield from (_per_layer(caches, policy, block, timed, some) for block in blocks)
         return
-    whole = _AllLayers(caches, policy, in_bytes)
-    yield from (whole.counted([limit[0] for limit in block], timed) for block in blocks)
+    whole = Accesses.of_all_layers(caches, policy, in_bytes)
+    yield from (_all_layers(caches, whole, [limit[0] for limit in block], timed) for block in blocks)
 
 
 def _per_layer(
@@ -85,22 +129,17 @@ def _from_curve(caches: Caches, policy: StackPolicy, index: int, wanted: Longs) 
 
 
 def _limit_by_limit(caches: Caches, policy: Policy, index: int, wanted: Longs, counts: StepCounts | None) -> Longs:
-    rules = caches.layer_rules(index)
-    stream = caches.layer_views(index).get(policy.by_last)
+    one = Accesses.of_layer(caches, policy, index)
     if counts is not None:
-        counts.need(stream, index)
-    depths = policy.depths(stream, rules) if isinstance(policy, StackPolicy) else None
+        counts.need(one.stream, index)
     tables = np.zeros((wanted.size, 3, 3), np.int64)
     for capacity in np.unique(wanted).tolist():
-        if depths is None:
-            hit = replay_stream(policy, stream, capacity, rules)[1].hit
-        else:
-            hit = depths.before < capacity
+        hit = one.hits(capacity)
         numbers = np.flatnonzero(wanted == capacity).tolist()
-        tables[numbers] = _tally(stream, hit)
+        tables[numbers] = _tally(one.stream, hit)
         if counts is not None:
             for number in numbers:
-                counts.miss(number, stream, hit, index)
+                counts.miss(number, one.stream, hit, index)
     return tables
 
 
@@ -111,31 +150,19 @@ def _tally(stream: Stream, hit: np.ndarray) -> Longs:
     return table[:, :3]
 
 
-class _AllLayers:
-    """The one cache of all layers."""
+def _all_layers(caches: Caches, whole: Accesses, limits: Sequence[int], timed: bool) -> Counted:
+    trace, stream = caches.trace, whole.stream
+    layer_of = np.repeat(np.arange(trace.moe_layers), trace.model.experts)
+    counts = StepCounts(trace, caches.tokens, len(limits)) if timed else None
+    if counts is not None:
+        counts.need(stream)
 
-    def __init__(self, caches: Caches, policy: Policy, in_bytes: bool) -> None:
-        self.caches, self.policy, self.rules = caches, policy, caches.global_rules()
-        self.stream = caches.global_views(in_bytes).get(policy.by_last)
-        self.needed = policy.needed_bytes(self.stream, self.rules) if isinstance(policy, StackPolicy) else None
-        self.layer_of = np.repeat(np.arange(caches.trace.moe_layers), caches.trace.model.experts)
-
-    def counted(self, limits: Sequence[int], timed: bool) -> Counted:
-        counts = StepCounts(self.caches.trace, self.caches.tokens, len(limits)) if timed else None
+    def one_limit(number: int) -> Longs:
+        hit = whole.hits(limits[number])
         if counts is not None:
-            counts.need(self.stream)
+            counts.miss(number, stream, hit)
+        table = np.zeros((trace.moe_layers, 3, 3), np.int64)
+        tallies.tally_layers(stream.entries, stream.kinds, hit, stream.first, layer_of, table)
+        return table
 
-        def one_limit(number: int) -> Longs:
-            if self.needed is None:
-                hit = replay_stream(self.policy, self.stream, limits[number], self.rules)[1].hit
-            else:
-                hit = self.needed <= limits[number]
-            if counts is not None:
-                counts.miss(number, self.stream, hit)
-            table = np.zeros((self.caches.trace.moe_layers, 3, 3), np.int64)
-            stream = self.stream
-            tallies.tally_layers(stream.entries, stream.kinds, hit, stream.first, self.layer_of, table)
-            return table
-
-        each = of_shared(self.stream) if self.needed is None else self.stream.entries.size
-        return Counted(np.stack(list(map_layers(one_limit, len(limits), each))), counts)
+    return Counted(np.stack(list(map_layers(one_limit, len(limits), whole.each))), counts)

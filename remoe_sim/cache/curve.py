@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.caches import HITS, Caches, check_outcome, replay_stream
+from remoe_sim.cache.call import Call
 from remoe_sim.cache.holdings import of_lane, of_replay
 from remoe_sim.cache.parts import hits_of_layers, in_parts, reads_of
-from remoe_sim.cache.settings import DEFAULT_POLICIES, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.cache.stream import HITS, check_outcome, replay_stream
+from remoe_sim.cache.settings import DEFAULT_POLICIES, Settings, policies_for
 from remoe_sim.kernels import lanes, tallies
 from remoe_sim.kernels.keys import ranks_before
 from remoe_sim.kernels.lanes import LANES
@@ -21,11 +20,11 @@ from remoe_sim.kernels.recency import ABSENT
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.base import Policy, Ranks, StackPolicy
 from remoe_sim.policy.outcome import Rules, hits_below
-from remoe_sim.trace.accesses import Stream, Tokens, select_tokens
+from remoe_sim.trace.accesses import Stream, Tokens
 from remoe_sim.trace.holdings import of_part, of_shared
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.sources import PART_ROWS, layers_stage
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import fewer, map_layers, most_threads
 from remoe_sim.util.units import parse_bytes, parse_range
@@ -123,7 +122,7 @@ COLUMNS = (
 
 
 def curve(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     policy: str | Sequence[str] = DEFAULT_POLICIES,
     cache: Limits | None = None,
     budget: Limits | None = None,
@@ -133,9 +132,9 @@ def curve(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
 ) -> pd.DataFrame:
     """Hits at every capacity, as a DataFrame.
 
@@ -149,22 +148,28 @@ def curve(
     One pass serves all capacities for stack policies (lru, lfu, belady); in scope `global` with unequal sizes for lru.
     Raises ValueError and TraceError like `replay`.
     """
-    settings = Settings(scope, admission, order, reset, phase, warmup)
-    policies = find_policies(policy)
-    check_policies(policies, settings, train is not None)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
+    policies = policies_for(policy, settings, trained=train is not None)
+    trace = as_trace(trace)
     if settings.per_layer and budget is not None:
         raise ValueError("budget is a limit of scope global; give cache for a curve per layer, or scope='global'")
     if budget is not None and cache is not None:
         raise ValueError("both cache and budget given; a curve has one kind of limit")
     capacities = None if cache is None else [n for one in _several(cache, "cache") for n in parse_range(one, "cache")]
-    trace = known_sizes(trace, expert_bytes, "" if budget is None else "a byte budget")
-    tokens = select_tokens(trace, phase, reset, settings.warmup)
-    caches = Caches(trace, settings, tokens, Preload.of(trace, preload), training=Preload.of(trace, train))
+    call = Call.of(
+        trace,
+        settings=settings,
+        policies=policies,
+        expert_bytes=expert_bytes,
+        needed_for="" if budget is None else "a byte budget",
+        preload=preload,
+        train=train,
+    )
+    caches = call.caches
     if settings.per_layer:
-        with layers_stage("replaying", trace, reads_of(caches, policies)):
+        with layers_stage("replaying", call.trace, reads_of(caches, policies)):
             return _frame(_layer_rows(caches, policies, capacities), "experts_per_layer", _optimal(caches, policies))
-    in_bytes = capacities is None and trace.model.expert_bytes is not None
+    in_bytes = capacities is None and call.trace.model.expert_bytes is not None
     with stage("replaying"):
         rows = _global_rows(caches, policies, in_bytes, budget if in_bytes else capacities)
     return _frame(rows, "bytes" if in_bytes else "experts", _optimal(caches, policies, in_bytes))

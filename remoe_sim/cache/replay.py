@@ -1,42 +1,39 @@
-"""Replay at one limit: checks once, takes the accesses of each cache, lets every policy keep what it keeps, counts."""
+"""`replay`: at one limit, let every policy keep what it keeps in each cache, and count."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.cache.caches import Caches, Pins, Preload
+from remoe_sim.cache.caches import BYTES, COLD, HITS, LOOKUPS, Caches, Tally, replay_stream
+from remoe_sim.cache.call import Call
 from remoe_sim.cache.holdings import of_outcomes, of_replay
 from remoe_sim.cache.parts import in_parts, reads_of, replay_parts
 from remoe_sim.cache.results import PhaseCounts, ReplayReport, ReplayResult, describe, in_short
-from remoe_sim.cache.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.cache.stream import BYTES, COLD, HITS, LOOKUPS, Tally, replay_stream
+from remoe_sim.cache.settings import DEFAULT_POLICIES, Limit, Settings, policies_for
 from remoe_sim.kernels import tallies
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.outcome import Residents, Rules
-from remoe_sim.trace.accesses import StreamViews, select_tokens
+from remoe_sim.trace.accesses import StreamViews
 from remoe_sim.trace.metrics import adjacent_reuse
-from remoe_sim.trace.reader import read_trace
 from remoe_sim.trace.sources import layers_stage
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import map_layers
 
 if TYPE_CHECKING:
     from remoe_sim.devices.device import Device
-    from remoe_sim.devices.run import StepCounts
+    from remoe_sim.devices.run import RunsOn, StepCounts
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.policy.base import Policy
 
-NO_TIMES = (None, None, None, "layer", None, None, None, None)  # replay's arguments from `device` on
-
 
 def replay(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     cache: int | None = None,
     budget: int | str | None = None,
     policy: str | Sequence[str] = DEFAULT_POLICIES,
@@ -46,16 +43,16 @@ def replay(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
     memory: int | str | None = None,
     reserve: int | str | Sequence[int | str] = (),
     pin: str | Mapping[int, Sequence[int]] | None = None,
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
     device: str | os.PathLike[str] | Device | None = None,
     model: str | os.PathLike[str] | SizedModel | None = None,
     quant: str | None = None,
-    overlap: str = "layer",
+    overlap: str | None = None,
     lanes: int | None = None,
     context: int | None = None,
     compute_ms: float | None = None,
@@ -71,43 +68,58 @@ def replay(
     experts that always stay, {layer: experts} or "3:17,3:20". train: a trace that policies such as `static` learn from.
 
     device: what it runs on, which adds times; model and quant: whose sizes, if the trace's name does not tell or others
-    are wanted; overlap: `none`, `layer` or `prefetch` (all misses foreseen, one layer ahead); lanes, context,
-    compute_ms, misses_from: as in `estimate`.
+    are wanted; overlap: `none`, `layer` (if not given) or `prefetch` (all misses foreseen, one layer ahead); lanes,
+    context, compute_ms, misses_from: as in `estimate`.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
-    settings = Settings(scope, admission, order, reset, phase, warmup)
-    policies = find_policies(policy)
-    check_policies(policies, settings, train is not None)
-    limit = Limit.of(cache, budget, memory)
-    on, counts = None, None
-    if (asked := (device, model, quant, overlap, lanes, context, compute_ms, misses_from)) != NO_TIMES:
-        from remoe_sim.devices.run import DeviceRun, StepCounts  # which take a while to import
-
-        on = DeviceRun.asked(*asked)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    trace = known_sizes(trace, expert_bytes, "" if limit.budget is None or on is not None else "a byte budget")
-    if on is not None:
-        if order != "set":
-            raise ValueError("times are those of whole steps; use --order set with a device")
-        trace, sized = on.sized(trace)
-    limit = limit.without_reserve(trace, reserve)
-    caches = Caches(
-        trace, settings, select_tokens(trace, phase, reset, settings.warmup), Preload.of(trace, preload),
-        Pins.of(trace, pin), Preload.of(trace, train),
-    )  # fmt: skip
-    if on is not None:
-        counts = StepCounts(trace, caches.tokens, len(policies))
-    reads = reads_of(caches, policies)
-    with layers_stage("replaying", trace, reads) if settings.per_layer else stage("replaying"):
-        tallied = (_replay_layers if settings.per_layer else _replay_global)(caches, limit, policies, counts)
-    with layers_stage("measuring reuse", trace):
-        results = _results(caches, limit, policies, tallied)
-    if on is not None and counts is not None:
-        timed = on.timed(trace, sized, caches.tokens, counts)
-        results = tuple(replace(result, timed=one) for result, one in zip(results, timed, strict=True))
+    settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
+    timing: dict[str, Any] = {
+        "device": device, "model": model, "quant": quant, "overlap": overlap, "lanes": lanes, "context": context,
+        "compute_ms": compute_ms, "misses_from": misses_from,
+    }  # fmt: skip
+    call = Call.of(
+        trace,
+        settings=settings,
+        policies=policies_for(policy, settings, trained=train is not None),
+        limit=Limit.of(cache, budget, memory),
+        reserve=reserve,
+        on=_runs_on(timing),
+        expert_bytes=expert_bytes,
+        preload=preload,
+        pin=pin,
+        train=train,
+    )
     beside = {"warmup": settings.warmup, "preload": in_short(preload), "train": in_short(train), "pin": _pinned(pin)}
-    return ReplayReport(describe(trace), results, beside)
+    return ReplayReport(describe(call.trace), results_of(call), beside)
+
+
+def _runs_on(timing: dict[str, Any]) -> RunsOn | None:
+    """What a replay runs on; what models times is imported only if anything of it was given, for it takes a while."""
+    if all(one is None for one in timing.values()):
+        return None
+    from remoe_sim.devices.run import RunsOn
+
+    return RunsOn.asked(**timing)
+
+
+def results_of(call: Call) -> tuple[ReplayResult, ...]:
+    """Replay a call that has a limit: one result per policy."""
+    caches, limit, policies, counts = call.caches, call.limit, call.policies, None
+    assert limit is not None
+    if call.on is not None:
+        from remoe_sim.devices.run import StepCounts
+
+        counts = StepCounts(call.trace, call.tokens, len(policies))
+    per_layer, reads = call.settings.per_layer, reads_of(caches, policies)
+    with layers_stage("replaying", call.trace, reads) if per_layer else stage("replaying"):
+        tallied = (_replay_layers if per_layer else _replay_global)(caches, limit, policies, counts)
+    with layers_stage("measuring reuse", call.trace):
+        results = _results(caches, limit, policies, tallied)
+    if call.on is not None and call.model is not None and counts is not None:
+        timed = call.on.timed(call.trace, call.model, call.tokens, counts)
+        results = tuple(replace(result, timed=one) for result, one in zip(results, timed, strict=True))
+    return results
 
 
 def _pinned(pin: str | Mapping[int, Sequence[int]] | None) -> str | dict[str, list[int]] | None:
@@ -115,7 +127,7 @@ def _pinned(pin: str | Mapping[int, Sequence[int]] | None) -> str | dict[str, li
 
 
 def _replay_global(
-    caches: Caches, limit: Limit, policies: list[Policy], counts: StepCounts | None = None
+    caches: Caches, limit: Limit, policies: Sequence[Policy], counts: StepCounts | None = None
 ) -> list[Tally]:
     views, rules, pinned = caches.global_views(limit.budget is not None), caches.global_rules(), caches.pins.everywhere
     in_turn = sorted(
@@ -136,7 +148,7 @@ def _replay_global(
 
 
 def _replay_layers(
-    caches: Caches, limit: Limit, policies: list[Policy], counts: StepCounts | None = None
+    caches: Caches, limit: Limit, policies: Sequence[Policy], counts: StepCounts | None = None
 ) -> list[Tally]:
     trace, tokens = caches.trace, caches.tokens
     if counts is None and in_parts(caches, policies):
@@ -182,7 +194,9 @@ def _replay_layers(
     return totals
 
 
-def _results(caches: Caches, limit: Limit, policies: list[Policy], tallied: list[Tally]) -> tuple[ReplayResult, ...]:
+def _results(
+    caches: Caches, limit: Limit, policies: Sequence[Policy], tallied: list[Tally]
+) -> tuple[ReplayResult, ...]:
     trace, tokens, settings = caches.trace, caches.tokens, caches.settings
     sized = trace.model.expert_bytes is not None
     equal = settings.per_layer or limit.budget is None or len(set(trace.model.expert_bytes or ())) == 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.trace.schema import known_hash
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.units import rate
 
@@ -186,7 +185,7 @@ class ReplayReport(Shown):
         return pd.DataFrame([result.row() for result in self.results])
 
 
-def in_short(given: Trace | str | os.PathLike[str] | None) -> str | None:
+def in_short(given: TraceLike | None) -> str | None:
     """Another trace as an answer names it: by its path, or its hash if it has none."""
     if isinstance(given, Trace):
         return given.path or known_hash(given)

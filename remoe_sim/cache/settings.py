@@ -25,7 +25,7 @@ NO_BOUND = "belady is no bound here: entries differ in size, or warm-up lookups 
 DEFAULT_POLICIES = ("lru", "lfu", "belady")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a trace is replayed (design of each choice: docs/semantics.md)."""
 
@@ -152,6 +152,19 @@ def check_policies(policies: Sequence[Policy], settings: Settings, trained: bool
             )
         if policy.needs_training and not trained:
             raise ValueError(f"policy '{policy.label}' learns from another trace; name it with --train other.parquet")
+
+
+def policies_for(given: str | Sequence[str], settings: Settings, *, trained: bool) -> list[Policy]:
+    """Find policies by name, and check that they can work under the settings."""
+    policies = find_policies(given)
+    check_policies(policies, settings, trained)
+    return policies
+
+
+def check_timed(settings: Settings) -> None:
+    """ValueError unless steps are whole, which times are those of."""
+    if settings.order != "set":
+        raise ValueError("times are those of whole steps; use --order set with a device")
 
 
 def known_sizes(trace: Trace, expert_bytes: int | str | Sequence[int] | None, needed_for: str = "") -> Trace:

@@ -243,10 +243,9 @@ _DEVICE_OPTIONS = (
     _QUANT,
     click.option(
         "--overlap",
-        default="layer",
-        show_default=True,
         metavar="none|layer|prefetch",
-        help="Load then compute; compute hits while misses stream; or all misses foreseen one layer ahead.",
+        help="Load then compute; compute hits while misses stream (layer, if not given); or all misses foreseen one "
+        "layer ahead.",
     ),
     click.option(
         "--misses-from",

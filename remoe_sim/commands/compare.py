@@ -32,7 +32,7 @@ UNITS = {"reuse_rate": "reuse", "hit_rate": "hit rate %", "misses_per_token": "m
 @click.option("--device", metavar="NAME", help="Also compare the time per token there.")
 @click.option("--model", metavar="NAME", help="Whose sizes, if the traces do not tell: a name of 'list models'.")
 @click.option("--quant", metavar="NAME", help="Quantisation, such as q4_k_m.")
-@click.option("--overlap", default="layer", show_default=True, metavar="none|layer|prefetch", help="See 'replay'.")
+@click.option("--overlap", metavar="none|layer|prefetch", help="See 'replay'; layer if not given.")
 @click.option("--pairing", default="auto", show_default=True, metavar="auto|paired|unpaired",
               help="Whether requests of the same number are the same.")  # fmt: skip
 @click.option("--confidence", default="0.95", show_default=True, metavar="P", help="Of the intervals.")

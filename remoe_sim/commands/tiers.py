@@ -59,10 +59,8 @@ if TYPE_CHECKING:
 @driven_device_options(
     click.option(
         "--overlap",
-        default="layer",
-        show_default=True,
         metavar="none|layer",
-        help="Load then compute, or compute hits while misses stream.",
+        help="Load then compute, or compute hits while misses stream; layer if not given.",
     )
 )
 @memory_option

@@ -165,7 +165,7 @@ def estimate(
     bytes_per_token: int | str | None = None,
     top_k: int | str | None = None,
     batch: int | str = 1,
-    overlap: str = "layer",
+    overlap: str | None = None,
     lanes: int | str | None = None,
     context: int | str = DEFAULT_CONTEXT,
     compute_ms: float | str | None = None,
@@ -177,13 +177,13 @@ def estimate(
     of each combination. One of hit_rate (share of the lookups of decode that hit) and bytes_per_token (what misses
     read, such as "480.38MiB", per generated token); with neither, nothing is cached. top_k: experts per token, if not
     the model's own number; batch: tokens of different requests per step, whose experts are drawn evenly and
-    independently; overlap: `none`, `layer` or `prefetch` (perfect, one layer ahead); lanes: reads in flight; context:
-    tokens that attention reads; compute_ms: a measured computing time per step in place of the modelled one;
-    misses_from: `host`, `storage` or `cpu`.
+    independently; overlap: `none`, `layer` (if not given) or `prefetch` (perfect, one layer ahead); lanes: reads in
+    flight; context: tokens that attention reads; compute_ms: a measured computing time per step in place of the
+    modelled one; misses_from: `host`, `storage` or `cpu`.
 
     Raises ValueError for arguments that are not possible.
     """
-    check_overlap(overlap)
+    overlap = check_overlap(overlap)
     if hit_rate is not None and bytes_per_token is not None:
         raise ValueError("hit rate and bytes per token both say what is missed; give one of them")
     number: dict[str, Any] = {

@@ -13,7 +13,7 @@ import numpy as np
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.device import device as find_device
-from remoe_sim.devices.timeline import Counts, Log, Reads, Steps, Times, check_overlap, log, run
+from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
@@ -118,55 +118,65 @@ def _model(name: Any, quant: Any) -> tuple[str, ...]:
 _QUANTS = r"(ud-)?(q\d_k_[sml]|q\d_k|q\d_[01]|iq\d_\w+?|mxfp4|nvfp4|bf16|fp16|fp8|int8)(?=$|\W)"
 
 
-@dataclass(frozen=True)
-class DeviceRun:
-    """What the user asked for beside the cache; `of` checks it. context: tokens that attention reads, instead of the
-    positions of the trace."""
+@dataclass(frozen=True, kw_only=True)
+class RunsOn:
+    """What a call runs on, and whose sizes it takes; `asked` and `of` check it.
+
+    model, quant: None for what the name of the trace says
+    lanes: reads in flight, None for the number of the device
+    context: tokens that attention reads, None for the positions of the trace
+    compute_ms: measured computing time per token, None for the modelled one
+    misses_from: where missing experts are, None for the nearest place that the device has
+    """
 
     device: Device
     model: str | Path | SizedModel | None = None
     quant: str | None = None
-    overlap: str = "layer"
+    overlap: str = DEFAULT_OVERLAP
     lanes: int | None = None
     context: int | None = None
     compute_ms: float | None = None
     misses_from: str | None = None
 
     @classmethod
+    def asked(cls, *, device: str | Path | Device | None = None, **others: Any) -> RunsOn | None:
+        """Check what was given, None standing for "not given".
+
+        Returns None without a device, and then raises ValueError if any of the others was given.
+        """
+        if device is not None:
+            return cls.of(device=device, **others)
+        if any(one is not None for one in others.values()):
+            raise ValueError("model, quant, overlap and what else makes times go with --device; name one")
+        return None
+
+    @classmethod
     def of(
         cls,
+        *,
         device: str | Path | Device,
         model: str | Path | SizedModel | None = None,
         quant: str | None = None,
-        overlap: str = "layer",
+        overlap: str | None = None,
         lanes: int | str | None = None,
         context: int | str | None = None,
         compute_ms: float | str | None = None,
         misses_from: str | None = None,
-    ) -> DeviceRun:
-        """From the arguments of a command; ValueError for what is not possible."""
+    ) -> RunsOn:
+        """Check what was given with a device; ValueError for what is not possible."""
         lanes = None if lanes is None else parse_count(lanes, "lanes", most=MOST_LANES)
         if lanes == 0:
             raise ValueError("lanes 0 are not possible; give a whole number from 1")
         return cls(
-            device if isinstance(device, Device) else find_device(device),
-            model,
-            quant,
-            check_overlap(overlap),
-            lanes,
-            None if context is None else parse_count(context, "context", most=MOST_TOKENS),
-            None if compute_ms is None else parse_number(compute_ms, "compute time in ms"),
-            misses_from,
+            device=device if isinstance(device, Device) else find_device(device),
+            model=model,
+            quant=quant,
+            overlap=check_overlap(overlap),
+            lanes=lanes,
+            context=None if context is None else parse_count(context, "context", most=MOST_TOKENS),
+            compute_ms=None if compute_ms is None else parse_number(compute_ms, "compute time in ms"),
+            misses_from=misses_from,
         )
-
-    @classmethod
-    def asked(cls, device: Any, *others: Any) -> DeviceRun | None:
-        """From the arguments of a replay; None without a device, and then ValueError if the others were given."""
-        if device is not None:
-            return cls.of(device, *others)
-        if others != (None, None, "layer", None, None, None, None):
-            raise ValueError("model, quant, overlap and what else makes times go with --device; name one")
-        return None
 
     def sized(self, trace: Trace) -> tuple[Trace, SizedModel]:
         """The trace and its model with the same sizes of experts: those of a quantisation that was asked for, else
@@ -291,7 +301,7 @@ def _columns(stream: Stream, layer: int | None) -> np.ndarray:
 class Timed:
     """The times of one policy, and what it takes to log its events."""
 
-    run: DeviceRun
+    run: RunsOn
     model: SizedModel
     costs: Costs
     steps: Steps

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from remoe_sim.util.arrays import Longs
 
 OVERLAPS = ("none", "layer", "prefetch")
+DEFAULT_OVERLAP = "layer"
 PARTS = ("dense", "experts", "storage_wait", "pcie_wait", "fixed")
 Counts = npt.NDArray[np.uint16]
 
@@ -132,8 +133,10 @@ class Log:
     spans: Reals
 
 
-def check_overlap(overlap: str) -> str:
-    """The name of an overlap mode; ValueError naming all if it is none."""
+def check_overlap(overlap: str | None) -> str:
+    """The name of an overlap mode, the default for None; ValueError naming all if it is unknown."""
+    if overlap is None:
+        return DEFAULT_OVERLAP
     if overlap not in OVERLAPS:
         raise unknown("overlap", overlap, OVERLAPS)
     return overlap

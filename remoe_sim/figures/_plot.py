@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.trace import Trace
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.remote import is_url
@@ -95,11 +95,11 @@ def plot(
 
 
 def _doubts(material: Any) -> tuple[str, ...]:
-    from remoe_sim.devices.run import DeviceRun, of_rows
+    from remoe_sim.devices.run import RunsOn, of_rows
 
     found = dict.fromkeys(of_rows(material.sweep) if material.sweep is not None else ())
     if (name := material.replay.get("device")) is not None:
-        run = DeviceRun.of(name, material.replay.get("model"), material.replay.get("quant"))
+        run = RunsOn.of(device=name, model=material.replay.get("model"), quant=material.replay.get("quant"))
         for trace in material.traces.values():
             _, model = run.sized(trace)
             found |= dict.fromkeys((*run.device.unverified, *model.unverified, *model.unknown))
@@ -147,7 +147,7 @@ def _material(files: Any, layer: Any, limit: Mapping[str, Any], replay: Mapping[
         if rows is not None:
             sweeps.append(rows)
             continue
-        trace = source if isinstance(source, Trace) else read_trace(source)
+        trace = as_trace(source)
         label = name or _label(source, trace)
         traces[label if label not in traces else f"{label} ({source if trace is not source else len(traces)})"] = trace
     if not named:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from remoe_sim.formats.join import choose, conditions, in_one, join
 from remoe_sim.formats.source import Given, Source, as_source
-from remoe_sim.trace.trace import Decisions, InMemory, Trace
+from remoe_sim.trace.trace import Decisions, InMemory, Trace, TraceLike
 from remoe_sim.util.errors import TraceError
 from remoe_sim.util.plugins import find_plugin, plugins
 from remoe_sim.util.progress import stage
@@ -58,7 +58,7 @@ def slots_there(part: Trace, index: int, first: int, name: str) -> npt.NDArray[n
 
 
 def export(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     path: str | os.PathLike[str],
     format: str | None = None,
     layer: int | str | None = None,
@@ -69,11 +69,11 @@ def export(
     layer: the model's own number of the one layer to write; all without it. Returns the format. Raises ValueError for
     an unknown format, TraceError for a layer that is not there and for a trace that the format cannot hold.
     """
-    from remoe_sim.trace.reader import read_trace
+    from remoe_sim.trace.reader import as_trace
     from remoe_sim.util.files import replacing
 
     chosen = _format(Path(path), format)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     if layer is not None:
         trace = _one_layer(trace, parse_count(layer, "layer"))
     with replacing(path) as beside:

@@ -60,7 +60,7 @@ def _of_trace(source: Any, given: dict[str, Any]) -> Page:
     from remoe_sim.reports.times_section import TIMING
     from remoe_sim.reports.trace_report import trace_page
     from remoe_sim.studies.verdict import verdict
-    from remoe_sim.trace.reader import read_trace
+    from remoe_sim.trace.reader import as_trace
     from remoe_sim.util.errors import unknown
 
     parameters = {**inspect.signature(verdict).parameters}
@@ -68,7 +68,7 @@ def _of_trace(source: Any, given: dict[str, Any]) -> Page:
     for name in given:
         if name not in parameters or name == "trace":
             raise unknown("argument", name, [one for one in parameters if one != "trace"])
-    trace = source if isinstance(source, Trace) else read_trace(source)
+    trace = as_trace(source)
     asked = {name: value for name, value in given.items() if value != parameters[name].default}
     timing = {name: asked.pop(name) for name in TIMING if name in asked}
     return trace_page(trace, timing, **asked)

@@ -10,11 +10,11 @@ import numpy as np
 
 from remoe_sim.cache.curve import curve
 from remoe_sim.cache.settings import known_sizes
-from remoe_sim.devices.run import DeviceRun
+from remoe_sim.devices.run import RunsOn
 from remoe_sim.reports.charts import Chart, Series, bar_chart, line_chart, thinned
 from remoe_sim.reports.checklist import reporting_block
 from remoe_sim.reports.page import Charts, Facts, Page, RoutingMap, Section, Table, Text, base_name, routing_map
-from remoe_sim.reports.times_section import TIMING, times_section
+from remoe_sim.reports.times_section import times_section
 from remoe_sim.studies.verdict import verdict
 from remoe_sim.studies.verdict_result import RULE, Verdict
 from remoe_sim.trace.info import Info, info
@@ -36,7 +36,7 @@ DEFAULT_SHARE = 4  # without a limit, one in so many experts fits
 def trace_page(trace: Trace, timing: Mapping[str, Any], **given: Any) -> Page:
     """`given`: the arguments of `verdict`, those that were not given left out; `timing`: those of `replay` that make
     times, none without a device."""
-    run = DeviceRun.asked(*(timing.get(name, "layer" if name == "overlap" else None) for name in TIMING))
+    run = RunsOn.asked(**timing)
     read = trace
     chosen = not {"cache", "budget", "memory"} & set(given)
     if chosen:

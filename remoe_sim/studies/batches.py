@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,9 @@ from remoe_sim.cache.replay import replay
 from remoe_sim.cache.results import ReplayResult, describe
 from remoe_sim.trace.accesses import Tokens, layer_blocks, select_tokens
 from remoe_sim.trace.holdings import of_decisions
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.schedule import Schedule, batch
-from remoe_sim.trace.trace import Decisions, Trace
+from remoe_sim.trace.trace import Decisions, Trace, TraceLike
 from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_range, rate
@@ -133,7 +132,7 @@ class BatchReport(Shown):
 
 
 def batches(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     sizes: int | str | Sequence[int | str] = DEFAULT_SIZES,
     prefill_chunk: int | str | None = None,
     draft: int | str = 0,
@@ -151,7 +150,7 @@ def batches(
     """
     numbers = _numbers(sizes)
     schedules = [Schedule.of(number, prefill_chunk, draft, accept, arrival, seed) for number in numbers]
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     common = {name: value for name, value in schedules[0].to_dict().items() if name != "batch"}
     done = []
     for schedule in schedules:

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.cache.caches import Caches
+from remoe_sim.cache.call import Call, sized
 from remoe_sim.cache.counts import counted
 from remoe_sim.cache.results import describe
-from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.devices.run import DeviceRun
+from remoe_sim.cache.settings import Limit, Settings, policies_for
+from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.bootstrap import Differences, Ratios, differences
 from remoe_sim.studies.compare_result import Comparison, Difference, Subject, adjusted
-from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.trace.holdings import of_decisions
 from remoe_sim.trace.metrics import decode_order, previous_rows
-from remoe_sim.trace.reader import read_trace
 from remoe_sim.trace.schedule import batch
-from remoe_sim.trace.trace import DECODE, Trace
+from remoe_sim.trace.trace import DECODE, Trace, TraceLike
 from remoe_sim.util.errors import TraceError, unknown
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_count, parse_number, parse_range, several
 
 if TYPE_CHECKING:
     from remoe_sim.devices.timeline import Counts
-    from remoe_sim.models.sizes import SizedModel
     from remoe_sim.policy.base import Policy
 
 Reals = npt.NDArray[np.float64]
@@ -185,8 +181,8 @@ ONE_BY_ONE = "requests that ran together are replayed one at a time, so that eac
 
 
 def compare(
-    a: Trace | str | os.PathLike[str],
-    b: Trace | str | os.PathLike[str],
+    a: TraceLike,
+    b: TraceLike,
     cache: Any = None,
     budget: Any = None,
     policy: Any = "lru",
@@ -196,7 +192,7 @@ def compare(
     device: Any = None,
     model: Any = None,
     quant: str | None = None,
-    overlap: str = "layer",
+    overlap: str | None = None,
     pairing: str = "auto",
     confidence: float | str = 0.95,
     resamples: int | str = 1999,
@@ -218,69 +214,74 @@ def compare(
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
     settings = Settings(scope=scope, admission=admission, reset="request")
-    policies = find_policies(policy)
-    check_policies(policies, settings, False)
-    run = DeviceRun.asked(device, model, quant, overlap, None, None, None, None)
+    policies = policies_for(policy, settings, trained=False)
+    run = RunsOn.asked(device=device, model=model, quant=quant, overlap=overlap)
     alpha = 1 - parse_number(confidence, "confidence", 1)
     if not 0 < alpha < 1:
         raise ValueError(f"confidence '{confidence}' is not possible; give a number between 0 and 1, such as 0.95")
     many, chance = parse_count(resamples, "resamples", 100), parse_count(seed, "seed")
     limits = [Limit(count) for one in several(cache) for count in parse_range(one, "cache")]
     limits += [Limit.of(None, one) for one in several(budget)]
-    sides = [_Side.of(one, expert_bytes, run, budget is not None) for one in (a, b)]
+    asked: dict[str, Any] = {
+        "settings": settings, "policies": policies, "on": run, "expert_bytes": expert_bytes,
+        "needed_for": "" if budget is None else "a byte budget",
+    }  # fmt: skip
+    sides = [_Side.of(one, **asked) for one in (a, b)]
     if not limits:
         most = min(max(side.trace.model.experts) for side in sides)
         limits = [Limit(count) for count in dict.fromkeys((max(1, most // 4), max(1, most // 2)))]
     pairs = pairs_of(sides[0].requests, sides[1].requests, pairing)
-    tables = [_table(side, settings, policies, limits, run) for side in sides]
-    asked: dict[str, Any] = {"scope": scope, "admission": admission, "reset": settings.reset, "device_run": None}
+    tables = [_table(side, limits) for side in sides]
+    said: dict[str, Any] = {"scope": scope, "admission": admission, "reset": settings.reset, "device_run": None}
     if run is not None:
-        sized = sides[0].model
-        names = {"device": run.device.name, "model": sized.name, "quant": sized.quant, "overlap": run.overlap}
-        asked["device_run"] = names
-    return _comparison(sides, pairs, tables, alpha, many, chance, asked)
+        model = sides[0].call.model
+        names = {"device": run.device.name, "model": model.name, "quant": model.quant, "overlap": run.overlap}
+        said["device_run"] = names
+    return _comparison(sides, pairs, tables, alpha, many, chance, said)
 
 
 @dataclass(frozen=True)
 class _Side:
-    """A trace as it is compared, with the sizes that are known."""
+    """A trace as it is compared."""
 
-    trace: Trace
+    call: Call
     requests: Requests
-    model: Any
     notes: tuple[str, ...]
 
+    @property
+    def trace(self) -> Trace:
+        return self.call.trace
+
     @classmethod
-    def of(cls, given: Trace | str | os.PathLike[str], expert_bytes: Any, run: DeviceRun | None, sized: bool) -> _Side:
-        trace = given if isinstance(given, Trace) else read_trace(given)
-        trace = known_sizes(trace, expert_bytes, "a byte budget" if sized and run is None else "")
-        model: SizedModel | None = None
+    def of(
+        cls, given: TraceLike, *, settings: Settings, policies: Sequence[Policy], on: RunsOn | None, expert_bytes: Any,
+        needed_for: str,
+    ) -> _Side:  # fmt: skip
+        trace, model = sized(given, settings=settings, on=on, expert_bytes=expert_bytes, needed_for=needed_for)
         notes: tuple[str, ...] = ()
-        if run is not None:
-            trace, model = run.sized(trace)
-            notes = (*run.device.unverified, *model.unverified, *model.unknown)
+        if on is not None and model is not None:
+            notes = (*on.device.unverified, *model.unverified, *model.unknown)
         try:
-            select_tokens(trace, reset="request")
+            call = Call.of(trace, settings=settings, policies=policies)
         except TraceError:
-            trace, notes = batch(trace, 1), (*notes, ONE_BY_ONE)
+            call, notes = Call.of(batch(trace, 1), settings=settings, policies=policies), (*notes, ONE_BY_ONE)
+        trace = call.trace
         requests = Requests.of(trace)
         if not requests.ids.size:
             raise trace.error("it has no decode token, and decode tokens are what is compared; record some")
-        return cls(trace, requests, model, notes)
+        return cls(replace(call, on=on, model=model), requests, notes)
 
 
 Table = dict[tuple[Any, ...], tuple[Reals, Reals]]  # what a ratio is: numerators and denominators by request
 
 
-def _table(
-    side: _Side, settings: Settings, policies: list[Policy], limits: list[Limit], run: DeviceRun | None
-) -> Table:
+def _table(side: _Side, limits: list[Limit]) -> Table:
     """All ratios of one side, in the order in which they are shown; first the one that the verdict is on."""
     shared, wanted = adjacent_sums(side.requests)
     table: Table = {("reuse_rate", None, None): (shared.sum(axis=0), wanted.sum(axis=0))}
-    for policy in policies:
-        for limit, sums in _replays(side, settings, policy, limits, run):
-            about = policy.label, next(iter(limit.to_dict(settings.per_layer).items()))
+    for policy in side.call.policies:
+        for limit, sums in _replays(side, policy, limits):
+            about = policy.label, next(iter(limit.to_dict(side.call.settings.per_layer).items()))
             table["hit_rate", *about] = sums.lookups - sums.misses, sums.lookups
             table["misses_per_token", *about] = sums.misses, sums.tokens
             if sums.bytes is not None:
@@ -292,11 +293,8 @@ def _table(
     return table
 
 
-def _replays(
-    side: _Side, settings: Settings, policy: Policy, limits: list[Limit], run: DeviceRun | None
-) -> Iterator[tuple[Limit, StepSums]]:
-    trace, tokens = side.trace, select_tokens(side.trace, reset="request")
-    caches = Caches(trace, settings, tokens)
+def _replays(side: _Side, policy: Policy, limits: list[Limit]) -> Iterator[tuple[Limit, StepSums]]:
+    call, trace, tokens, settings = side.call, side.call.trace, side.call.tokens, side.call.settings
     for in_bytes in (False, True):
         some = [limit for limit in limits if (limit.budget is not None and not settings.per_layer) == in_bytes]
         at = [
@@ -306,9 +304,11 @@ def _replays(
             for limit in some
         ]
         left = iter(some)
-        for block in counted(caches, policy, at, in_bytes, timed=True) if some else ():
+        for block in counted(call.caches, policy, at, in_bytes, timed=True) if some else ():
             assert block.counts is not None
-            timed = None if run is None else run.timed(trace, side.model, tokens, block.counts)
+            timed = None
+            if call.on is not None and call.model is not None:
+                timed = call.on.timed(trace, call.model, tokens, block.counts)
             for number, missed in enumerate(block.counts.missed):
                 seconds = None if timed is None else timed[number].times.seconds
                 sizes = trace.model.expert_bytes

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.call import Call
 from remoe_sim.cache.results import describe
-from remoe_sim.cache.settings import Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.settings import Settings, check_timed, policies_for
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.run import DeviceRun
+from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room, most_requests
 from remoe_sim.studies.plan_result import PlanReport, PlanResult
-from remoe_sim.trace.accesses import select_tokens
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.units import parse_bytes, parse_ms, parse_number
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ OneDevice = str | Path | Device
 
 
 def plan(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     device: OneDevice | Sequence[OneDevice] | Mapping[str, float],
     target_tpot: str | float | None = None,
     memory: int | str | None = None,
@@ -38,12 +36,12 @@ def plan(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
     model: str | Path | SizedModel | None = None,
     quant: str | Sequence[str] | None = None,
-    overlap: str = "layer",
+    overlap: str | None = None,
     lanes: int | None = None,
     context: int | None = None,
     compute_ms: float | None = None,
@@ -63,11 +61,9 @@ def plan(
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
-    settings = Settings(scope, admission, order, reset, phase, warmup)
-    policies = find_policies(policy)
-    check_policies(policies, settings, train is not None)
-    if order != "set":
-        raise ValueError("times are those of whole steps; use --order set with a device")
+    settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
+    policies = policies_for(policy, settings, trained=train is not None)
+    check_timed(settings)
     target = None if target_tpot is None else parse_ms(target_tpot, "target TPOT")
     limit = None if memory is None else parse_bytes(memory)
     priced = _devices(device)
@@ -76,20 +72,20 @@ def plan(
         raise ValueError("some devices have a price and some have none; give one to each, such as a=700,b=1600")
     if prices and target is None:
         raise ValueError("prices tell the cheapest device that reaches a target; give it with --target-tpot 150ms")
-    runs = [
-        [DeviceRun.of(one, model, each, overlap, lanes, context, compute_ms, misses_from) for one, _ in priced]
-        for each in _listed(quant)
-    ]
-    trace = known_sizes(trace if isinstance(trace, Trace) else read_trace(trace), expert_bytes)
-    tokens = select_tokens(trace, phase, reset, settings.warmup)
-    starts, learned = Preload.of(trace, preload), Preload.of(trace, train)
+    same: dict[str, Any] = {
+        "model": model, "overlap": overlap, "lanes": lanes, "context": context, "compute_ms": compute_ms,
+        "misses_from": misses_from,
+    }  # fmt: skip
+    runs = [[RunsOn.of(device=one, quant=each, **same) for one, _ in priced] for each in _listed(quant)]
+    call = Call.of(trace, settings=settings, policies=policies, expert_bytes=expert_bytes, preload=preload, train=train)
+    trace, tokens = call.trace, call.tokens
     results: list[PlanResult] = []
     notes: list[str] = []
     misses: list[Misses] = []
     for on_devices in runs:
         sized_trace, sized = on_devices[0].sized(trace)
         if not misses or not settings.per_layer:  # experts per layer are counted, whatever their sizes
-            caches = Caches(sized_trace, settings, tokens, starts, training=learned)
+            caches = replace(call.caches, trace=sized_trace)
             misses = [Misses.of(caches, one) for one in policies]
         needed = misses[0].needed()
         room = Room.of(sized_trace, settings, needed)

@@ -9,14 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from remoe_sim.cache.counts import Accesses
 from remoe_sim.cache.holdings import of_replay
-from remoe_sim.cache.stream import replay_stream
-from remoe_sim.devices.run import DeviceRun, StepCounts
+from remoe_sim.devices.run import RunsOn, StepCounts
 from remoe_sim.devices.timeline import PARTS, Counts, Reads, Steps, run
-from remoe_sim.policy.base import Policy, StackPolicy
-from remoe_sim.trace.holdings import of_shared, of_timeline
+from remoe_sim.trace.holdings import of_timeline
 from remoe_sim.util.threads import map_layers
 
 if TYPE_CHECKING:
@@ -24,8 +22,8 @@ if TYPE_CHECKING:
     from remoe_sim.cache.settings import Settings
     from remoe_sim.devices.costs import Costs
     from remoe_sim.models.sizes import SizedModel
-    from remoe_sim.policy.outcome import Rules
-    from remoe_sim.trace.accesses import Stream, Tokens
+    from remoe_sim.policy.base import Policy
+    from remoe_sim.trace.accesses import Tokens
     from remoe_sim.trace.trace import Trace
     from remoe_sim.util.arrays import Longs
 
@@ -100,23 +98,6 @@ def most_requests(trace: Trace, tokens: Tokens) -> int:
 
 
 @dataclass(frozen=True)
-class Accesses:
-    """The lookups of one cache. needs[N]: a lookup hits at every limit that is as large; None where only a replay
-    tells."""
-
-    stream: Stream
-    rules: Rules
-    layer: int | None
-    needs: npt.NDArray[Any] | None
-
-    def hits(self, policy: Policy, limit: int) -> npt.NDArray[np.bool_]:
-        """bool[N]: the lookups that hit at a limit."""
-        if self.needs is not None:
-            return self.needs <= (limit if self.layer is None else min(limit, self.stream.n_entries))
-        return replay_stream(policy, self.stream, limit, self.rules)[1].hit
-
-
-@dataclass(frozen=True)
 class Misses:
     """What one policy misses of a trace, at every limit: experts per layer, or bytes in all under scope `global`."""
 
@@ -126,19 +107,12 @@ class Misses:
 
     @classmethod
     def of(cls, caches: Caches, policy: Policy) -> Misses:
-        def of_layer(index: int) -> Accesses:
-            stream, rules = caches.layer_views(index).get(policy.by_last), caches.layer_rules(index)
-            needs = None
-            if isinstance(policy, StackPolicy):
-                before = policy.depths(stream, rules).before
-                needs = before.astype(np.uint16 if stream.n_entries < 2**16 - 1 else np.int64) + 1
-            return Accesses(stream, rules, index, needs)
-
-        if caches.settings.per_layer:
-            return cls(caches, policy, tuple(map_layers(of_layer, caches.trace.moe_layers, of_replay(caches))))
-        stream, rules = caches.global_views(True).get(policy.by_last), caches.global_rules()
-        needs = policy.needed_bytes(stream, rules) if isinstance(policy, StackPolicy) else None
-        return cls(caches, policy, (Accesses(stream, rules, None, needs),))
+        if not caches.settings.per_layer:
+            return cls(caches, policy, (Accesses.of_all_layers(caches, policy, in_bytes=True),))
+        layers = map_layers(
+            lambda index: Accesses.of_layer(caches, policy, index), caches.trace.moe_layers, of_replay(caches)
+        )
+        return cls(caches, policy, tuple(layers))
 
     def needed(self) -> Counts:
         """uint16[steps, MoE layers]: distinct experts of every group."""
@@ -151,13 +125,13 @@ class Misses:
         """uint16[steps, MoE layers]: those of them that are missing at a limit."""
         counts = StepCounts(self.caches.trace, self.caches.tokens, 1)
         for one in self.accesses:
-            counts.miss(0, one.stream, one.hits(self.policy, limit), one.layer)
+            counts.miss(0, one.stream, one.hits(limit), one.layer)
         return counts.missed[0]
 
     @property
     def each(self) -> int:
         """Bytes that `at` takes meanwhile, for the largest cache."""
-        return max(one.stream.entries.size if one.needs is not None else of_shared(one.stream) for one in self.accesses)
+        return max(one.each for one in self.accesses)
 
     @property
     def ordered(self) -> bool:
@@ -218,7 +192,7 @@ class Point:
 class PlanCurve:
     """Points of one policy on one device, made when they are asked for by the number of their limit."""
 
-    def __init__(self, on: DeviceRun, costs: Costs, steps: Steps, misses: Misses, room: Room, beside: Beside) -> None:
+    def __init__(self, on: RunsOn, costs: Costs, steps: Steps, misses: Misses, room: Room, beside: Beside) -> None:
         self._on, self._costs, self._steps, self._misses = on, costs, steps, misses
         self._room, self._beside = room, beside
         self.limits = misses.limits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.caches import Preload
+from remoe_sim.cache.call import Call
 from remoe_sim.cache.results import describe
-from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies
 from remoe_sim.cache.tier import Course, Items, Memory, stream_of_cache
-from remoe_sim.devices.run import DeviceRun, StepCounts, Timed
+from remoe_sim.devices.run import RunsOn, StepCounts, Timed
 from remoe_sim.devices.timeline import Reads
 from remoe_sim.kernels.prefetch import COLUMNS, NO_VICTIM, prefetch_replay
 from remoe_sim.kernels.tallies import DECODE, PREFILL, WARMUP
@@ -24,9 +24,9 @@ from remoe_sim.policy.drive import check_drivable, drive, keys_of, recency_of, s
 from remoe_sim.policy.guard import run_told
 from remoe_sim.studies.predictors import PREDICTORS, Guesses, Known, guess
 from remoe_sim.studies.prefetch_result import PrefetchCounts, PrefetchReport, PrefetchResult
-from remoe_sim.trace.accesses import Stream, Tokens, select_tokens
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.accesses import Stream, Tokens
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import parse_bytes, parse_count, parse_number
 
@@ -38,18 +38,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrefetchRun:
-    """All that the replays of one call have in common; cap: bytes that may be prefetched in a step, -1 for any; on:
-    where they run, and whose sizes, if times are wanted."""
+    """All that the replays of one call have in common; cap: bytes that may be prefetched in a step, -1 for any."""
 
-    caches: Caches
-    limit: Limit
+    call: Call
     known: Known
     cap: int = -1
-    on: tuple[DeviceRun, SizedModel] | None = None
+
+    @property
+    def limit(self) -> Limit:
+        assert self.call.limit is not None
+        return self.call.limit
 
     def result(self, predictor: str, policy: Policy, guesses: Guesses) -> PrefetchResult:
         """Replay one policy with the guesses of one predictor."""
-        trace, tokens, settings = self.caches.trace, self.caches.tokens, self.caches.settings
+        trace, tokens, settings = self.call.trace, self.call.tokens, self.call.settings
         table, evictions = np.zeros((3, trace.moe_layers, COLUMNS), np.int64), np.zeros(2, np.int64)
         read = self._replay(policy, guesses, table, evictions)
         sizes = trace.model.expert_bytes
@@ -71,10 +73,10 @@ class PrefetchRun:
 
     def _timed(self, guesses: Guesses, missed: Longs, came: Longs, used: Longs) -> Timed | None:
         """The times, from the misses of each group, and the loads for each target that are made and used."""
-        if self.on is None:
+        run, model = self.call.on, self.call.model
+        if run is None or model is None:
             return None
-        trace, tokens, known = self.caches.trace, self.caches.tokens, self.known
-        run, model = self.on
+        trace, tokens, known = self.call.trace, self.call.tokens, self.known
         counts = StepCounts(trace, tokens, 0)
         counts.need(known.stream)
         costs, steps = run.costs(trace, model), run.steps(trace, tokens, counts.needed)
@@ -88,9 +90,9 @@ class PrefetchRun:
 
     def _replay(self, policy: Policy, guesses: Guesses, table: Longs, evictions: Longs) -> tuple[Longs, Longs, Longs]:
         """Adds to the counts; returns misses of each group, loads for each target, and those that it uses."""
-        known, trace, settings = self.known, self.caches.trace, self.caches.settings
+        known, trace, settings = self.known, self.call.trace, self.call.settings
         memory = Memory.of(trace, settings, self.limit)
-        stream = self.caches.global_views(memory.in_bytes).get(policy.by_last)
+        stream = self.call.caches.global_views(memory.in_bytes).get(policy.by_last)
         layers = known.layers
         starts = np.array([first for first, _, _ in memory.caches], np.int64)
         in_cache = layers if memory.per_layer else np.zeros(layers.size, np.int32)
@@ -169,7 +171,7 @@ DEFAULT_PREDICTORS = ("previous", "frequent", "oracle")
 
 
 def prefetch(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     cache: int | None = None,
     budget: int | str | None = None,
     memory: int | str | None = None,
@@ -181,7 +183,7 @@ def prefetch(
     recall: float | None = None,
     precision: float | None = None,
     seed: int = 0,
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
     train_share: float | None = None,
     policy: str | Sequence[str] = "lru",
     scope: str = "layer",
@@ -220,7 +222,7 @@ def prefetch(
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
-    settings = Settings(scope, admission, "set", reset, phase, warmup)
+    settings = Settings(scope=scope, admission=admission, reset=reset, phase=phase, warmup=warmup)
     predictors = _predictors(predictor, recall, precision, train is not None, train_share is not None)
     if parse_count(seed, "seed") and "noisy" not in predictors:
         raise ValueError(f"seed {seed} changes nothing without chance; give it with predictor noisy")
@@ -229,29 +231,34 @@ def prefetch(
         check_drivable(one, "prefetch")
     check_policies(policies, settings, trained=False)
     limit = Limit.of(cache, budget, memory)
-    on = DeviceRun.asked(device, model, quant, "layer", lanes, context, compute_ms, misses_from)
+    on = RunsOn.asked(
+        device=device, model=model, quant=quant, lanes=lanes, context=context, compute_ms=compute_ms,
+        misses_from=misses_from,
+    )  # fmt: skip
     if misses_from == "cpu":
         raise ValueError("what the CPU computes is not loaded, so there is nothing to prefetch; give host or storage")
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    needs_sizes = "a byte budget" if limit.budget is not None else "a byte cap" if cap is not None else ""
-    trace = known_sizes(trace, expert_bytes, "" if on is not None else needs_sizes)
-    timing = None
-    if on is not None:
-        trace, sized = on.sized(trace)
-        timing = replace(on, overlap="prefetch"), sized
-    limit = limit.without_reserve(trace, reserve)
+    call = Call.of(
+        trace,
+        settings=settings,
+        policies=policies,
+        limit=limit,
+        reserve=reserve,
+        on=None if on is None else replace(on, overlap="prefetch"),
+        expert_bytes=expert_bytes,
+        needed_for="a byte budget" if limit.budget is not None else "a byte cap" if cap is not None else "",
+    )
+    trace = call.trace
     depth = parse_count(depth, "depth")
     if not 1 <= depth <= trace.moe_layers:
         raise ValueError(f"depth {depth} is not possible; give 1 to {trace.moe_layers}, the number of MoE layers")
-    tokens = select_tokens(trace, phase, reset, settings.warmup)
-    tokens, learnt = _learning_part(tokens, train, train_share)
-    caches = Caches(trace, settings, tokens)
+    tokens, learnt = _learning_part(call.tokens, train, train_share)
+    call = replace(call, caches=replace(call.caches, tokens=tokens))
     known = Known(
-        trace, tokens, caches.global_views(False).get(True), depth, learnt,
+        trace, tokens, call.caches.global_views(False).get(True), depth, learnt,
         None if guesses is None else parse_count(guesses, "guesses"),
         *_training(trace, tokens, learnt, train), *_noise(recall, precision), parse_count(seed, "seed"),
     )  # fmt: skip
-    run = PrefetchRun(caches, limit, known, -1 if cap is None else parse_bytes(cap), timing)
+    run = PrefetchRun(call, known, -1 if cap is None else parse_bytes(cap))
     chosen = {name: guess(name, known) for name in predictors}
     bare = {one: run.result("none", one, Guesses.none()) for one in policies}
     results = [
@@ -303,12 +310,10 @@ def _learning_part(tokens: Tokens, train: object, share: float | str | None) -> 
     return replace(tokens, kinds=kinds), steps
 
 
-def _training(
-    trace: Trace, tokens: Tokens, learnt: int, train: Trace | str | os.PathLike[str] | None
-) -> tuple[Trace | None, Preload]:
+def _training(trace: Trace, tokens: Tokens, learnt: int, train: TraceLike | None) -> tuple[Trace | None, Preload]:
     """The trace to learn from, if it is another one, and how often experts were chosen in what is learned from."""
     if train is not None:
-        other = train if isinstance(train, Trace) else read_trace(train)
+        other = as_trace(train)
         return other, Preload.of(trace, other)
     if not learnt:
         return None, Preload()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,8 @@ from remoe_sim.cache.settings import known_sizes
 from remoe_sim.kernels import reroute as kernels
 from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.trace.holdings import of_decisions
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import DECODE, Decisions, Trace
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import DECODE, Decisions, Trace, TraceLike
 from remoe_sim.trace.weights import MOVED, with_ordered_slots
 from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.errors import unknown
@@ -130,7 +129,7 @@ FAULTS = {
 
 
 def reroute(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     cache: int | str,
     method: str = "cache-aware",
     bias: float | str | None = None,
@@ -157,7 +156,7 @@ def reroute(
     for arguments that are not possible, TraceError for a trace that lacks what the method needs.
     """
     rule = Rule.of(method, {"bias": bias, "threshold": threshold, "max_rank": max_rank}, keep, cache)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     trace = known_sizes(trace, expert_bytes)
     given = trace
     trace, ordered = with_ordered_slots(given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.caches import BYTES, HITS, LOOKUPS, Caches, replay_stream
+from remoe_sim.cache.call import Call
 from remoe_sim.cache.curve import layer_curves
 from remoe_sim.cache.results import describe
-from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
-from remoe_sim.cache.stream import BYTES, HITS, LOOKUPS, replay_stream
+from remoe_sim.cache.settings import Limit, Settings, policies_for
 from remoe_sim.kernels.tallies import DECODE, PREFILL
-from remoe_sim.trace.accesses import select_tokens
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import MOST_IN_ALL, Trace
+from remoe_sim.trace.trace import MOST_IN_ALL, Trace, TraceLike
 from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import rate
@@ -264,7 +261,7 @@ GOALS = ("misses", "bytes")
 
 
 def split(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     budget: int | str | None = None,
     cache: int | None = None,
     policy: str | Sequence[str] = "lru",
@@ -274,11 +271,11 @@ def split(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
     memory: int | str | None = None,
     reserve: int | str | Sequence[int | str] = (),
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
 ) -> SplitReport:
     """Divide a cache among the layers so that misses (or the bytes of the misses) are the fewest.
 
@@ -289,19 +286,24 @@ def split(
 
     Raises ValueError and TraceError like `replay`.
     """
-    settings = Settings("layer", admission, order, reset, phase, warmup)
+    settings = Settings(admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
     if minimise not in GOALS:
         raise unknown("minimise", str(minimise), GOALS)
-    policies = find_policies(policy)
-    check_policies(policies, settings, train is not None)
+    policies = policies_for(policy, settings, trained=train is not None)
     limit = Limit.of(cache, budget, memory)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    needed_for = "minimising bytes" if minimise == "bytes" else "" if limit.budget is None else "a byte budget"
-    trace = known_sizes(trace, expert_bytes, needed_for)
-    limit = limit.without_reserve(trace, reserve)
+    call = Call.of(
+        trace,
+        settings=settings,
+        policies=policies,
+        limit=limit,
+        reserve=reserve,
+        expert_bytes=expert_bytes,
+        needed_for="minimising bytes" if minimise == "bytes" else None,
+        preload=preload,
+        train=train,
+    )
+    trace, caches, limit = call.trace, call.caches, call.limit or limit
     total = _total(trace, limit)
-    tokens = select_tokens(trace, phase, reset, settings.warmup)
-    caches = Caches(trace, settings, tokens, Preload.of(trace, preload), training=Preload.of(trace, train))
     curves = list(layer_curves(caches, policies))
     shared = _shared(caches, policies, limit)
     of_policies = zip(policies, zip(*curves, strict=True), shared, strict=True)

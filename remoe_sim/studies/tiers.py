@@ -21,7 +21,6 @@ what the device will miss. It is the optimum of its tier alone, given the device
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -31,22 +30,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.cache.caches import Caches
+from remoe_sim.cache.call import Call, sized
 from remoe_sim.cache.results import describe
-from remoe_sim.cache.settings import ALLOWED, Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.settings import ALLOWED, Limit, Settings, check_policies, check_timed, find_policies
 from remoe_sim.cache.tier import Course, Items, Memory, Passed, pass_tier
-from remoe_sim.devices.run import DeviceRun, StepCounts, Timed
+from remoe_sim.devices.run import RunsOn, StepCounts, Timed
 from remoe_sim.devices.timeline import Counts, Reads
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.drive import check_drivable
 from remoe_sim.studies.tiers_result import Tier, TierCounts, TierReport, TierResult
-from remoe_sim.trace.accesses import Stream, StreamViews, Tokens, select_tokens
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.accesses import Stream, StreamViews
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import parse_bytes, parse_count, plural
 
 if TYPE_CHECKING:
+    from remoe_sim.cache.caches import Caches
     from remoe_sim.devices.device import Device
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.policy.base import Policy
@@ -57,7 +57,7 @@ RELATIONS = ("inclusive", "exclusive", "independent")
 
 
 def tiers(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     device_cache: int | str | None = None,
     device_budget: int | str | None = None,
     host_cache: int | str | None = None,
@@ -76,7 +76,7 @@ def tiers(
     device: str | Path | Device | None = None,
     model: str | Path | SizedModel | None = None,
     quant: str | None = None,
-    overlap: str = "layer",
+    overlap: str | None = None,
     lanes: int | None = None,
     context: int | None = None,
     compute_ms: float | None = None,
@@ -99,7 +99,7 @@ def tiers(
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
-    settings = Settings(scope, admission, order, reset, phase, warmup)
+    settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
     below = replace(settings, scope=_host_scope(host_scope))
     relations = [one.strip() for one in relation.split(",")] if isinstance(relation, str) else list(relation)
     for one in relations:
@@ -111,11 +111,13 @@ def tiers(
     for policy in (*policies[0], *policies[1]):
         check_drivable(policy, "a tier")
         check_policies([policy], settings, trained=False)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    on = _timing(DeviceRun.asked(device, model, quant, overlap, lanes, context, compute_ms, None), order)
-    needs_sizes = on is None and (device_budget, host_budget) != (None, None)
-    trace = known_sizes(trace, expert_bytes, "a byte budget" if needs_sizes else "")
-    trace, sized = (trace, None) if on is None else on.sized(trace)
+    trace = as_trace(trace)
+    on = RunsOn.asked(
+        device=device, model=model, quant=quant, overlap=overlap, lanes=lanes, context=context, compute_ms=compute_ms
+    )
+    on = _timing(on, settings)
+    needed_for = "" if device_budget is None and host_budget is None else "a byte budget"
+    trace, model_there = sized(trace, settings=settings, on=on, expert_bytes=expert_bytes, needed_for=needed_for)
     limits = (
         _limit("device", device_cache, device_budget, trace, settings.per_layer),
         _limit("host", host_cache, host_budget, trace, below.per_layer),
@@ -123,7 +125,7 @@ def tiers(
     memories = Memory.of(trace, settings, limits[0]), Memory.of(trace, below, limits[1])
     if "inclusive" in relations:
         _check_inclusion(*memories)
-    run = _Run(trace, settings, memories, select_tokens(trace, phase, reset, settings.warmup))
+    run = _Run(Call.of(trace, settings=settings, policies=()).caches, memories)
     scopes = (settings.scope, below.scope)
     results = []
     for one, above, beneath in product(relations, *policies):
@@ -133,17 +135,16 @@ def tiers(
             for policy, scope, limit, lost in zip((above, beneath), scopes, limits, evictions, strict=True)
         )
         said = {name: value for name, value in asdict(settings).items() if name != "scope"}
-        timed = None if on is None or sized is None else run.timed(on, sized, *reads)
+        timed = None if on is None or model_there is None else run.timed(on, model_there, *reads)
         results.append(TierResult(one, said, device_tier, host_tier, counts[PREFILL], counts[DECODE], timed))
     return TierReport(describe(trace), tuple(results))
 
 
-def _timing(on: DeviceRun | None, order: str) -> DeviceRun | None:
+def _timing(on: RunsOn | None, settings: Settings) -> RunsOn | None:
     """How a device is run that has a host below it; ValueError if that cannot be timed."""
     if on is None:
         return None
-    if order != "set":
-        raise ValueError("times are those of whole steps; use --order set with a device")
+    check_timed(settings)
     if on.overlap == "prefetch":
         raise ValueError("nothing is foreseen between tiers; give overlap none or layer")
     if on.device.host is None:
@@ -204,13 +205,12 @@ def _most_held(sizes: Longs, limit: int, in_bytes: bool, others: Longs, others_i
 class _Run:
     """All that the combinations of one call have in common; the device is replayed once per policy."""
 
-    trace: Trace
-    settings: Settings
+    caches: Caches
     memories: tuple[Memory, Memory]
-    tokens: Tokens
 
     def __post_init__(self) -> None:
-        self.views: StreamViews = Caches(self.trace, self.settings, self.tokens).global_views(False)
+        self.trace, self.tokens = self.caches.trace, self.caches.tokens
+        self.views: StreamViews = self.caches.global_views(False)
         stream = self.views.get(True)
         self.course = Course.of(stream)
         self._devices: dict[Policy, Passed] = {}
@@ -220,7 +220,7 @@ class _Run:
     ) -> tuple[tuple[int, int], dict[int, TierCounts], tuple[Counts, Counts]]:
         """Evictions of the device and of the host, the counts of each phase, and what each step reads from storage and
         from the host at each MoE layer."""
-        mandatory, stream = self.settings.mandatory, self.views.get(above.by_last)
+        mandatory, stream = self.caches.settings.mandatory, self.views.get(above.by_last)
         if above not in self._devices:
             self._devices[above] = pass_tier(above, self.memories[0], self.course, Items.of_stream(stream), mandatory)
         device = self._devices[above]
@@ -247,7 +247,7 @@ class _Run:
         counts = np.bincount(place, minlength=self.tokens.n_steps * layers)
         return counts.reshape(self.tokens.n_steps, layers).astype(np.uint16)
 
-    def timed(self, on: DeviceRun, model: SizedModel, far: Counts, near: Counts) -> Timed:
+    def timed(self, on: RunsOn, model: SizedModel, far: Counts, near: Counts) -> Timed:
         """The times of reading those from storage and from the host."""
         counts = StepCounts(self.trace, self.tokens, 0)
         counts.need(self.views.get(True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -10,23 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.cache.caches import Caches, Preload
+from remoe_sim.cache.call import Call
 from remoe_sim.cache.curve import layer_curves
 from remoe_sim.cache.holdings import of_accesses
-from remoe_sim.cache.replay import replay
+from remoe_sim.cache.replay import results_of
 from remoe_sim.cache.results import ReplayResult, describe
-from remoe_sim.cache.settings import ALLOWED, OPTIMUM, Limit, Settings, check_policies, find_policies, known_sizes
+from remoe_sim.cache.settings import ALLOWED, OPTIMUM, Limit, Settings, find_policies, policies_for
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.base import Policy
 from remoe_sim.studies.verdict_result import Verdict
-from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.trace.metrics import LayerStatistics, layer_statistics
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import rate
 
 if TYPE_CHECKING:
+    from remoe_sim.cache.caches import Caches
     from remoe_sim.util.arrays import Longs
 
 TARGETS = (50, 80, 90, 95)  # per cent of decode lookups
@@ -199,7 +197,7 @@ USUAL = "lru"  # of policies that miss equally little, the one that engines have
 
 
 def verdict(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     cache: int | None = None,
     budget: int | str | None = None,
     policy: str | Sequence[str] | None = None,
@@ -209,11 +207,11 @@ def verdict(
     reset: str = "never",
     phase: str = "all",
     warmup: int = 0,
-    preload: Trace | str | os.PathLike[str] | None = None,
+    preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
     memory: int | str | None = None,
     reserve: int | str | Sequence[int | str] = (),
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
 ) -> Verdict:
     """Say whether a cache of this size fits, or misses because of its policy or because of the working set.
 
@@ -223,26 +221,25 @@ def verdict(
 
     Raises ValueError and TraceError like `replay`, and ValueError for a policy that knows the future.
     """
-    settings = Settings(scope, admission, order, reset, phase, warmup)
+    settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
     limit = Limit.of(cache, budget, memory)
     candidates, left_out = _candidates(policy, settings, train is not None)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
-    trace = known_sizes(trace, expert_bytes, "" if limit.budget is None else "a byte budget")
-    limit = limit.without_reserve(trace, reserve)
-    caches = Caches(
-        trace, settings, select_tokens(trace, phase, reset, settings.warmup), Preload.of(trace, preload),
-        training=Preload.of(trace, train),
-    )  # fmt: skip
-    same: dict[str, Any] = {
-        "scope": scope, "order": order, "reset": reset, "phase": phase, "warmup": settings.warmup,
-        "preload": preload, "train": train,
-    }  # fmt: skip
-    at: dict[str, Any] = {"cache": limit.experts, "budget": limit.budget}
-    *found, belady = replay(trace, **at, **same, admission=admission, policy=[*candidates, OPTIMUM])
+    call = Call.of(
+        trace,
+        settings=settings,
+        policies=tuple(candidates.values()),
+        limit=limit,
+        reserve=reserve,
+        expert_bytes=expert_bytes,
+        preload=preload,
+        train=train,
+    )
+    trace, caches, limit = call.trace, call.caches, call.limit or limit
+    *found, belady = results_of(call.also(find_policies([*candidates, OPTIMUM])))
     bounds = {admission: belady}
     for other in ALLOWED["admission"]:
         if other != admission:
-            bounds[other] = replay(trace, **at, **same, admission=other, policy=OPTIMUM)[OPTIMUM]
+            (bounds[other],) = results_of(call.also(find_policies(OPTIMUM), admission=other))
     online = sorted(found, key=lambda result: (result.misses, result.policy != USUAL, result.policy))
     statistics = list(layer_statistics(trace))
     by_label = {one.label: one for one in (*candidates.values(), *find_policies(OPTIMUM))}
@@ -253,7 +250,7 @@ def verdict(
         capacity=limit.to_dict(settings.per_layer),
         online=tuple(online),
         bounds={name: bounds[name] for name in ALLOWED["admission"]},
-        least_misses=_least_misses(trace, limit, belady, same),
+        least_misses=_least_misses(call, belady),
         left_out=left_out,
         regime=regime(caches, limit),
         token_cycle=token_cycle(caches, limit, statistics),
@@ -271,8 +268,7 @@ def _candidates(
     """
     if given is not None:
         texts = [text.strip() for text in given.split(",")] if isinstance(given, str) else list(given)
-        policies = find_policies(texts)
-        check_policies(policies, settings, trained)
+        policies = policies_for(texts, settings, trained=trained)
         for policy in policies:
             if not policy.online:
                 raise ValueError(
@@ -295,13 +291,13 @@ def _candidates(
     return found, left_out
 
 
-def _least_misses(trace: Trace, limit: Limit, belady: ReplayResult, same: dict[str, Any]) -> int | None:
+def _least_misses(call: Call, belady: ReplayResult) -> int | None:
     """Misses below which no rule comes: Belady's where it is the optimum; with unequal sizes those of the optimum that
     may bypass, if every expert took as little as the smallest. None where lookups are left out of the count."""
     if belady.optimal:
         return belady.misses
-    sizes = trace.model.expert_bytes
-    if same["warmup"] or limit.budget is None or sizes is None:
+    sizes, limit = call.trace.model.expert_bytes, call.limit
+    if call.settings.warmup or limit is None or limit.budget is None or sizes is None:
         return None
-    relaxed: dict[str, Any] = {"cache": limit.budget // min(sizes), "admission": "bypass", "policy": OPTIMUM}
-    return replay(trace, **same, **relaxed)[OPTIMUM].misses
+    relaxed = call.also(find_policies(OPTIMUM), admission="bypass", limit=Limit(limit.budget // min(sizes)))
+    return results_of(relaxed)[0].misses

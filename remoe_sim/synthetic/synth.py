@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from remoe_sim.kernels.synthesis import ABSENT, DECODE, FIRST, PREFILL
 from remoe_sim.synthetic.laws import Drawing, DrawnLayers, Kinds, Law, fit_law, odds, plain_law, tilt_to
 from remoe_sim.trace.holdings import of_decisions
 from remoe_sim.trace.metrics import adjacent_reuse, decode_order, layer_reuse
-from remoe_sim.trace.reader import RESIDENT_BYTES, read_trace
+from remoe_sim.trace.reader import RESIDENT_BYTES, as_trace
 from remoe_sim.trace.schedule import steps_of
 from remoe_sim.trace.sources import layers_stage
 from remoe_sim.trace.trace import DECODE as DECODE_PHASE
 from remoe_sim.trace.trace import PREFILL as PREFILL_PHASE
-from remoe_sim.trace.trace import Decisions, InMemory, Model, Trace
+from remoe_sim.trace.trace import Decisions, InMemory, Model, Trace, TraceLike
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_bytes, parse_count, parse_number
@@ -115,7 +114,7 @@ MOST_TOKENS = 2**31 - 1
 
 
 def synth(
-    like: Trace | str | os.PathLike[str] | None = None,
+    like: TraceLike | None = None,
     tokens: int | float | str | None = None,
     reuse: float | str | Sequence[float] | None = None,
     seed: int | str = 0,
@@ -154,7 +153,7 @@ def synth(
     else:
         if extra := [name for name, value in shaped.items() if value is not None]:
             raise ValueError(f"{extra[0]} is taken from the trace that is given as 'like'; leave one of them out")
-        real = like if isinstance(like, Trace) else read_trace(like)
+        real = as_trace(like)
         if not real.tokens:
             raise real.error("there are no tokens to be like")
         if reuse is not None and (now := adjacent_reuse(real)) is not None:

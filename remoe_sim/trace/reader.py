@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from remoe_sim.trace.arrow import from_arrow, to_numpy
 from remoe_sim.trace.schema import LAYER, ROWS, DecisionsHash, Metadata, array_hash, row_hash
 from remoe_sim.trace.sources import PART_ROWS, joined
-from remoe_sim.trace.trace import PHASES, Decisions, Trace
+from remoe_sim.trace.trace import PHASES, Decisions, Trace, TraceLike
 from remoe_sim.trace.weights import EXPECTED, wrong_weight
 from remoe_sim.util.errors import TraceError, unknown
 from remoe_sim.util.input_files import UnsuitableError
@@ -50,6 +50,11 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
     """
     with stage("reading"):
         return _read(path)
+
+
+def as_trace(given: TraceLike) -> Trace:
+    """Read what is not a trace yet."""
+    return given if isinstance(given, Trace) else read_trace(given)
 
 
 def _read(path: str | os.PathLike[str]) -> Trace:

@@ -7,14 +7,13 @@ requests run at once, and each contributes its next decode token, or window of t
 from __future__ import annotations
 
 import heapq
-import os
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.trace.trace import DECODE, PREFILL, Decisions, Trace
+from remoe_sim.trace.trace import DECODE, PREFILL, Decisions, Trace, TraceLike
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import parse_count, parse_number, plural
 
@@ -26,7 +25,7 @@ ARRIVALS = ("trace", "random")
 
 
 def batch(
-    trace: Trace | str | os.PathLike[str],
+    trace: TraceLike,
     size: int | str = 1,
     prefill_chunk: int | str | None = None,
     draft: int | str = 0,
@@ -52,10 +51,10 @@ def batch(
     done. `seed` makes chance repeatable; what happens to a draft depends on its token, not on size or arrival.
     Raises ValueError for arguments that are not possible.
     """
-    from remoe_sim.trace.reader import read_trace
+    from remoe_sim.trace.reader import as_trace
 
     schedule = Schedule.of(size, prefill_chunk, draft, accept, arrival, seed)
-    trace = trace if isinstance(trace, Trace) else read_trace(trace)
+    trace = as_trace(trace)
     rows, step = _execution(trace, schedule)
     return replace(
         trace,

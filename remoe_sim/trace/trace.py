@@ -6,6 +6,7 @@ memory is bounded by one layer of the trace.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -275,3 +276,6 @@ class Trace:
     def __repr__(self) -> str:
         name = self.model.name or "unnamed model"
         return f"<Trace of {name}: {self.tokens} tokens, {self.requests} requests, {self.moe_layers} MoE layers>"
+
+
+TraceLike = Trace | str | os.PathLike[str]  # a trace, or where to read one

@@ -5,11 +5,13 @@ import re
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import remoe_sim
-from remoe_sim.devices.run import DeviceRun
+from remoe_sim.cli import main
+from remoe_sim.devices.run import RunsOn
 from remoe_sim.devices.timeline import Steps, Times
 from tests.oracle.naive import DECODE, PREFILL, Row
 from tests.support.data import DEMO, SHARED, needs_traces
@@ -165,7 +167,7 @@ def test_the_name_of_a_trace_tells_its_card(name, card, quant):
 
     trace = remoe_sim.read_trace(DEMO)
     trace = replace(trace, model=replace(trace.model, name=name, quant=None))
-    model = DeviceRun.of(DEVICE)._model(trace)
+    model = RunsOn.of(device=DEVICE)._model(trace)
     assert (model.name, model.quant) == (card, quant)
 
 
@@ -175,6 +177,7 @@ def test_the_name_of_a_trace_tells_its_card(name, card, quant):
         ({"device": "abacus"}, "device"),
         ({"device": DEVICE, "order": "sequential"}, "--order set"),
         ({"model": "mixtral-8x7b"}, "--device"),
+        ({"overlap": "layer"}, "--device"),  # the default, but given
         ({"device": DEVICE, "overlap": "full"}, "overlap"),
         ({"device": DEVICE, "lanes": 0}, "lanes"),
         ({"device": DEVICE, "misses_from": "host"}, "link from host memory"),
@@ -186,3 +189,21 @@ def test_the_name_of_a_trace_tells_its_card(name, card, quant):
 def test_what_is_not_possible_is_said_in_a_sentence(arguments, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         remoe_sim.replay(DEMO, cache=8, policy="lru", **arguments)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("replay", DEMO, "--cache", "8"),
+        ("tiers", DEMO, "--device-cache", "8", "--host-cache", "200"),
+        ("compare", DEMO, DEMO, "--cache", "8"),
+        ("sweep", DEMO, "--cache", "8"),
+        ("report", DEMO, "--cache", "8", "-o", "page.html"),
+    ],
+    ids=lambda line: line[0],
+)
+def test_an_overlap_that_is_the_default_needs_a_device_too(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, [*map(str, line), "--overlap", "layer"])
+    assert "overlap and what else makes times go with --device; name one" in str(done.exception)
+    assert not list(tmp_path.iterdir())

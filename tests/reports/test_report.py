@@ -156,6 +156,8 @@ def test_sizes_of_the_model_where_the_trace_has_none():
     assert [part.kind for part in own.sections[4].parts] == ["text", "table", "facts"]  # no decode token, no figure
     with pytest.raises(ValueError, match="go with --device"):
         remoe_sim.report(DEMO, cache=8, model="gpt-oss-20b")
+    with pytest.raises(ValueError, match="go with --device"):
+        remoe_sim.report(DEMO, cache=8, overlap="layer")
     with pytest.raises(ValueError, match="order set with a device"):
         remoe_sim.report(DEMO, cache=8, policy="lru", device="rtx-4090", order="sequential")
 

@@ -190,6 +190,7 @@ WRONG = [
     ({"pairing": "some"}, "unknown pairing 'some'"),
     ({"policy": "lur"}, "unknown policy 'lur'; did you mean 'lru'"),
     ({"quant": "q4_k_m"}, "model, quant, overlap and what else makes times go with --device"),
+    ({"overlap": "layer"}, "model, quant, overlap and what else makes times go with --device"),
     ({"budget": "5 parsecs"}, "'5 parsecs' is not a size"),
 ]
 

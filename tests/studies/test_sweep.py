@@ -154,6 +154,7 @@ WRONG = [
     ({"budget": "5 parsecs"}, "'5 parsecs' is not a size"),
     ({"batch": "0"}, "batch .* '0' is not possible"),
     ({"quant": "q4_k_m"}, "model, quant, overlap and what else makes times go with --device; name one"),
+    ({"overlap": "layer"}, "model, quant, overlap and what else makes times go with --device; name one"),
     ({"device": "rtx-4090", "overlap": "some"}, "unknown overlap 'some'"),
     ({"device": "rtx-9999"}, "unknown device 'rtx-9999'"),
     ({"device": "rtx-4090"}, "has no card of that name"),

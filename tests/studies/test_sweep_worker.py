@@ -45,7 +45,7 @@ def test_pickled_units_find_the_same(tmp_path):
 
 
 def test_units_are_small():
-    axes = axes_of("lru", "layer", None, None, None, None, None, None, (None,) * 5, {}, True)
+    axes = axes_of(policy="lru", trained=True)
     trace = remoe_sim.read_trace(SAMPLE)
     given = list(passes_of(axes, [Subject.of(SAMPLE, 0, None)], None))
     assert max(len(sent(unit)) for unit in units_of(given, Cut(1))) < 5000

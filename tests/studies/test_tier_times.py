@@ -49,6 +49,7 @@ def test_json_has_the_times_of_each_result():
         ({"device": DEVICE, "overlap": "prefetch"}, "overlap none or layer"),
         ({"device": DEVICE, "order": "sequential"}, "--order set"),
         ({"overlap": "none"}, "--device"),
+        ({"overlap": "layer"}, "--device"),
     ],
 )
 def test_what_is_not_possible_is_said_in_a_sentence(arguments, says):

@@ -23,7 +23,7 @@ def three_runs(folder, monkeypatch, client=None):
 
 
 def passes(trace, policy, cache, scope="layer", batch=None, device=None, **settings):
-    axes = axes_of(policy, scope, cache, None, batch, device, None, None, (None,) * 5, settings, False)
+    axes = axes_of(policy=policy, scope=scope, cache=cache, batch=batch, timing={"device": device}, settings=settings)
     return list(passes_of(axes, [Subject.of(trace, 0, None)], None))
 
 

@@ -12,10 +12,9 @@ from click.testing import CliRunner
 
 import remoe_sim
 from remoe_sim import cli
-from remoe_sim.cache.caches import Caches
+from remoe_sim.cache.caches import Caches, replay_stream
 from remoe_sim.cache.holdings import of_replay
 from remoe_sim.cache.settings import Settings, find_policies
-from remoe_sim.cache.stream import replay_stream
 from remoe_sim.kernels import tallies
 from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.trace.holdings import of_shared

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.run import DeviceRun
+from remoe_sim.devices.run import RunsOn
 from remoe_sim.util.units import Several, parse_bytes, parse_number, parse_range, several
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Axes:
     policies: tuple[tuple[str, Policy], ...]
     settings: tuple[Settings, ...]
     batches: tuple[int | None, ...]
-    runs: tuple[DeviceRun | None, ...]
+    runs: tuple[RunsOn | None, ...]
     caches: tuple[int, ...]
     shares: tuple[float, ...]
     budgets: tuple[int, ...]
@@ -54,14 +54,17 @@ class Axes:
 
 
 def axes_of(
-    policy: Several, scope: Several, cache: Several, budget: Several, batch: Several, device: Several,
-    quant: Several, overlap: Several, others: Sequence[Any], settings: dict[str, Any], trained: bool,
+    *, policy: Several, scope: Several = "layer", cache: Several = None, budget: Several = None, batch: Several = None,
+    timing: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None, trained: bool = False,
 ) -> Axes:  # fmt: skip
-    """From the arguments of `sweep`; others: model, lanes, context, compute_ms, misses_from. ValueError for what is not
-    possible."""
+    """Check the arguments of `sweep`; ValueError for what is not possible.
+
+    timing: what `RunsOn` takes, of which device, quant and overlap may be several
+    settings: what `Settings` takes, but for the scope
+    """
     texts = [str(one) for one in several(policy)]
     policies = find_policies(texts)
-    scopes = tuple(Settings(scope=str(one), **settings) for one in dict.fromkeys(several(scope)))
+    scopes = tuple(Settings(scope=str(one), **(settings or {})) for one in dict.fromkeys(several(scope)))
     check_policies(policies, scopes[0], trained)
     caches, auto_caches = _caches(several(cache))
     shares, budgets, auto_budgets = _budgets(several(budget))
@@ -70,7 +73,7 @@ def axes_of(
         raise ValueError("auto stands for all limits; give it alone, or limits such as 4:64 or 10%")
     return Axes(
         tuple(zip(texts, policies, strict=True)), scopes, _batches(several(batch)),
-        tuple(_runs(several(device), several(quant), several(overlap), others)),
+        tuple(_runs(**(timing or {}))),
         tuple(dict.fromkeys(caches)), tuple(dict.fromkeys(shares)), tuple(dict.fromkeys(budgets)), not given,
     )  # fmt: skip
 
@@ -109,25 +112,16 @@ def _batches(given: list[Any]) -> tuple[int | None, ...]:
 
 
 def _runs(
-    devices: list[Any], quants: list[Any], overlaps: list[Any], others: Sequence[Any]
-) -> Iterable[DeviceRun | None]:
-    if not devices:
-        if quants or overlaps or any(one is not None for one in others):
-            raise ValueError("model, quant, overlap and what else makes times go with --device; name one")
-        yield None
-    for device in dict.fromkeys(str(one) if isinstance(one, os.PathLike) else one for one in devices if _named(one)):
-        yield from _of_device(device, quants, overlaps, others)
-    for device in devices:
-        if not _named(device):
-            yield from _of_device(device, quants, overlaps, others)
-
-
-def _named(device: Any) -> bool:
-    return not isinstance(device, Device)  # an object cannot be hashed, its facts are a dictionary
-
-
-def _of_device(device: Any, quants: list[Any], overlaps: list[Any], others: Sequence[Any]) -> Iterable[DeviceRun]:
-    model, *rest = others
-    for quant in dict.fromkeys(quants or [None]):
-        for overlap in dict.fromkeys(overlaps or ["layer"]):
-            yield DeviceRun.of(device, model, quant, overlap, *rest)
+    *, device: Several = None, quant: Several = None, overlap: Several = None, **same: Any
+) -> Iterator[RunsOn | None]:
+    """Every combination of what was given; None without a device."""
+    both = [
+        {"quant": one, "overlap": other}
+        for one in dict.fromkeys(several(quant) or [None])
+        for other in dict.fromkeys(several(overlap) or [None])
+    ]
+    devices = [str(one) if isinstance(one, os.PathLike) else one for one in several(device)]
+    named = dict.fromkeys(one for one in devices if not isinstance(one, Device))
+    cards = [one for one in devices if isinstance(one, Device)]  # which cannot be hashed, their facts are dictionaries
+    for one in [*named, *cards] or [None]:
+        yield from (RunsOn.asked(device=one, **pair, **same) for pair in (both if one is not None else both[:1]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.cache.caches import Preload, check_alike
+from remoe_sim.cache.call import sized
 from remoe_sim.cache.settings import Limit, Settings, known_sizes
 from remoe_sim.devices.costs import place_of_misses
 from remoe_sim.kernels.tallies import DECODE
@@ -24,15 +24,15 @@ from remoe_sim.policy.base import Policy, StackPolicy
 from remoe_sim.policy.find import find_policy
 from remoe_sim.policy.guard import fast_policy
 from remoe_sim.trace.accesses import select_tokens
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.schedule import batch
 from remoe_sim.trace.schema import content_hash
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.plugin_sources import is_ours, sources_of
 from remoe_sim.util.version import __version__
 
 if TYPE_CHECKING:
-    from remoe_sim.devices.run import DeviceRun
+    from remoe_sim.devices.run import RunsOn
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.studies.sweep.axes import Axes
 
@@ -130,9 +130,9 @@ class Subject:
     facts: dict[str, Any]
 
     @classmethod
-    def of(cls, given: Trace | str | os.PathLike[str], number: int, expert_bytes: Any) -> Subject:
+    def of(cls, given: TraceLike, number: int, expert_bytes: Any) -> Subject:
         """Reads the trace once to hash it; TraceError if it cannot be read."""
-        trace = given if isinstance(given, Trace) else read_trace(given)
+        trace = as_trace(given)
         name = trace.path or f"trace-{number}"
         facts = {
             "model": trace.model.name, "tokens": trace.tokens, "requests": trace.requests,
@@ -147,7 +147,7 @@ class Subject:
 
         TraceError if the file holds another trace by now, or here.
         """
-        trace = self.given if isinstance(self.given, Trace) else read_trace(self.given)
+        trace = as_trace(self.given)
         if trace is not self.given and content_hash(trace) != self.digest:
             raise trace.error("this is another trace than the one that the sweep was planned with; run the sweep again "
                               "while nobody writes to the file, and let workers see the same files")  # fmt: skip
@@ -159,7 +159,7 @@ class Subject:
 class Variant:
     """What counts are turned into, without another pass: bytes of sizes, and times on a device."""
 
-    run: DeviceRun | None
+    run: RunsOn | None
     sizes: tuple[int, ...] | None  # bytes of an expert in each MoE layer
     model: SizedModel | None
 
@@ -245,13 +245,10 @@ def _at(limit: Limit, trace: Trace, policy: ChosenPolicy) -> tuple[int, ...]:
     return tuple(map(min, each, trace.model.experts)) if stack else tuple(each)
 
 
-def _variant(trace: Trace, run: DeviceRun | None, axes: Axes) -> tuple[Variant, Trace]:
+def _variant(trace: Trace, run: RunsOn | None, axes: Axes) -> tuple[Variant, Trace]:
     """A variant, and the trace with its sizes."""
-    model = None
-    if run is not None:
-        trace, model = run.sized(trace)
-    elif axes.budgets or axes.shares:
-        trace = known_sizes(trace, None, "a byte budget")
+    needed_for = "a byte budget" if axes.budgets or axes.shares else ""
+    trace, model = sized(trace, settings=axes.settings[0], on=run, needed_for=needed_for)
     return Variant(run, trace.model.expert_bytes, model), trace
 
 

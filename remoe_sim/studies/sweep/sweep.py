@@ -13,8 +13,8 @@ from remoe_sim.studies.sweep.axes import axes_of
 from remoe_sim.studies.sweep.cells import Cell, Pass, Subject, passes_of
 from remoe_sim.studies.sweep.file import SweepFile, alone
 from remoe_sim.studies.sweep.units import Cut, Unit, here, rows_of, units_of
-from remoe_sim.trace.reader import read_trace
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.reader import as_trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.remote import is_url
 from remoe_sim.util.units import several
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Several = Any  # one value, text with commas, or a sequence
-Traces = Trace | str | os.PathLike[str] | Sequence[Trace | str | os.PathLike[str]]
+Traces = TraceLike | Sequence[TraceLike]
 Progress = Callable[[int, int], None]
 Execute = Callable[[list[Pass]], Iterable[tuple[Unit, Any]]]
 
@@ -43,7 +43,7 @@ def sweep(
     phase: str = "all",
     warmup: int = 0,
     expert_bytes: int | str | Sequence[int] | None = None,
-    train: Trace | str | os.PathLike[str] | None = None,
+    train: TraceLike | None = None,
     model: Any = None,
     lanes: int | None = None,
     context: int | None = None,
@@ -72,13 +72,19 @@ def sweep(
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
     settings = {"admission": admission, "reset": reset, "phase": phase, "warmup": warmup}
-    others = (model, lanes, context, compute_ms, misses_from)
-    axes = axes_of(policy, scope, cache, budget, batch, device, quant, overlap, others, settings, train is not None)
+    timing = {
+        "device": device, "quant": quant, "overlap": overlap, "model": model, "lanes": lanes, "context": context,
+        "compute_ms": compute_ms, "misses_from": misses_from,
+    }  # fmt: skip
+    axes = axes_of(
+        policy=policy, scope=scope, cache=cache, budget=budget, batch=batch, timing=timing, settings=settings,
+        trained=train is not None,
+    )  # fmt: skip
     if output is not None and is_url(output):
         raise ValueError(f"'{output}': a sweep is written as it goes; name a file of this machine and copy it then")
     if output is not None and Path(output).suffix != ".parquet":
         raise ValueError(f"'{output}' has no known suffix; write a sweep to a .parquet file")
-    learned = train if train is None or isinstance(train, Trace) else read_trace(train)
+    learned = None if train is None else as_trace(train)
     given = [traces] if isinstance(traces, Trace | str | os.PathLike) else several(traces)
     if client is not None and any(isinstance(one, Trace) for one in given):
         raise ValueError("workers cannot see a trace in memory; write it with remoe_sim.write_trace and give its path")

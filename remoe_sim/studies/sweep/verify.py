@@ -12,9 +12,9 @@ import numpy as np
 
 from remoe_sim.devices.device import device as card_of
 from remoe_sim.studies.sweep.file import COLUMNS, read_rows
-from remoe_sim.trace.reader import read_trace
+from remoe_sim.trace.reader import as_trace, read_trace
 from remoe_sim.trace.schema import content_hash
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.errors import TraceError
 from remoe_sim.util.remote import is_url
@@ -86,7 +86,7 @@ class Verification(Shown):
 
 def verify(
     path: str | os.PathLike[str],
-    traces: Trace | str | os.PathLike[str] | Sequence[Trace | str | os.PathLike[str]] = (),
+    traces: TraceLike | Sequence[TraceLike] = (),
     sample: int | str = SAMPLE,
     seed: int = 0,
     policy: Any = None,
@@ -124,7 +124,7 @@ def verify(
 def _traces(given: Any) -> dict[str, Trace]:
     """Traces by the hash of their content."""
     listed = [given] if isinstance(given, Trace | str | os.PathLike) else list(given)
-    read = [one if isinstance(one, Trace) else read_trace(one) for one in listed]
+    read = [as_trace(one) for one in listed]
     return {content_hash(trace): trace for trace in read}
 
 
