@@ -33,9 +33,9 @@ from remoe_sim.commands._options import (
 def command(output: str, **arguments: Any) -> None:
     """Write one HTML page about a trace or a sweep.
 
-    The page of a trace has the verdict, what a result must state to be checked, tables, figures, the routing, and how to
-    make the page again. Without a limit, the cache has room for a quarter of the experts. With --device it also has modelled
-    times: by cause, against memory, and of single tokens. A sweep takes no options.
+    The page of a trace has the verdict, what a result must state to be checked, tables, figures, the routing, and how
+    to make the page again. Without a limit, the cache has room for a quarter of the experts. With --device it also has
+    modelled times: by cause, against memory, and of single tokens. A sweep takes no options.
 
     \b
     Examples:
