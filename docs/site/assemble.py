@@ -40,7 +40,7 @@ PAGES = {  # heading of the navigation, and its pages in order; other documents 
     ],
     "Understand": ["semantics", "cost-model", "models", "devices", "claims", "robustness"],
     "Look up": ["commands", "python", "list-policies", "list-formats", "list-models", "list-devices"],
-    "Develop": ["extending", "sample", "changelog"],
+    "Develop": ["extending", "layout", "sample", "changelog"],
 }
 ELSEWHERE = {
     "README.md": "index",

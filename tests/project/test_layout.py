@@ -5,36 +5,13 @@ Imports under TYPE_CHECKING and inside functions count. Packages are edges too w
 
 import ast
 from functools import cache
-from pathlib import Path
 
 import pytest
 
+from tests.support.layout import MAY_IMPORT, ROOT, edges, imported, modules, room
+
 pytestmark = pytest.mark.once
 
-ROOT = Path(__file__).resolve().parents[2]
-PLACES = {"remoe_sim": ROOT / "remoe_sim", "remoe_sim.policies": ROOT / "policies", "remoe_sim.traces": ROOT / "traces"}
-BELOW = ["util", "kernels", "models", "trace", "formats", "synthetic", "policy", "devices", "cache"]
-STUDIES = [*BELOW, "studies"]
-MAY_IMPORT = {
-    "exports": ["util", "kernels", "trace", "formats"],
-    "util": [],
-    "kernels": ["util"],
-    "models": ["util"],
-    "trace": ["util", "kernels"],
-    "formats": ["util", "trace"],
-    "synthetic": ["util", "kernels", "models", "trace"],
-    "policy": ["util", "kernels", "trace"],
-    "devices": ["util", "kernels", "models", "trace"],
-    "cache": BELOW,
-    "policies": ["policy", "kernels"],
-    "traces": ["util", "kernels", "trace", "formats"],
-    "studies": BELOW,
-    "installation": ["util", "kernels"],
-    "figures": STUDIES,
-    "reports": [*STUDIES, "figures", "installation"],
-    "capture": ["util", "models", "trace", "formats"],
-    "finetune": ["util", "models", "trace", "formats", "capture"],
-}
 FREE = ("", "cli", "commands")  # the face, the command line
 CONTRACTS = ("assembling", "importing")  # files that only repeat names, at the paths that documents show to users
 MOST_FILES, MOST_LINES, MOST_LEVELS, MOST_BESIDE = 210, 400, 11, 5
@@ -50,40 +27,6 @@ OWN_FILE = {
 
 
 @cache
-def modules():
-    """Paths of all modules by their dotted name below remoe_sim."""
-    found = {}
-    for place, folder in PLACES.items():
-        for path in sorted(folder.rglob("*.py")):
-            name = ".".join([place, *path.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__")
-            found[name.removeprefix("remoe_sim").removeprefix(".")] = path
-    return found
-
-
-@cache
-def imports():
-    """Per module what it imports of the package: (module, name or None) pairs."""
-    return {name: list(_imported(ast.parse(path.read_text("utf-8")))) for name, path in modules().items()}
-
-
-def _imported(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for one in node.names:
-                if one.name.split(".")[0] == "remoe_sim":
-                    yield one.name.removeprefix("remoe_sim").removeprefix("."), None
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "remoe_sim":
-            base = node.module.removeprefix("remoe_sim").removeprefix(".")
-            for one in node.names:
-                inner = f"{base}.{one.name}".lstrip(".")
-                yield (inner, None) if inner in modules() else (base, one.name)
-
-
-def edges(name):
-    return sorted({module for module, _ in imports()[name] if module != name})
-
-
-@cache
 def loaded(name):
     """What a module imports as soon as it is loaded itself."""
     tree = ast.parse(modules()[name].read_text("utf-8"))
@@ -93,11 +36,7 @@ def loaded(name):
         if not isinstance(one, ast.FunctionDef | ast.ClassDef)
         and not (isinstance(one, ast.If) and "TYPE_CHECKING" in ast.unparse(one.test))
     ]
-    return sorted({module for module, _ in _imported(tree) if module != name})
-
-
-def room(name):
-    return name.split(".")[0]
+    return sorted({module for module, _ in imported(tree) if module != name})
 
 
 def test_all_imports_are_of_known_modules():
