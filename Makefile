@@ -2,6 +2,7 @@
 # make test      set up .venv with what tests need, run all tests but those that need torch or take long
 # make test-all  add torch, transformers, Dask, notebooks, Sphinx, drivers of object storage; run the rest of the tests
 # make test-llamacpp  build llama-cpp-python (minutes), run the tests that need it; from then on test-all has them too
+# make test-oldest  replay with the lowest versions of everything that pyproject.toml allows, in .venv-oldest
 # make docs      build the site of docs/, README.md, --help and docstrings into build/docs
 # make check     lint, types, tests three ways (compiled, interpreted, bounds-checked), coverage
 # make fuzz      look for inputs that break readers, FUZZ_SECONDS long (300); make check has a short form
@@ -11,6 +12,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 COVERAGE := $(BIN)/python -m coverage
@@ -19,7 +21,7 @@ LEAST_COVERAGE := 95
 FUZZ_SECONDS ?= 300
 TORCH ?= torch==2.13.0+cpu
 
-.PHONY: demo test test-all test-llamacpp docs bench fuzz audit check lint types covered bounds clean
+.PHONY: demo test test-all test-oldest test-llamacpp docs bench fuzz audit check lint types covered bounds clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/remoe-sim demo
@@ -29,6 +31,9 @@ test: $(VENV)/test.stamp
 
 test-all: $(VENV)/heavy.stamp
 	$(PYTEST) -m heavy
+
+test-oldest: $(OLDEST)/oldest.stamp
+	REMOE_SIM_CACHE_DIR=$(CURDIR)/$(OLDEST)/kernels $(OLDEST)/bin/remoe-sim replay sample:qwen-original --cache 8
 
 # A warning is an error: links that lead nowhere, docstrings that cannot be shown.
 docs: $(VENV)/docs.stamp
@@ -97,6 +102,14 @@ $(VENV)/heavy.stamp: $(VENV)/test.stamp
 	@$(PIP) install 'moto[server]'
 	@touch $@
 
+# uv installs the lowest versions of direct dependencies; pip has no such option.
+$(OLDEST)/oldest.stamp: pyproject.toml
+	@echo "Installing remoe-sim and the lowest versions that it allows into $(OLDEST) ..."
+	@$(PYTHON) -m venv --clear $(OLDEST)
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check -qq install uv
+	@$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct --editable .
+	@touch $@
+
 $(VENV)/docs.stamp: pyproject.toml | $(BIN)/pip
 	@echo "Installing Sphinx into $(VENV) ..."
 	@$(PIP) install --editable '.[docs]'
@@ -119,5 +132,5 @@ $(BIN)/pip:
 		($(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -qq pip)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

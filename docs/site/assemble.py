@@ -148,7 +148,7 @@ def commands() -> str:
 
 def python() -> str:
     """Functions, what they return, other classes, and figures, by autodoc from their docstrings."""
-    values = {name: getattr(remoe_sim, name) for name in sorted(remoe_sim._HOMES)}
+    values = {name: getattr(remoe_sim, name) for name in remoe_sim.__all__ if name != "__version__"}
     functions = {name: value for name, value in values.items() if not isinstance(value, type)}
     classes = {name: value for name, value in values.items() if isinstance(value, type)}
     answers = {answer(value) for value in functions.values()} - {*classes.values(), type(None)}

@@ -95,13 +95,11 @@ class KernelCache(FunctionCache):
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process, which waits for others; on a system without such locks it does not."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        with contextlib.suppress(ImportError):
-            import fcntl
+    """Hold the folder for this process, which waits for others."""
+    from filelock import FileLock  # only compiling needs it
 
-            fcntl.flock(file, fcntl.LOCK_EX)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
         yield
 
 

@@ -136,20 +136,26 @@ def remove_abandoned(target: Path) -> None:
 def locked(target: Path, otherwise: str) -> Iterator[None]:
     """Holds what is made at `target` for this process; ValueError, which says `otherwise`, if another has it.
 
-    The lock is the system's, so that it goes with the process, however that ends; on a system without such locks two
-    that make the same at a time are the user's to avoid.
+    The lock goes with the process, however that ends.
     """
+    from filelock import FileLock, Timeout  # takes as long to load as the whole of --help
+
     with told(target):
         target = followed(target)
         beside = target.with_name(f".{target.name}.lock")
-        file = open(beside, "w")  # noqa: SIM115
-    with file:
-        if lock(file) is False or not beside.exists():  # without a name, it was another's, who has just finished
+        open(beside, "a").close()  # says what is wrong with the place; filelock would make the folder
+        try:
+            held = FileLock(beside, timeout=0).acquire()
+        except Timeout:
+            raise ValueError(otherwise) from None
+    with held:
+        if not beside.exists():  # without a name, it was another's, who has just finished
             raise ValueError(otherwise)
         try:
             yield
         finally:
-            beside.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows removes no open file
+                beside.unlink(missing_ok=True)
 
 
 def lock(file: IO[Any]) -> bool | None:

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import filelock
 import pytest
 
 import remoe_sim
@@ -120,12 +121,14 @@ def test_places_that_cannot_be_written_to(tmp_path):
 def test_a_sweep_that_another_has_finished_meanwhile_does_not_write_beside_it(tmp_path, monkeypatch):
     """Its lock has no name any more, so a third would not see it."""
     from remoe_sim.studies.sweep import file as file_module
-    from remoe_sim.util import files
 
-    def gone(file):
-        os.unlink(file.name)
-        return True
+    acquire = filelock.FileLock.acquire
 
-    monkeypatch.setattr(files, "lock", gone)
+    def gone(lock):
+        held = acquire(lock)
+        os.unlink(lock.lock_file)
+        return held
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", gone)
     with pytest.raises(ValueError, match="another sweep is writing"), file_module.alone(tmp_path / "s.parquet"):
         pass

@@ -50,7 +50,8 @@ def test_every_command_and_function_is_on_a_page(site):
     for name in cli.main.list_commands(click.Context(cli.main)):
         assert f"Usage: remoe-sim {name} " in text
     text = text_of(site, "python")
-    documented = [*remoe_sim._HOMES, *(f"figures.{name}" for name in figures.functions()), "results.ReplayReport"]
+    public = [name for name in remoe_sim.__all__ if name != "__version__"]
+    documented = [*public, *(f"figures.{name}" for name in figures.functions()), "results.ReplayReport"]
     assert [name for name in documented if f"remoe_sim.{name}" not in text] == []
 
 
