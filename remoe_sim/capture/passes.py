@@ -32,7 +32,7 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """One forward pass of rows x columns tokens. first: it begins its requests; tokens int32[rows, columns] and
     real bool[rows, columns] (no padding), or None; prompts: of each row so many tokens are a prompt, where teacher
     forcing has one."""
@@ -61,7 +61,7 @@ class Chosen:
 class Block:
     """Consecutive passes, and what was chosen at each MoE layer: None where no router ran."""
 
-    passes: Sequence[Pass]
+    passes: Sequence[ForwardPass]
     layers: Sequence[Chosen | None]
 
 
@@ -82,7 +82,7 @@ class Recorded:
     unweighted: bool = False
 
     @property
-    def passes(self) -> list[Pass]:
+    def passes(self) -> list[ForwardPass]:
         """All passes, in the order in which they ran."""
         return [one for block in self.blocks for one in block.passes]
 
@@ -128,7 +128,7 @@ class _Rows:
         self.left_out = 0
         self.parts = [self._part(number, one) for number, one in enumerate(recorded.passes)]
 
-    def _part(self, number: int, one: Pass) -> tuple[Array, Array, Array, Array, Array | None]:
+    def _part(self, number: int, one: ForwardPass) -> tuple[Array, Array, Array, Array, Array | None]:
         conversation = one.conversation
         lengths = self.lengths.setdefault(conversation.first_request, conversation.past.copy())
         real = np.ones((one.rows, one.columns), np.bool_) if one.real is None else one.real.copy()
@@ -145,7 +145,7 @@ class _Rows:
         passed = np.full(int(real.sum()), number)
         return request[real], position[real], phase[real], passed, None if one.tokens is None else one.tokens[real]
 
-    def _leave_out_ended(self, one: Pass, real: Bools, decode: bool) -> None:
+    def _leave_out_ended(self, one: ForwardPass, real: Bools, decode: bool) -> None:
         """A batch computes on for rows that are done, until its last one is."""
         finished = self.finished.setdefault(one.conversation.first_request, np.zeros(one.rows, np.bool_))
         if not decode:

@@ -17,7 +17,7 @@ from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.devices.run import DeviceRun
 from remoe_sim.studies.bootstrap import Differences, Ratios, differences
-from remoe_sim.studies.compare_result import Comparison, Difference, Subject, adjusted
+from remoe_sim.studies.compare_result import ComparedTrace, Comparison, Difference, adjusted
 from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.trace.holdings import of_decisions
 from remoe_sim.trace.metrics import decode_order, previous_rows
@@ -337,8 +337,8 @@ def _comparison(
     if not same_layers:
         notes.append("the traces have different MoE layers, so layers are not compared one by one")
     return Comparison(
-        a=Subject(describe(sides[0].trace), pairs.a.size),
-        b=Subject(describe(sides[1].trace), pairs.b.size),
+        a=ComparedTrace(describe(sides[0].trace), pairs.a.size),
+        b=ComparedTrace(describe(sides[1].trace), pairs.b.size),
         paired=pairs.paired,
         pairing=pairs.why,
         confidence=1 - alpha,

@@ -46,8 +46,8 @@ class Guesses:
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Groups of one layer: which of all groups they are, and their experts in order of last appearance."""
+class LayerGroups:
+    """The groups of one layer: which of all groups they are, and their experts in order of last appearance."""
 
     index: Longs
     offsets: Longs
@@ -94,7 +94,7 @@ class Known:
         since = epochs[np.searchsorted(epochs, groups, side="right") - 1]
         return np.where((issued >= since) & (self.stream.steps >= self.learnt), issued, -1)
 
-    def groups(self, layer: int) -> Groups:
+    def groups(self, layer: int) -> LayerGroups:
         index = np.flatnonzero(self.layers == layer)
         sizes = np.diff(self.stream.offsets)[index]
         offsets = np.append(0, np.cumsum(sizes))
@@ -102,7 +102,7 @@ class Known:
         epoch = np.searchsorted(self.stream.epochs, index, side="right")
         fresh = np.diff(epoch, prepend=-1) != 0
         experts = self.stream.entries[at].astype(np.int32) - np.int32(self.stream.layer_starts[layer])
-        return Groups(index, offsets, experts, fresh)
+        return LayerGroups(index, offsets, experts, fresh)
 
     def width(self, layer: int) -> int:
         return min(self.trace.model.experts[layer], self.trace.model.top_k[layer] if self.most is None else self.most)

@@ -123,7 +123,7 @@ def tiers(
     memories = Memory.of(trace, settings, limits[0]), Memory.of(trace, below, limits[1])
     if "inclusive" in relations:
         _check_inclusion(*memories)
-    run = _Run(trace, settings, memories, select_tokens(trace, phase, reset, settings.warmup))
+    run = _TierRun(trace, settings, memories, select_tokens(trace, phase, reset, settings.warmup))
     scopes = (settings.scope, below.scope)
     results = []
     for one, above, beneath in product(relations, *policies):
@@ -201,7 +201,7 @@ def _most_held(sizes: Longs, limit: int, in_bytes: bool, others: Longs, others_i
 
 
 @dataclass
-class _Run:
+class _TierRun:
     """All that the combinations of one call have in common; the device is replayed once per policy."""
 
     trace: Trace

@@ -177,7 +177,7 @@ def synth(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Drawing:
     """What is to be drawn: a trace without decisions and where they come from; laws before they are tilted; per layer
     the adjacent reuse of what they were fitted to."""
 
@@ -220,7 +220,7 @@ def _per_layer(what: str, given: Any, layers: int, most: float) -> list[float]:
     return values * layers if len(values) == 1 else values
 
 
-def _plain(shaped: dict[str, Any], tokens: int, seed: int) -> _Plan:
+def _plain(shaped: dict[str, Any], tokens: int, seed: int) -> _Drawing:
     """Requests all alike, layers of one shape."""
     described, numbers = _described(shaped)
     skew = _per_layer("skew", 0.5 if shaped["skew"] is None else shaped["skew"], len(numbers), 10)
@@ -233,7 +233,7 @@ def _plain(shaped: dict[str, Any], tokens: int, seed: int) -> _Plan:
     trace = _empty(request, position, phase, numbers, described, text, {"format": "synthetic"})
     seeds = _seeds(seed, len(numbers))
     laws = [plain_law(described.experts[at], described.top_k[at], skew[at], seeds[at]) for at in range(len(numbers))]
-    return _Plan(trace, DrawnLayers(laws, seeds, kinds_of(request, phase)), laws)
+    return _Drawing(trace, DrawnLayers(laws, seeds, kinds_of(request, phase)), laws)
 
 
 def _described(shaped: dict[str, Any]) -> tuple[Model, tuple[int, ...]]:
@@ -271,7 +271,7 @@ def _count(shaped: dict[str, Any], name: str, usual: int, least: int = 1) -> int
     return count
 
 
-def _fitted(real: Trace, tokens: int | None, seed: int) -> _Plan:
+def _fitted(real: Trace, tokens: int | None, seed: int) -> _Drawing:
     """Laws and requests like those of a real trace."""
     order, bounds = by_request(real)
     fitted = order[:SAMPLE]
@@ -298,7 +298,7 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Plan:
     trace = _empty(
         request, real.position[rows], phase, real.layer_numbers, replace(real.model, name=name), about, origin
     )
-    return _Plan(trace, DrawnLayers(laws, seeds, kinds_of(request, phase), rows, absent), laws, reuse)
+    return _Drawing(trace, DrawnLayers(laws, seeds, kinds_of(request, phase), rows, absent), laws, reuse)
 
 
 def _empty(request: Any, position: Any, phase: Any, numbers: Any, model: Model, notes: str, origin: Any) -> Trace:
@@ -327,7 +327,7 @@ def _few(values: Sequence[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _tilted(plan: _Plan, wanted: Sequence[float | None]) -> Sequence[Law]:
+def _tilted(plan: _Drawing, wanted: Sequence[float | None]) -> Sequence[Law]:
     """The laws, changed so that the beginning, as it is drawn, has the wanted reuse; ValueError if none has."""
     sample = plan.sample()
     order = decode_order(sample)
