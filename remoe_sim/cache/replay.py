@@ -16,9 +16,8 @@ from remoe_sim.cache.results import PhaseCounts, ReplayReport, ReplayResult, des
 from remoe_sim.cache.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.cache.stream import BYTES, COLD, HITS, LOOKUPS, Tally, replay_stream
 from remoe_sim.kernels import tallies
-from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.outcome import Residents, Rules
-from remoe_sim.trace.accesses import StreamViews, select_tokens
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, StreamViews, select_tokens
 from remoe_sim.trace.metrics import adjacent_reuse
 from remoe_sim.trace.reader import read_trace
 from remoe_sim.trace.sources import layers_stage
@@ -196,7 +195,7 @@ def _results(caches: Caches, limit: Limit, policies: list[Policy], tallied: list
                 hits=int(tally.table[kind, HITS]),
                 bytes_read=int(tally.table[kind, BYTES]) if sized else None,
             )
-            for kind in (PREFILL, DECODE)
+            for kind in (PREFILL_LOOKUP, DECODE_LOOKUP)
         }
         results.append(
             ReplayResult(
@@ -207,9 +206,9 @@ def _results(caches: Caches, limit: Limit, policies: list[Policy], tallied: list
                 reset=settings.reset,
                 phase=settings.phase,
                 capacity=limit.to_dict(settings.per_layer),
-                prefill=blocks[PREFILL],
-                decode=blocks[DECODE],
-                cold_misses=int(tally.table[[PREFILL, DECODE], COLD].sum()),
+                prefill=blocks[PREFILL_LOOKUP],
+                decode=blocks[DECODE_LOOKUP],
+                cold_misses=int(tally.table[[PREFILL_LOOKUP, DECODE_LOOKUP], COLD].sum()),
                 evictions=tally.evictions,
                 optimal=policy.optimal and equal and not settings.warmup,
                 peak_resident_bytes=tally.peak if sized else None,

@@ -79,8 +79,9 @@ def run(
     tuned in place); data: a `.txt` or `.jsonl` file as `capture` takes, or texts; output: the folder to write, which
     must not be there; recipe: a name, a TOML file or a Recipe; validation: texts for evaluation (else 5 % of data, at
     most 64, are held out); downstream: texts of stages that name them (else data); seed: of the order of the texts and
-    of which are held out; progress: called after every step, with a TrainingPoint where one was evaluated. What was interrupted
-    goes on from its last evaluation when it is called again in the same way. Raises ValueError for what cannot be used.
+    of which are held out; progress: called after every step, with a TrainingPoint where one was evaluated. What was
+    interrupted goes on from its last evaluation when it is called again in the same way. Raises ValueError for what
+    cannot be used.
     """
     with told(Path(output)):
         output = followed(Path(output))

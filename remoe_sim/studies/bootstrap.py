@@ -20,9 +20,9 @@ from math import exp, lgamma, log, nextafter
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Reals = npt.NDArray[np.float64]
+from remoe_sim.util.arrays import Flags, Reals
+
 NORMALS_AT_ONCE = 1 << 21  # numbers of a matrix of draws
 FEWEST = 4  # requests on each side, below which there is no interval
 NOTHING = 1e-10  # of the larger ratio: a smaller standard error or difference is a rounding error
@@ -241,7 +241,7 @@ class _Model(NamedTuple):
         return cls._with(w, [one[:, None] for one in spread], rho[:, None], live)
 
     @classmethod
-    def _with(cls, w: list[Reals], spread: list[Reals], rho: Reals, live: list[npt.NDArray[np.bool_]]) -> _Model:
+    def _with(cls, w: list[Reals], spread: list[Reals], rho: Reals, live: list[Flags]) -> _Model:
         (a, b), (va, vb) = w, spread
         joint = rho * np.sqrt(va * vb)
         aa, bb, ab = ((a * a).sum(axis=1, keepdims=True) * va, (b * b).sum(axis=1, keepdims=True) * vb,

@@ -24,6 +24,7 @@ from remoe_sim.trace.metrics import decode_order, previous_rows
 from remoe_sim.trace.reader import read_trace
 from remoe_sim.trace.schedule import batch
 from remoe_sim.trace.trace import DECODE, Trace
+from remoe_sim.util.arrays import Longs, Reals
 from remoe_sim.util.errors import TraceError, unknown
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_count, parse_number, parse_range, several
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.policy.base import Policy
 
-Reals = npt.NDArray[np.float64]
 ROWS_AT_ONCE = 1 << 16  # whose experts are compared with those of their predecessors in one go
 
 
@@ -43,8 +43,8 @@ class Requests:
     request among them, −1 for those of other requests."""
 
     trace: Trace
-    ids: npt.NDArray[np.int64]
-    of_row: npt.NDArray[np.int64]
+    ids: Longs
+    of_row: Longs
 
     @classmethod
     def of(cls, trace: Trace) -> Requests:
@@ -54,7 +54,7 @@ class Requests:
         inside[inside] = ids[place[inside]] == trace.request[inside]
         return cls(trace, ids, np.where(inside, place, -1))
 
-    def sums(self, rows: npt.NDArray[np.int64], values: npt.NDArray[np.generic]) -> Reals:
+    def sums(self, rows: Longs, values: npt.NDArray[np.generic]) -> Reals:
         """float64[n]: values of rows, summed by request; rows are of requests that decode."""
         summed: Reals = np.bincount(self.of_row[rows], values.astype(np.float64), self.ids.size).astype(np.float64)
         return summed
@@ -101,7 +101,7 @@ class StepSums:
 
 
 def step_sums(
-    requests: Requests, starts: npt.NDArray[np.int64], needed: Counts, missed: Counts, sizes: tuple[int, ...] | None,
+    requests: Requests, starts: Longs, needed: Counts, missed: Counts, sizes: tuple[int, ...] | None,
     seconds: Reals | None,
 ) -> StepSums:  # fmt: skip
     """Sums for steps of one request each. starts: int64[steps + 1], the first row of each; needed, missed:
@@ -120,15 +120,14 @@ def step_sums(
 
 
 PAIRINGS = ("auto", "paired", "unpaired")
-Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Places of the requests that take part, int64[n] of either side; paired: one by one the same. why: in words."""
 
-    a: Places
-    b: Places
+    a: Longs
+    b: Longs
     paired: bool
     why: str
 
@@ -163,7 +162,7 @@ def _same_prompts(a: Requests, b: Requests) -> bool:
     return mine is None or theirs is None or np.array_equal(mine, theirs)
 
 
-def _first_positions(requests: Requests) -> Places:
+def _first_positions(requests: Requests) -> Longs:
     trace = requests.trace
     rows = np.flatnonzero(trace.phase == DECODE)
     first = np.full(requests.ids.size, np.iinfo(np.int64).max)
@@ -171,7 +170,7 @@ def _first_positions(requests: Requests) -> Places:
     return first
 
 
-def _prompt_tokens(requests: Requests) -> Places | None:
+def _prompt_tokens(requests: Requests) -> Longs | None:
     """int64[n, 3]: request, position and id of every prompt token; None where ids are not known."""
     trace = requests.trace
     if trace.token_id is None:
@@ -269,15 +268,15 @@ class _Side:
         return cls(trace, requests, model, notes)
 
 
-Table = dict[tuple[Any, ...], tuple[Reals, Reals]]  # what a ratio is: numerators and denominators by request
+Fractions = dict[tuple[Any, ...], tuple[Reals, Reals]]  # what a ratio is: numerators and denominators by request
 
 
 def _table(
     side: _Side, settings: Settings, policies: list[Policy], limits: list[Limit], run: DeviceRun | None
-) -> Table:
+) -> Fractions:
     """All ratios of one side, in the order in which they are shown; first the one that the verdict is on."""
     shared, wanted = adjacent_sums(side.requests)
-    table: Table = {("reuse_rate", None, None): (shared.sum(axis=0), wanted.sum(axis=0))}
+    table: Fractions = {("reuse_rate", None, None): (shared.sum(axis=0), wanted.sum(axis=0))}
     for policy in policies:
         for limit, sums in _replays(side, settings, policy, limits, run):
             about = policy.label, next(iter(limit.to_dict(settings.per_layer).items()))
@@ -316,7 +315,7 @@ def _replays(
 
 
 def _comparison(
-    sides: list[_Side], pairs: Pairs, tables: list[Table], alpha: float, resamples: int, seed: int,
+    sides: list[_Side], pairs: Pairs, tables: list[Fractions], alpha: float, resamples: int, seed: int,
     settings: dict[str, Any],
 ) -> Comparison:  # fmt: skip
     same_layers = sides[0].trace.layer_numbers == sides[1].trace.layer_numbers

@@ -16,8 +16,7 @@ from remoe_sim.cache.curve import layer_curves
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies, known_sizes
 from remoe_sim.cache.stream import BYTES, HITS, LOOKUPS, replay_stream
-from remoe_sim.kernels.tallies import DECODE, PREFILL
-from remoe_sim.trace.accesses import select_tokens
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, select_tokens
 from remoe_sim.trace.reader import read_trace
 from remoe_sim.trace.trace import MOST_IN_ALL, Trace
 from remoe_sim.util.display import Shown, stamp
@@ -259,7 +258,7 @@ class SplitReport(Shown):
         return pd.DataFrame(self.rows())
 
 
-COUNTED = [PREFILL, DECODE]
+COUNTED = [PREFILL_LOOKUP, DECODE_LOOKUP]
 GOALS = ("misses", "bytes")
 
 

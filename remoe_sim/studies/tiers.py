@@ -37,10 +37,9 @@ from remoe_sim.cache.settings import ALLOWED, Limit, Settings, check_policies, f
 from remoe_sim.cache.tier import Course, Items, Memory, Passed, pass_tier
 from remoe_sim.devices.run import DeviceRun, StepCounts, Timed
 from remoe_sim.devices.timeline import Counts, Reads
-from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.drive import check_drivable
 from remoe_sim.studies.tiers_result import Tier, TierCounts, TierReport, TierResult
-from remoe_sim.trace.accesses import Stream, StreamViews, Tokens, select_tokens
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, Stream, StreamViews, Tokens, select_tokens
 from remoe_sim.trace.reader import read_trace
 from remoe_sim.trace.trace import Trace
 from remoe_sim.util.errors import unknown
@@ -50,8 +49,7 @@ if TYPE_CHECKING:
     from remoe_sim.devices.device import Device
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.policy.base import Policy
-    from remoe_sim.policy.outcome import Flags
-    from remoe_sim.util.arrays import Longs
+    from remoe_sim.util.arrays import Flags, Longs
 
 RELATIONS = ("inclusive", "exclusive", "independent")
 
@@ -134,7 +132,9 @@ def tiers(
         )
         said = {name: value for name, value in asdict(settings).items() if name != "scope"}
         timed = None if on is None or sized is None else run.timed(on, sized, *reads)
-        results.append(TierResult(one, said, device_tier, host_tier, counts[PREFILL], counts[DECODE], timed))
+        results.append(
+            TierResult(one, said, device_tier, host_tier, counts[PREFILL_LOOKUP], counts[DECODE_LOOKUP], timed)
+        )
     return TierReport(describe(trace), tuple(results))
 
 
@@ -270,7 +270,7 @@ class _TierRun:
             return int(self.course.weights[items.entries[which]].sum()) if sized else None
 
         counts = {}
-        for kind in (PREFILL, DECODE):
+        for kind in (PREFILL_LOOKUP, DECODE_LOOKUP):
             mine, below, lower = (items.kinds == kind for items in (everything, lookups, down))
             counts[kind] = TierCounts(
                 tokens=self.tokens.count(kind),

@@ -11,16 +11,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.synthesis import ABSENT, DECODE, FIRST, PREFILL
-from remoe_sim.synthetic.laws import Drawing, DrawnLayers, Kinds, Law, fit_law, odds, plain_law, tilt_to
+from remoe_sim.synthetic.laws import (
+    ABSENT_TOKEN,
+    DECODE_TOKEN,
+    FIRST_TOKEN,
+    PREFILL_TOKEN,
+    Drawing,
+    DrawnLayers,
+    Kinds,
+    Law,
+    fit_law,
+    odds,
+    plain_law,
+    tilt_to,
+)  # fmt: skip
 from remoe_sim.trace.holdings import of_decisions
 from remoe_sim.trace.metrics import adjacent_reuse, decode_order, layer_reuse
 from remoe_sim.trace.reader import RESIDENT_BYTES, read_trace
 from remoe_sim.trace.schedule import steps_of
 from remoe_sim.trace.sources import layers_stage
-from remoe_sim.trace.trace import DECODE as DECODE_PHASE
-from remoe_sim.trace.trace import PREFILL as PREFILL_PHASE
-from remoe_sim.trace.trace import Decisions, InMemory, Model, Trace
+from remoe_sim.trace.trace import DECODE, PREFILL, Decisions, InMemory, Model, Trace
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_bytes, parse_count, parse_number
@@ -102,9 +112,9 @@ def requests_like(
 
 def kinds_of(request: npt.NDArray[np.int32], phase: npt.NDArray[np.uint8]) -> Kinds:
     """uint8[tokens]: the kinds that `remoe_sim.kernels.synthesis` tells apart."""
-    kinds = np.where(phase == DECODE_PHASE, np.uint8(DECODE), np.uint8(PREFILL))
-    kinds[1:][request[1:] != request[:-1]] = FIRST
-    kinds[:1] = FIRST
+    kinds = np.where(phase == DECODE, np.uint8(DECODE_TOKEN), np.uint8(PREFILL_TOKEN))
+    kinds[1:][request[1:] != request[:-1]] = FIRST_TOKEN
+    kinds[:1] = FIRST_TOKEN
     return kinds
 
 
@@ -198,7 +208,7 @@ class _Drawing:
         order = decode_order(sample)
         slots = []
         for index, law in enumerate(self.laws):
-            routed = self.drawn.kinds_at(index, slice(0, SAMPLE)) <= DECODE
+            routed = self.drawn.kinds_at(index, slice(0, SAMPLE)) <= DECODE_TOKEN
             blank = np.zeros((sample.tokens, law.top_k), np.uint16)
             slots.append(layer_reuse(sample, index, Decisions(blank, None, routed), order).wanted)
         return slots
@@ -228,7 +238,7 @@ def _plain(shaped: dict[str, Any], tokens: int, seed: int) -> _Drawing:
     prompt = min(_count(shaped, "prompt_tokens", 128, least=0), length)
     rows = np.arange(tokens, dtype=np.int32)
     request, position = rows // length, rows % length
-    phase = np.where(position < prompt, np.uint8(PREFILL_PHASE), np.uint8(DECODE_PHASE))
+    phase = np.where(position < prompt, np.uint8(PREFILL), np.uint8(DECODE))
     text = f"synthetic, seed {seed}: not recorded from any model; skew {_few(skew)}"
     trace = _empty(request, position, phase, numbers, described, text, {"format": "synthetic"})
     seeds = _seeds(seed, len(numbers))
@@ -284,7 +294,7 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Drawing:
         found = layer_reuse(real, index, decisions, pairs)
         here = decisions.take(fitted.astype(np.int64))
         absent = None if decisions.routed is None else ~decisions.routed
-        seen = kinds if absent is None else np.where(absent[fitted], np.uint8(ABSENT), kinds)
+        seen = kinds if absent is None else np.where(absent[fitted], np.uint8(ABSENT_TOKEN), kinds)
         law = fit_law(here, seen, real.model.experts[index], seeds[index] + 1)
         return law, found.shared[0] / found.wanted if found.wanted else None, absent
 
@@ -334,7 +344,7 @@ def _tilted(plan: _Drawing, wanted: Sequence[float | None]) -> Sequence[Law]:
 
     def one_layer(index: int) -> tuple[Law, float, int]:
         kinds = plan.drawn.kinds_at(index, slice(0, SAMPLE))
-        routed = kinds <= DECODE
+        routed = kinds <= DECODE_TOKEN
         total = 0
 
         def measure(law: Law) -> float:

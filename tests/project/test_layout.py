@@ -187,7 +187,7 @@ def test_a_file_has_several_users_or_a_public_function():
 
 
 def test_a_class_name_is_defined_once():
-    """So that a name in a message, a type hint or a search means one thing; classes inside classes and functions too."""
+    """So that a name in a message, a type hint or a search means one thing."""
     where = defaultdict(list)
     for name, path in modules().items():
         if path.is_relative_to(ROOT / "remoe_sim"):
