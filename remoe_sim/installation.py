@@ -40,7 +40,7 @@ class Extra:
 
 
 @dataclass(frozen=True)
-class KernelCache:
+class KernelCacheState:
     """Where compiled kernels are kept; directory None: no place is writable, so that each process compiles anew.
 
     kernels: how many signatures are compiled there; size_bytes: what they take on disk.
@@ -62,7 +62,7 @@ class Checkup(Shown):
     system: str
     cores: int
     threads: int
-    cache: KernelCache
+    cache: KernelCacheState
     packages: tuple[Package, ...]
     extras: tuple[Extra, ...]
 
@@ -156,14 +156,14 @@ def _package(wanted: Any) -> Package:
     return Package(wanted.name, version, str(wanted.specifier), wanted.specifier.contains(version, prereleases=True))
 
 
-def _kernel_cache() -> KernelCache:
+def _kernel_cache() -> KernelCacheState:
     try:
         from remoe_sim.kernels.compile import cache_directory
     except ImportError:  # no compiler: said beside the packages
-        return KernelCache(None, 0, 0)
+        return KernelCacheState(None, 0, 0)
     directory = cache_directory()
     kept = [] if directory is None else list(directory.rglob("*.nb[ic]"))
     compiled = [file for file in kept if file.suffix == ".nbc"]
-    return KernelCache(
+    return KernelCacheState(
         None if directory is None else str(directory), len(compiled), sum(file.stat().st_size for file in kept)
     )

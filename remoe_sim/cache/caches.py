@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_sim.kernels import tallies
 from remoe_sim.policy.outcome import NO_PRELOAD, Outcome, Rules
 from remoe_sim.trace.accesses import Stream, StreamViews, Tokens, global_stream, layer_stream
 from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.trace import Trace, TraceLike
+from remoe_sim.util.arrays import Int32s, Longs
 from remoe_sim.util.units import parse_count, plural
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from remoe_sim.policy.base import Policy
     from remoe_sim.util.arrays import Longs
 
-Entries = npt.NDArray[np.int32]
+Entries = Int32s
 
 
 @dataclass(frozen=True)
 class Preload:
     """counts: int64[E] of each MoE layer, how often each expert was chosen there; empty when nothing is preloaded."""
 
-    counts: tuple[npt.NDArray[np.int64], ...] = ()
+    counts: tuple[Longs, ...] = ()
 
     @classmethod
     def of(cls, trace: Trace, other: TraceLike | None) -> Preload:
@@ -63,14 +63,14 @@ def check_alike(trace: Trace, other: Trace) -> None:
             )
 
 
-def usage(trace: Trace, index: int) -> npt.NDArray[np.int64]:
+def usage(trace: Trace, index: int) -> Longs:
     """int64[E]: how many slots chose each expert of MoE layer `index`."""
     decisions = trace.decisions(index)
     chosen = decisions.experts.reshape(-1) if decisions.valid is None else decisions.experts[decisions.valid]
     return np.bincount(chosen, minlength=trace.model.experts[index])
 
 
-def _ranked(counts: npt.NDArray[np.int64]) -> Entries:
+def _ranked(counts: Longs) -> Entries:
     ranked = np.argsort(-counts, kind="stable")
     return ranked[: np.count_nonzero(counts)].astype(np.int32)
 

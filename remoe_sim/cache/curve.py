@@ -17,10 +17,9 @@ from remoe_sim.kernels import lanes, tallies
 from remoe_sim.kernels.keys import ranks_before
 from remoe_sim.kernels.lanes import LANES
 from remoe_sim.kernels.recency import ABSENT
-from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.base import Policy, Ranks, StackPolicy
 from remoe_sim.policy.outcome import Rules, hits_below
-from remoe_sim.trace.accesses import Stream, Tokens
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, Stream, Tokens
 from remoe_sim.trace.holdings import of_part, of_shared
 from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.sources import PART_ROWS, layers_stage
@@ -312,10 +311,10 @@ def _row(policy: Policy, layer: int | str, capacities: Longs, lookups: Longs, hi
         "policy": policy.label,
         "layer": layer,
         "capacity": capacities,
-        "lookups": int(lookups[PREFILL] + lookups[DECODE]),
-        "hits": hits[PREFILL] + hits[DECODE],
-        "decode_lookups": int(lookups[DECODE]),
-        "decode_hits": hits[DECODE],
+        "lookups": int(lookups[PREFILL_LOOKUP] + lookups[DECODE_LOOKUP]),
+        "hits": hits[PREFILL_LOOKUP] + hits[DECODE_LOOKUP],
+        "decode_lookups": int(lookups[DECODE_LOOKUP]),
+        "decode_hits": hits[DECODE_LOOKUP],
     }
 
 

@@ -158,7 +158,7 @@ class Held:
         self.most = 0
         self._starts, self._held, self._in_all = starts, [0] * len(starts), 0
 
-    def add(self, layers: Sequence[Counted], fresh: npt.NDArray[np.bool_]) -> None:
+    def add(self, layers: Sequence[PartCounts], fresh: npt.NDArray[np.bool_]) -> None:
         """The next part, layer by layer; fresh: bool[steps], the cache is emptied before the step."""
         delta, peak, after = np.zeros((3, fresh.size), np.int64)
         for index, one in enumerate(layers):
@@ -172,7 +172,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Counted:
+class PartCounts:
     """A part of a layer by one policy. table: int64[3, 4], as `remoe_sim.kernels.tallies.tally` has it; the rest as in
     Stream and Outcome."""
 
@@ -203,7 +203,7 @@ def replay_parts(caches: Caches, limits: Sequence[int], policies: Sequence[Polic
 
     each = of_part(trace, PART_ROWS, len(policies))
 
-    def one_layer(index: int) -> tuple[slice, list[Counted]] | None:
+    def one_layer(index: int) -> tuple[slice, list[PartCounts]] | None:
         part = next(streams[index], None)
         return None if part is None else (part.here, [_count(run, part, limits[index]) for run in runs[index]])
 
@@ -219,13 +219,13 @@ def replay_parts(caches: Caches, limits: Sequence[int], policies: Sequence[Polic
     return list(zip(tables, evictions, most, strict=True))
 
 
-def _count(run: PartReplay, part: Part, limit: int) -> Counted:
+def _count(run: PartReplay, part: Part, limit: int) -> PartCounts:
     table, none = np.zeros((3, 4), np.int64), np.zeros(0, np.int64)
     if not part.stream.steps.size:
-        return Counted(table, 0, part.stream.steps, none, none)
+        return PartCounts(table, 0, part.stream.steps, none, none)
     stream, outcome = run.outcome(part, limit)
     tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
-    return Counted(table, outcome.evictions, stream.steps, outcome.resting, outcome.running)
+    return PartCounts(table, outcome.evictions, stream.steps, outcome.resting, outcome.running)
 
 
 def reads_of(caches: Caches, policies: Sequence[Policy]) -> int:

@@ -16,9 +16,8 @@ from remoe_sim.cache.parts import in_parts, reads_of, replay_parts
 from remoe_sim.cache.results import PhaseCounts, ReplayReport, ReplayResult, describe, in_short
 from remoe_sim.cache.settings import DEFAULT_POLICIES, Limit, Settings, policies_for
 from remoe_sim.kernels import tallies
-from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.outcome import Residents, Rules
-from remoe_sim.trace.accesses import StreamViews
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, StreamViews
 from remoe_sim.trace.metrics import adjacent_reuse
 from remoe_sim.trace.sources import layers_stage
 from remoe_sim.trace.trace import TraceLike
@@ -210,7 +209,7 @@ def _results(
                 hits=int(tally.table[kind, HITS]),
                 bytes_read=int(tally.table[kind, BYTES]) if sized else None,
             )
-            for kind in (PREFILL, DECODE)
+            for kind in (PREFILL_LOOKUP, DECODE_LOOKUP)
         }
         results.append(
             ReplayResult(
@@ -221,9 +220,9 @@ def _results(
                 reset=settings.reset,
                 phase=settings.phase,
                 capacity=limit.to_dict(settings.per_layer),
-                prefill=blocks[PREFILL],
-                decode=blocks[DECODE],
-                cold_misses=int(tally.table[[PREFILL, DECODE], COLD].sum()),
+                prefill=blocks[PREFILL_LOOKUP],
+                decode=blocks[DECODE_LOOKUP],
+                cold_misses=int(tally.table[[PREFILL_LOOKUP, DECODE_LOOKUP], COLD].sum()),
                 evictions=tally.evictions,
                 optimal=policy.optimal and equal and not settings.warmup,
                 peak_resident_bytes=tally.peak if sized else None,

@@ -17,11 +17,9 @@ from remoe_sim.util.threads import map_layers
 
 if TYPE_CHECKING:
     from remoe_sim.cache.settings import Limit, Settings
-    from remoe_sim.policy.outcome import Flags
     from remoe_sim.trace.trace import Trace
-    from remoe_sim.util.arrays import Longs
+    from remoe_sim.util.arrays import Flags, Int32s, Longs
 
-Ints = npt.NDArray[np.int32]
 MOVED, ANSWERED = 60, 20  # bytes of an item of a cache while it is replayed, and of what is answered
 
 
@@ -30,7 +28,7 @@ class Course:
     """What all tiers have in common: the step of each group of all layers, in execution order; epochs: group bounds
     between which the tiers live; bytes of each entry; the first entry of each layer."""
 
-    steps: Ints
+    steps: Int32s
     epochs: Longs
     weights: Longs
     layer_starts: Longs
@@ -46,8 +44,8 @@ class Items:
     """Entries that are looked up, come in or leave, in execution order: the group with which it happens, and its kind
     (`tallies`)."""
 
-    groups: Ints
-    entries: Ints
+    groups: Int32s
+    entries: Int32s
     kinds: npt.NDArray[np.uint8]
 
     @classmethod
@@ -55,7 +53,7 @@ class Items:
         groups = np.repeat(np.arange(stream.steps.size, dtype=np.int32), np.diff(stream.offsets))
         return cls(groups, stream.entries.astype(np.int32, copy=False), stream.kinds)
 
-    def take(self, which: npt.NDArray[np.int64]) -> Items:
+    def take(self, which: Longs) -> Items:
         return Items(self.groups[which], self.entries[which], self.kinds[which])
 
     def within(self, first: int, past: int) -> Longs:
@@ -190,7 +188,7 @@ def _pass_cache(
     return Passed(hit, kept, left, had[:count])
 
 
-def _local(items: Items, first: int) -> Ints:
+def _local(items: Items, first: int) -> Int32s:
     return items.entries - np.int32(first)
 
 

@@ -46,7 +46,7 @@ def run_gguf(
     sized = size_gguf(path)
     with loaded(first_part(path), device) as model:
         requests = [model.tokens(one) for one in prompts]
-        tensors, seen = RoutingTensors(probs), _Tokens()
+        tensors, seen = RoutingTensors(probs), _SeenTokens()
         together = 1 if teacher_force else min(batch, len(requests))
         added = 0 if teacher_force else max_new_tokens
         groups = [requests[start : start + together] for start in range(0, len(requests), together)]
@@ -61,7 +61,7 @@ def run_gguf(
     return _trace(path, sized, tensors, seen, teacher_force)
 
 
-class _Tokens:
+class _SeenTokens:
     """What there is to know of the computed tokens besides their experts: int32[tokens, 5] with request, position,
     token, phase and step."""
 
@@ -76,7 +76,9 @@ class _Tokens:
         self.table.add(np.column_stack((np.array(rows), steps)).astype(np.int32))
 
 
-def _read(model: LlamaModel, seen: _Tokens, first: int, row: int, request: Request, teacher_force: bool) -> int | None:
+def _read(
+    model: LlamaModel, seen: _SeenTokens, first: int, row: int, request: Request, teacher_force: bool
+) -> int | None:
     """Compute a text; the token that it is likely followed by, None if that is an end."""
     ids, known = request
     prompt = known if teacher_force else len(ids)
@@ -89,7 +91,7 @@ def _read(model: LlamaModel, seen: _Tokens, first: int, row: int, request: Reque
 
 
 def _generate(
-    model: LlamaModel, seen: _Tokens, first: int, lengths: Sequence[int], last: list[int | None], new_tokens: int
+    model: LlamaModel, seen: _SeenTokens, first: int, lengths: Sequence[int], last: list[int | None], new_tokens: int
 ) -> None:
     """Feed back what the requests of a group are followed by, all at once, but not the last token of each."""
     for past in range(new_tokens - 1):
@@ -102,7 +104,7 @@ def _generate(
             last[row] = model.likeliest(at)
 
 
-def _trace(path: Path, sized: SizedModel, tensors: RoutingTensors, seen: _Tokens, teacher_force: bool) -> Trace:
+def _trace(path: Path, sized: SizedModel, tensors: RoutingTensors, seen: _SeenTokens, teacher_force: bool) -> Trace:
     request, position, token, phase, step = np.ascontiguousarray(seen.table.whole().T)
     layers = sorted(tensors.columns[EXPERTS])
     decisions, weights, probs, usable = [], [], [], True

@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from remoe_sim.util.arrays import Array
 
 BEGINNING = tuple(b"ffn_moe_")
 NEXT = tuple(b"tpw")  # of topk, probs and weights
@@ -36,8 +37,6 @@ def only_moe_tensors(callback: Any, library: Any) -> Any:
     # Not kept on disk like kernels: it holds addresses, which are others in every process.
     return numba.cfunc(numba.boolean(numba.types.voidptr, numba.boolean, numba.types.voidptr))(heard)
 
-
-Array = npt.NDArray[Any]
 
 EXPERTS, WEIGHTS, PROBS = "topk", "weights", "probs"
 # Gate weights have several names on their way: the last that a layer has is of those that it multiplies with.

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_sim.capture.routers import UNWEIGHTED, Router, checked_weights
 from remoe_sim.capture.weighing import weigh
 from remoe_sim.formats.assemble import to_decisions
 from remoe_sim.trace.schedule import steps_of
 from remoe_sim.trace.trace import DECODE, PREFILL, InMemory, Trace
+from remoe_sim.util.arrays import Array, Flags, Int32s, Longs
 
-Array = npt.NDArray[Any]
-Bools = npt.NDArray[np.bool_]
 FORCED = (
     "captured from texts that were given (teacher forcing); each token is a decode step of its own, a known prompt is "
     "one prefill step, and requests follow one another"
@@ -27,12 +25,12 @@ class Conversation:
     """The requests of a batch over several passes: the first one's number, how many there are, how many tokens each
     had before it was recorded, and how many columns (padding too) the cache holds by now."""
 
-    def __init__(self, first_request: int, past: npt.NDArray[np.int64]) -> None:
+    def __init__(self, first_request: int, past: Longs) -> None:
         self.first_request, self.past, self.rows, self.columns = first_request, past, len(past), 0
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """One forward pass of rows x columns tokens. first: it begins its requests; tokens int32[rows, columns] and
     real bool[rows, columns] (no padding), or None; prompts: of each row so many tokens are a prompt, where teacher
     forcing has one."""
@@ -41,8 +39,8 @@ class Pass:
     first: bool
     rows: int
     columns: int
-    tokens: npt.NDArray[np.int32] | None
-    real: Bools | None
+    tokens: Int32s | None
+    real: Flags | None
     prompts: Sequence[int] | None = None
 
 
@@ -61,7 +59,7 @@ class Chosen:
 class Block:
     """Consecutive passes, and what was chosen at each MoE layer: None where no router ran."""
 
-    passes: Sequence[Pass]
+    passes: Sequence[ForwardPass]
     layers: Sequence[Chosen | None]
 
 
@@ -82,11 +80,11 @@ class Recorded:
     unweighted: bool = False
 
     @property
-    def passes(self) -> list[Pass]:
+    def passes(self) -> list[ForwardPass]:
         """All passes, in the order in which they ran."""
         return [one for block in self.blocks for one in block.passes]
 
-    def begin(self, past: npt.NDArray[np.int64]) -> Conversation:
+    def begin(self, past: Longs) -> Conversation:
         """Requests with numbers of their own, one for each row."""
         conversation = Conversation(self.requests, past)
         self.requests += len(past)
@@ -122,13 +120,13 @@ class _Rows:
 
     def __init__(self, recorded: Recorded) -> None:
         self.recorded = recorded
-        self.lengths: dict[int, npt.NDArray[np.int64]] = {}
-        self.finished: dict[int, Bools] = {}
-        self.real: list[Bools] = []
+        self.lengths: dict[int, Longs] = {}
+        self.finished: dict[int, Flags] = {}
+        self.real: list[Flags] = []
         self.left_out = 0
         self.parts = [self._part(number, one) for number, one in enumerate(recorded.passes)]
 
-    def _part(self, number: int, one: Pass) -> tuple[Array, Array, Array, Array, Array | None]:
+    def _part(self, number: int, one: ForwardPass) -> tuple[Array, Array, Array, Array, Array | None]:
         conversation = one.conversation
         lengths = self.lengths.setdefault(conversation.first_request, conversation.past.copy())
         real = np.ones((one.rows, one.columns), np.bool_) if one.real is None else one.real.copy()
@@ -145,7 +143,7 @@ class _Rows:
         passed = np.full(int(real.sum()), number)
         return request[real], position[real], phase[real], passed, None if one.tokens is None else one.tokens[real]
 
-    def _leave_out_ended(self, one: Pass, real: Bools, decode: bool) -> None:
+    def _leave_out_ended(self, one: ForwardPass, real: Flags, decode: bool) -> None:
         """A batch computes on for rows that are done, until its last one is."""
         finished = self.finished.setdefault(one.conversation.first_request, np.zeros(one.rows, np.bool_))
         if not decode:
@@ -155,13 +153,13 @@ class _Rows:
             self.left_out += int((real[:, 0] & finished).sum())
             real[finished] = False
 
-    def columns(self) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+    def columns(self) -> tuple[dict[str, Any], Longs]:
         """The columns of a trace that describe tokens, and the order of the recorded tokens in it."""
         request, position, phase, passed = (np.concatenate([part[i] for part in self.parts]) for i in range(4))
         ids = [part[4] for part in self.parts if part[4] is not None]
         tokens = np.concatenate(ids) if len(ids) == len(self.parts) else None
         request = np.unique(request, return_inverse=True)[1]
-        order: npt.NDArray[np.int64] = np.arange(request.size)
+        order: Longs = np.arange(request.size)
         if self.recorded.teacher_force:
             order = np.lexsort((position, request))
             step = steps_of(request[order], phase[order])
@@ -176,9 +174,7 @@ class _Rows:
         }, order
 
 
-def _layer(
-    recorded: Recorded, index: int, real: list[Bools], order: npt.NDArray[np.int64]
-) -> tuple[Any, Array | None, Array | None]:
+def _layer(recorded: Recorded, index: int, real: list[Flags], order: Longs) -> tuple[Any, Array | None, Array | None]:
     """Decisions of one MoE layer, the largest gate weight first, with weights and probs where there are any."""
     top_k = max(one.experts.shape[1] for block in recorded.blocks if (one := block.layers[index]))
     kinds = {"experts": top_k, "weights": top_k, "probs": recorded.routers[index].experts}

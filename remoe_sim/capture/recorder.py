@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.capture.passes import Block, Chosen, Conversation, Pass, Recorded, one_trace
+from remoe_sim.capture.passes import Block, Chosen, Conversation, ForwardPass, Recorded, one_trace
 from remoe_sim.capture.routers import (
     Router,
     find_routers,
@@ -76,7 +76,7 @@ class Recorder:
         self._parameters = list(inspect.signature(model.forward).parameters)
         self._opened: dict[str, Any] | None = None
         self._outputs: list[list[list[Any]]] = []
-        self._waiting: list[tuple[Pass, list[list[list[Any]]]]] = []
+        self._waiting: list[tuple[ForwardPass, list[list[list[Any]]]]] = []
         self._outside = False
         self._sigmoid: dict[int, bool] = {}
         self._caches: dict[int, tuple[weakref.ref[Any], Conversation]] = {}
@@ -142,7 +142,7 @@ class Recorder:
         first = conversation.columns == 0
         conversation.columns += columns
         prompts, self._prompts = self._prompts, None
-        one = Pass(
+        one = ForwardPass(
             conversation,
             first,
             rows,
@@ -166,7 +166,7 @@ class Recorder:
                 layers = [self._chosen(at, waiting) for at in range(len(self._routers))]
             self._recorded.blocks.append(Block([one for one, _ in waiting], layers))
 
-    def _chosen(self, at: int, waiting: list[tuple[Pass, list[list[list[Any]]]]]) -> Chosen | None:
+    def _chosen(self, at: int, waiting: list[tuple[ForwardPass, list[list[list[Any]]]]]) -> Chosen | None:
         import torch
 
         router, ran, every = self._routers[at], [], []

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from remoe_sim.util.arrays import Flags, Floats
 
 _NAMED = re.compile(r"router|gat(e|ing)", re.IGNORECASE)
 _CLASS = re.compile(r"router|topkgat", re.IGNORECASE)
@@ -134,7 +135,6 @@ def _from_config(model: Any, names: tuple[str, ...]) -> int | None:
 
 
 UNWEIGHTED = "gate weights left out, because those of some layers are negative; slots are in their order all the same"
-Weights = npt.NDArray[np.floating[Any]]
 CLOSE = 0.02  # mean difference of gate weights up to which a scoring function counts as the router's
 
 
@@ -180,7 +180,7 @@ def read_choice(router: Router, tensors: list[Any]) -> Choice:
     return Choice(experts, wide[0].gather(1, experts) if len(wide) > 1 else None, logits, guessed=len(wide) == 1)
 
 
-def checked_weights(name: str, weights: Weights, there: npt.NDArray[np.bool_] | slice = slice(None)) -> bool:
+def checked_weights(name: str, weights: Floats, there: Flags | slice = slice(None)) -> bool:
     """Whether numbers [tokens, k] can be gate weights: negative ones order the experts, but they are something else.
 
     there: the tokens that count. Raises ValueError, naming the router or layer, where one is infinite or NaN.

@@ -14,7 +14,7 @@ _NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "f
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """The model as a trace describes it, what its source is called, and sentences on what is not known."""
 
     model: Model
@@ -22,7 +22,7 @@ class Facts:
     notes: tuple[str, ...]
 
 
-def weigh(model: Any, routers: Sequence[Router], top_k: tuple[int, ...]) -> Facts:
+def weigh(model: Any, routers: Sequence[Router], top_k: tuple[int, ...]) -> ModelFacts:
     """Sizes as loaded: of one expert per MoE layer, and of what a token reads of each layer besides routed experts."""
     config = text_config(model)
     name = str(getattr(model.config, "name_or_path", "") or getattr(config, "model_type", type(model).__name__))
@@ -42,7 +42,7 @@ def weigh(model: Any, routers: Sequence[Router], top_k: tuple[int, ...]) -> Fact
         quant=_quant(model, experts) if known else None,
     )
     notes = "sizes are those of the weights as loaded" if known else "sizes are unknown: weights of experts not found"
-    return Facts(about, name.rpartition("/")[2], (notes,))
+    return ModelFacts(about, name.rpartition("/")[2], (notes,))
 
 
 class _Experts:

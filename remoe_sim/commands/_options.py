@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from remoe_sim.commands._tables import new_table
 from remoe_sim.util.units import decimal
 
 if TYPE_CHECKING:
@@ -298,7 +299,6 @@ def note_all(sentences: tuple[str, ...]) -> None:
 
 def show_times(console: Console, times: list[tuple[str, Timed]], reads: str = "misses") -> None:
     """Modelled times: what runs where, where `reads` come from, a line per answer, and the time to the first token."""
-    from rich.table import Table
 
     first = times[0][1]
     place = "computed by the CPU" if first.costs.misses_from == "cpu" else f"read from {first.costs.misses_from}"
@@ -310,9 +310,7 @@ def show_times(console: Console, times: list[tuple[str, Timed]], reads: str = "m
     rows = [(label, timed.times.parts_ms) for label, timed in times]
     if any(parts for _, parts in rows):
         console.print(parts_table("modelled ms, decode", [(label, parts) for label, parts in rows if parts]))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, heading in enumerate(("", "p50 ms", "p95 ms", "p99 ms", "tokens/s", "TTFT ms, mean")):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    table = new_table("", "p50 ms", "p95 ms", "p99 ms", "tokens/s", "TTFT ms, mean")
     for label, timed in times:
         tpot, ttft, rate = timed.times.tpot_ms, timed.times.ttft_ms, timed.times.tokens_per_second
         table.add_row(
@@ -326,12 +324,8 @@ def show_times(console: Console, times: list[tuple[str, Timed]], reads: str = "m
 
 def parts_table(heading: str, rows: list[tuple[str, dict[str, float]]], rates: list[float] | None = None) -> Table:
     """Milliseconds per cause and token, one row for each answer, with tokens per second if they are given."""
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     more = ("tok/s",) if rates else ()
-    for number, name in enumerate((heading, "TPOT", *more, "dense", "experts", "storage", "PCIe", "fixed")):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    table = new_table(heading, "TPOT", *more, "dense", "experts", "storage", "PCIe", "fixed", gap=1)
     for number, (label, parts) in enumerate(rows):
         shown = [sum(parts.values()), *([rates[number]] if rates else []), *parts.values()]
         table.add_row(label, *(f"{value:,.2f}" for value in shown))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     import pandas as pd
     from rich.table import Table
 
@@ -26,6 +28,21 @@ def held(capacity: dict[str, int]) -> str:
 def size_unit(largest: float) -> tuple[str, int]:
     """The unit in which a column of sizes is shown: MiB, or KiB when the largest is below one MiB."""
     return ("MiB", 2**20) if largest >= 2**20 else ("KiB", 2**10)
+
+
+def new_table(*headings: str, left: int = 1, gap: int = 2, edge: bool = True, wrap: Container[str] = ()) -> Table:
+    """Make a table without lines.
+
+    left: how many columns start at the left; numbers in the others end at the right
+    gap: spaces between columns; edge: also after the last
+    wrap: headings of columns whose cells may break into lines
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=edge, padding=(0, gap, 0, 0), header_style="bold")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < left else "right", no_wrap=heading not in wrap)
+    return table
 
 
 def print_table(table: Table) -> None:

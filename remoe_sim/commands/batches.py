@@ -16,6 +16,7 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     schedule_options,
 )
+from remoe_sim.commands._tables import held, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ def show(report: BatchReport) -> None:
     """Tables for people, 80 columns wide: groups of decode steps, then what the cache makes of them."""
     from rich.console import Console
 
-    from remoe_sim.commands._tables import held
     from remoe_sim.util.units import plural
 
     console = Console(highlight=False, markup=False)
@@ -85,17 +85,8 @@ def show(report: BatchReport) -> None:
     console.print(_hits_table(report))
 
 
-def _table(*headings: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
 def _groups_table(report: BatchReport) -> Table:
-    table = _table("batch", "steps", "tokens/step", "experts/group", "uniform", "if full", "lookups/token")
+    table = new_table("batch", "steps", "tokens/step", "experts/group", "uniform", "if full", "lookups/token", left=0)
     for one in report:
         values = one.groups.to_dict()
         names = (
@@ -111,10 +102,8 @@ def _groups_table(report: BatchReport) -> Table:
 
 
 def _hits_table(report: BatchReport) -> Table:
-    from remoe_sim.commands._tables import size_unit
-
     unit, factor = size_unit(max(result.bytes_read_per_token or 0 for one in report for result in one.results))
-    table = _table("batch", "policy", "hit rate", "hits / lookups", f"{unit}/token")
+    table = new_table("batch", "policy", "hit rate", "hits / lookups", f"{unit}/token", left=0)
     for one in report:
         for number, result in enumerate(one.results):
             decode, per_token = result.decode, result.bytes_read_per_token

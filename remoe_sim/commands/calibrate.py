@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import note, print_json
+from remoe_sim.commands._tables import new_table
 
 if TYPE_CHECKING:
     from remoe_sim.devices.calibrate import Calibration
@@ -66,20 +67,15 @@ def _count(given: str | None, what: str) -> int | None:
 def show(answer: Calibration) -> None:
     """Fitted numbers with intervals, then measured and predicted times."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, markup=False)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, name in enumerate(("fitted", "value", "95 % interval", "before")):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    table = new_table("fitted", "value", "95 % interval", "before")
     for one in answer.fitted:
         before = "" if one.before is None else f"{one.before:.4g}"
         table.add_row(one.name, f"{one.value:.4g}", one.interval, before)
     console.print(table)
     console.print()
-    errors = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, name in enumerate(("run", "measured ms", "predicted", "error", "given compute", "error")):
-        errors.add_column(name, justify="right" if number else "left", no_wrap=True)
+    errors = new_table("run", "measured ms", "predicted", "error", "given compute", "error")
     for row in answer.to_dict()["runs"]:
         given = row["predicted_with_compute_ms"]
         errors.add_row(

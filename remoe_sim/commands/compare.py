@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import fast_option, memory_option, note, print_json
+from remoe_sim.commands._tables import new_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,11 +105,7 @@ def _show_layers(console: Console, found: Comparison, all_of_them: bool) -> None
 
 
 def _table(rows: tuple[Difference, ...], alpha: float) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for number, heading in enumerate(("", "A", "B", "B - A", "interval  ", "p")):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    table = new_table("", "A", "B", "B - A", "interval  ", "p", gap=1)
     for one in rows:
         table.add_row(*_cells(one, alpha))
     return table

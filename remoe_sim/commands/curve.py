@@ -16,7 +16,7 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     scheduled,
 )
-from remoe_sim.commands._tables import records
+from remoe_sim.commands._tables import new_table, records
 from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def write(frame: pd.DataFrame, answer: dict[str, Any], path: str) -> None:
 def show(frame: pd.DataFrame) -> None:
     """Policies side by side at up to 16 capacities, all layers together."""
     from rich.console import Console
-    from rich.table import Table
 
     from remoe_sim.cache.settings import NO_BOUND, OPTIMUM
     from remoe_sim.util.units import format_bytes
@@ -101,9 +100,8 @@ def show(frame: pd.DataFrame) -> None:
     wide = rows.pivot(index="capacity", columns="policy", values="hits")[list(dict.fromkeys(rows["policy"]))]
     wide = wide.ffill()  # under --budget all a policy has rows only where its hits change
     unit, lookups = frame.attrs["capacity_unit"], int(rows["lookups"].iloc[0])
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in (unit.replace("_", " "), *wide.columns):
-        table.add_column(heading, justify="right")
+    headings = (unit.replace("_", " "), *wide.columns)
+    table = new_table(*headings, left=0, wrap=headings)
     some = [wide.index[round(i * (len(wide) - 1) / 15)] for i in range(16)] if len(wide) > 16 else list(wide.index)
     for capacity in some:
         shown = format_bytes(capacity) if unit == "bytes" else str(capacity)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from remoe_sim.finetune import Stage, Tuned
-    from remoe_sim.finetune.training import Point
+    from remoe_sim.finetune.training import TrainingPoint
 
 
 @click.command()
@@ -55,7 +55,7 @@ def show(tuned: Tuned) -> None:
         click.echo(f"{name:10}{loss:>24}{reuse:>24}")
 
 
-def _in_words(point: Point, of: Point | None) -> tuple[str, str]:
+def _in_words(point: TrainingPoint, of: TrainingPoint | None) -> tuple[str, str]:
     """Loss and reuse, and their change against another point."""
     loss = _against(point.loss, of.loss if of else None, ".4f")
     reuse = "not defined" if point.reuse is None else _against(point.reuse, of.reuse if of else None, ".2%")
@@ -67,10 +67,10 @@ def _against(value: float, before: float | None, form: str) -> str:
     return format(value, form).replace("%", " %") + change.replace("%", " %")
 
 
-def _progress() -> Callable[[Stage, int, Point | None], None]:
-    seen: list[Point] = []
+def _progress() -> Callable[[Stage, int, TrainingPoint | None], None]:
+    seen: list[TrainingPoint] = []
 
-    def tell(stage: Stage, step: int, point: Point | None) -> None:
+    def tell(stage: Stage, step: int, point: TrainingPoint | None) -> None:
         tty = sys.stderr.isatty()
         if point is None:
             if tty:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import memory_option
-from remoe_sim.commands._tables import print_table
+from remoe_sim.commands._tables import new_table, print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,24 +80,20 @@ def facts_table(info: Info) -> Table:
 
 def layers_table(info: Info) -> Table:
     """One line per MoE layer."""
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1), pad_edge=False, collapse_padding=True, header_style="bold")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = new_table(*HEADINGS, left=0, gap=1, edge=False)
     for one in info.layers:
         table.add_row(
-            str(one["layer"]),
-            str(one["decisions"]),
-            f"{one['shared']}/{one['wanted']}",
-            _figure(one["reuse_rate"]),
-            _figure(one["reuse_rate_w8"]),
-            _figure(one["routing_entropy_normalised"]),
-            _figure(one["load_balance_cv"], 2),
-            f"{one['distinct_experts']}/{one['experts']}",
-            _figure(one["popularity_top10_share"], 3),
-            _figure(one["mean_streak"], 2),
-            _figure(one["working_set_64"], 1),
+            str(one.layer),
+            str(one.decisions),
+            f"{one.shared}/{one.wanted}",
+            _figure(one.reuse_rate),
+            _figure(one.reuse_rate_w8),
+            _figure(one.routing_entropy_normalised),
+            _figure(one.load_balance_cv, 2),
+            f"{one.distinct_experts}/{one.experts}",
+            _figure(one.popularity_top10_share, 3),
+            _figure(one.mean_streak, 2),
+            _figure(one.working_set_64, 1),
         )
     return table
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from remoe_sim.commands._options import print_json
+from remoe_sim.commands._tables import new_table, print_table
 
 Row = dict[str, Any]
 SHOWN = ("bf16", "q4_k_m")
@@ -45,14 +46,8 @@ def _model_rows() -> list[Row]:
 
 def _show_models(rows: list[Row]) -> None:
     """A table of 80 columns; a question mark is behind models of which something has not been checked."""
-    from rich.table import Table
 
-    from remoe_sim.commands._tables import print_table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    headings = ("name", "layers", "MoE", "experts", "top-k", "billions", *SHOWN)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
+    table = new_table("name", "layers", "MoE", "experts", "top-k", "billions", *SHOWN, edge=False)
     for row in rows:
         mark = "?" if row["unverified"] else ""
         sizes = [f"{row['mean_expert_bytes'][quant] / 2**20:,.2f}" for quant in SHOWN]
@@ -76,13 +71,8 @@ def _device_rows() -> list[Row]:
 
 def _show_devices(rows: list[Row]) -> None:
     """A table of 80 columns; a question mark is behind what nobody has checked."""
-    from rich.table import Table
 
-    from remoe_sim.commands._tables import print_table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("name", "memory GiB", "GB/s", "PCIe GB/s", "storage GB/s", "checked"):
-        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
+    table = new_table("name", "memory GiB", "GB/s", "PCIe GB/s", "storage GB/s", "checked", edge=False)
     for row in rows:
         table.add_row(*_cells(row))
     print_table(table)
@@ -172,12 +162,9 @@ def command(kind: str, as_json: bool) -> None:
 def show(rows: list[Row]) -> None:
     """A table for people; what belongs to a policy besides its name and summary stands under these."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in rows[0] if rows else ():
-        if heading not in ("needs", "source"):
-            table.add_column(heading, no_wrap=heading != "summary")
+    headings = [name for name in (rows[0] if rows else ()) if name not in ("needs", "source")]
+    table = new_table(*headings, left=len(headings), edge=False, wrap=("summary",))
     for row in rows:
         cells = {name: _text(value) for name, value in row.items()}
         needs, source = cells.pop("needs", ""), cells.pop("source", "")

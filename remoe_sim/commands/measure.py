@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import note, print_json
+from remoe_sim.commands._tables import new_table, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,15 +99,9 @@ def show(measurement: Measurement) -> None:
 
 
 def _show_link(measurement: Measurement, kind: str, rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    from remoe_sim.commands._tables import print_table
 
     depths = list(dict.fromkeys(row["lanes"] for row in rows))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(f"{kind}, MiB/s", no_wrap=True)
-    for depth in depths:
-        table.add_column(f"{depth} at once", justify="right", no_wrap=True)
+    table = new_table(f"{kind}, MiB/s", *(f"{depth} at once" for depth in depths), edge=False)
     for size in dict.fromkeys(row["bytes"] for row in rows):
         cells = [row for row in rows if row["bytes"] == size]
         table.add_row(

@@ -19,6 +19,7 @@ from remoe_sim.commands._options import (
     setting_options,
     timing_options,
 )
+from remoe_sim.commands._tables import new_table
 from remoe_sim.util.units import decimal
 
 if TYPE_CHECKING:
@@ -108,15 +109,6 @@ def _gib(size: float) -> str:
     return decimal(size / 2**30)
 
 
-def _table(*headings: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    return table
-
-
 def _answers(result: PlanResult) -> Table:
     """All answers for one policy."""
     rows = [("no cache", result.no_cache), ("knee", result.knee)]
@@ -125,7 +117,7 @@ def _answers(result: PlanResult) -> Table:
     rows += [(f"in {_gib(result.memory_bytes)} GiB", result.memory), ("all experts", result.all_experts)]
     unit = next(iter(result.no_cache.capacity))
     per_layer = ("experts",) if unit == "experts_per_layer" else ()
-    table = _table(result.policy, *per_layer, "cache GiB", "group", "in all", "TPOT ms", "waits", "tokens/s")
+    table = new_table(result.policy, *per_layer, "cache GiB", "group", "in all", "TPOT ms", "waits", "tokens/s")
     for name, point in rows:
         if point is None:
             table.add_row(name, "none")
@@ -142,7 +134,7 @@ def _lines(report: PlanReport, quant: str) -> Table:
     first = report[0]
     asked = () if first.target_ms is None else ("needs",)
     priced = () if first.price is None else ("price",)
-    table = _table(quant, *priced, "policy", *asked, "has", "TPOT ms", "knee", "TPOT ms")
+    table = new_table(quant, *priced, "policy", *asked, "has", "TPOT ms", "knee", "TPOT ms")
     for one in report:
         if one.model.quant != quant:
             continue

@@ -23,6 +23,7 @@ from remoe_sim.commands._options import (
     scope_option,
     sized,
 )
+from remoe_sim.commands._tables import held, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -100,7 +101,6 @@ def show(report: PrefetchReport, by_layer: bool = False) -> None:
     """Tables for people, 80 columns wide: hits of each phase, then what became of the guesses."""
     from rich.console import Console
 
-    from remoe_sim.commands._tables import held
     from remoe_sim.util.units import format_bytes, plural
 
     console = Console(highlight=False, markup=False)
@@ -140,7 +140,7 @@ def _show_times(console: Console, report: PrefetchReport, timed: Timed) -> None:
         soft_wrap=True,
     )
     rows = {}
-    late = _table("decode", "policy", "tokens/s", "loaded", "came late", "MiB/token late")
+    late = new_table("decode", "policy", "tokens/s", "loaded", "came late", "MiB/token late", left=2)
     for result in report:
         bare = result.without
         if result.timed is None or bare is None or bare.timed is None:
@@ -161,17 +161,8 @@ def _show_times(console: Console, report: PrefetchReport, timed: Timed) -> None:
     console.print(late)
 
 
-def _table(*headings: str, left: int = 2) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number >= left else "left", no_wrap=True)
-    return table
-
-
 def _hits_table(report: PrefetchReport, phase: str) -> Table:
-    table = _table(phase, "policy", "hit rate", "without", "resident", "by prefetch", "misses")
+    table = new_table(phase, "policy", "hit rate", "without", "resident", "by prefetch", "misses", left=2)
     lookups = " and ".join(f"{count:,}" for count in sorted({getattr(result, phase).lookups for result in report}))
     table.caption, table.caption_justify = f"of {lookups} lookups", "left"
     for result in report:
@@ -190,7 +181,7 @@ def _hits_table(report: PrefetchReport, phase: str) -> Table:
 
 def _guesses_table(report: PrefetchReport) -> Table:
     """What became of the experts that were named, in both phases."""
-    table = _table("guesses", "policy", "named", "right", "there", "capped", "no room", "loaded")
+    table = new_table("guesses", "policy", "named", "right", "there", "capped", "no room", "loaded", left=2)
     if all(getattr(report[0], phase).tokens for phase in ("decode", "prefill")):
         table.caption, table.caption_justify = "for decode and prefill", "left"
     for result in report:
@@ -204,8 +195,6 @@ def _guesses_table(report: PrefetchReport) -> Table:
 def _bytes_tables(report: PrefetchReport) -> Iterator[Table]:
     """Per decode token, as everywhere, or per prefill token where nothing is decoded; in bytes or, where sizes are
     unknown, experts: the demand beside what is prefetched, then what became of this."""
-    from remoe_sim.commands._tables import size_unit
-
     phase = "decode" if report[0].decode.tokens else "prefill"
     counts = [(getattr(one, phase), getattr(one.without, phase)) for one in report]
     tokens = max(counts[0][0].tokens, 1)
@@ -213,8 +202,8 @@ def _bytes_tables(report: PrefetchReport) -> Iterator[Table]:
     unit, factor = ("experts", 1)
     if sizes:
         unit, factor = size_unit(max((one.total_bytes or 0) / tokens for one, _ in counts))
-    read = _table(f"{phase} {unit}/token", "policy", "without", "demand", "prefetch", "in all")
-    loaded = _table(f"{phase} {unit}/token", "policy", "useful", "wasted", "wrong", "capped")
+    read = new_table(f"{phase} {unit}/token", "policy", "without", "demand", "prefetch", "in all", left=2)
+    loaded = new_table(f"{phase} {unit}/token", "policy", "useful", "wasted", "wrong", "capped", left=2)
     for result, (one, bare) in zip(report, counts, strict=True):
         amounts: tuple[int | None, ...] = (bare.misses, one.misses, one.prefetched, one.misses + one.prefetched)
         fates: tuple[int | None, ...] = (one.useful, one.wasted, one.wrong, one.cap_refused)
@@ -229,7 +218,9 @@ def _bytes_tables(report: PrefetchReport) -> Iterator[Table]:
 
 
 def _layers_table(layers: dict[int, Any]) -> Table:
-    table = _table("layer", "lookups", "hits", "by prefetch", "misses", "named", "loaded", "useful", "wasted", left=0)
+    table = new_table(
+        "layer", "lookups", "hits", "by prefetch", "misses", "named", "loaded", "useful", "wasted", left=0
+    )
     for number, one in layers.items():
         counts = (one.lookups, one.hits, one.hits_by_prefetch, one.misses, one.named, one.prefetched, one.useful)
         table.add_row(str(number), *map(str, (*counts, one.wasted)))

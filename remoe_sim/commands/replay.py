@@ -20,7 +20,7 @@ from remoe_sim.commands._options import (
     scheduled,
     show_times,
 )
-from remoe_sim.commands._tables import held, size_unit
+from remoe_sim.commands._tables import held, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -121,15 +121,6 @@ def show(report: ReplayReport) -> None:
         console.print(f"Adjacent decode tokens share {percent(first.reuse_rate)} of their experts.")
 
 
-def _table(*headings: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    return table
-
-
 def _name(result: ReplayResult) -> str:
     return result.policy + ("*" if result.optimal else "")
 
@@ -138,7 +129,7 @@ def _phase_table(report: ReplayReport, phase: str) -> Table:
     counts = [getattr(result, phase) for result in report]
     unit, factor = size_unit(max(one.bytes_read or 0 for one in counts))
     token_unit, token_factor = size_unit(max((one.bytes_read or 0) / max(one.tokens, 1) for one in counts))
-    table = _table(phase, "hit rate", "hits / lookups", "behind belady", f"{unit} read", f"{token_unit}/token")
+    table = new_table(phase, "hit rate", "hits / lookups", "behind belady", f"{unit} read", f"{token_unit}/token")
     belady = next((one for result, one in zip(report, counts, strict=True) if result.policy == "belady"), None)
     for result, one in zip(report, counts, strict=True):
         read = one.bytes_read
@@ -155,7 +146,7 @@ def _phase_table(report: ReplayReport, phase: str) -> Table:
 
 def _misses_table(report: ReplayReport) -> Table:
     unit, factor = size_unit(max(result.peak_resident_bytes or 0 for result in report))
-    table = _table("misses", "in all", "cold", "capacity", "evictions", f"peak {unit} resident")
+    table = new_table("misses", "in all", "cold", "capacity", "evictions", f"peak {unit} resident")
     for result in report:
         peak = result.peak_resident_bytes
         table.add_row(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import memory_option, note, print_json
+from remoe_sim.commands._tables import new_table, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
 def show(report: RerouteReport) -> None:
     """A table for people, 80 columns wide."""
     from rich.console import Console
-    from rich.table import Table
 
-    from remoe_sim.commands._tables import size_unit
     from remoe_sim.util.units import plural
 
     console = Console(highlight=False, markup=False)
@@ -87,9 +86,7 @@ def show(report: RerouteReport) -> None:
         f"{plural(rule['experts_per_layer'], 'expert')} per layer\n"
     )
     unit, factor = size_unit(max(counts[one]["bytes_read_per_token"] or 0 for one in ("before", "after")))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("decode", "hit rate", "hits / lookups", "misses", f"{unit}/token"):
-        table.add_column(heading, justify="left" if heading == "decode" else "right", no_wrap=True)
+    table = new_table("decode", "hit rate", "hits / lookups", "misses", f"{unit}/token")
     for name in ("before", "after"):
         one = counts[name]
         per_token = one["bytes_read_per_token"]

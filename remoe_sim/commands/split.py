@@ -16,7 +16,7 @@ from remoe_sim.commands._options import (
     scheduled,
     setting_options,
 )
-from remoe_sim.commands._tables import print_table
+from remoe_sim.commands._tables import new_table, print_table, print_text, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def command(as_json: bool, **arguments: Any) -> None:
 
 def show(report: SplitReport) -> None:
     """A table per policy, then how many experts each layer gets; 80 columns wide."""
-    from remoe_sim.commands._tables import print_text
     from remoe_sim.util.units import format_bytes, plural
 
     unit, limit = next(iter(report.capacity.items()))
@@ -96,15 +95,8 @@ def show(report: SplitReport) -> None:
 
 
 def _show_policy(result: PolicySplit) -> None:
-    from rich.table import Table
-
-    from remoe_sim.commands._tables import size_unit
-
     unit, factor = size_unit(result.equal.bytes_read or 0)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    headings = (result.policy, "misses", "beside equal", "hit rate", "hits / lookups", f"{unit} read")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    table = new_table(result.policy, "misses", "beside equal", "hit rate", "hits / lookups", f"{unit} read")
     for name in ("equal", "greedy", "best", "shared"):
         division = getattr(result, name)
         read, change = division.bytes_read, division.misses - result.equal.misses

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import fast_option, memory_option, note, note_all, print_json
+from remoe_sim.commands._tables import new_table, records
 from remoe_sim.util.progress import stage
 from remoe_sim.util.units import percent
 
@@ -150,7 +151,6 @@ def _same_file(one: str, other: str) -> bool:
 
 
 def _print(frame: pd.DataFrame) -> None:
-    from remoe_sim.commands._tables import records
     from remoe_sim.util.display import stamp
 
     print_json({**stamp(SCHEMA), "notes": frame.attrs.get("notes", []), "rows": records(frame)})
@@ -160,7 +160,8 @@ def _show_plan(frame: pd.DataFrame) -> None:
     """Per trace and scope, how many replays and cells there are to do."""
     import pandas as pd
 
-    table = _table("trace", "scope", "batch", "replays", "cells", "done")
+    headings = ("trace", "scope", "batch", "replays", "cells", "done")
+    table = new_table(*headings, wrap=headings)
     for names, rows in frame.groupby(["trace", "scope", "batch"], sort=False, dropna=False):
         trace, scope, batch = names
         counts = (rows[~rows["done"]]["replay"].nunique(), len(rows), int(rows["done"].sum()))
@@ -206,7 +207,8 @@ def _side_by_side(rows: pd.DataFrame) -> Table:
     limits = sorted(set(rows["capacity"]))
     if len(limits) > MOST_LINES:
         limits = [limits[round(i * (len(limits) - 1) / (MOST_LINES - 1))] for i in range(MOST_LINES)]
-    table = _table(unit.replace("_", " "), *policies, first="right")
+    headings = (unit.replace("_", " "), *policies)
+    table = new_table(*headings, left=0, wrap=headings)
     for limit in limits:
         cells = [rows[(rows["capacity"] == limit) & (rows["policy"] == policy)] for policy in policies]
         shown = [_cell(one, bool(timed)) if len(one) else "" for one in cells]
@@ -225,15 +227,6 @@ def _cell(rows: pd.DataFrame, timed: bool) -> str:
     if timed:
         shown += "  none" if pd.isna(tpot) else f"  {tpot:,.1f} ms"
     return shown
-
-
-def _table(*headings: str, first: Any = "left") -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else first)
-    return table
 
 
 def _console() -> Console:

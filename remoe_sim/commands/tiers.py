@@ -20,6 +20,7 @@ from remoe_sim.commands._options import (
     show_times,
     sized,
 )
+from remoe_sim.commands._tables import held, new_table, size_unit
 from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
@@ -99,7 +100,6 @@ def show(report: TierReport) -> None:
     """Tables for people, 80 columns wide: hits of each tier by phase, then what crossed the links."""
     from rich.console import Console
 
-    from remoe_sim.commands._tables import held
     from remoe_sim.util.units import plural
 
     console = Console(highlight=False, markup=False)
@@ -127,19 +127,10 @@ def show(report: TierReport) -> None:
         show_times(console, rows, "what the host misses")
 
 
-def _table(*headings: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number > 2 else "left", no_wrap=True)
-    return table
-
-
 def _hits_table(report: TierReport, phase: str) -> Table:
     """Shares of all lookups of the phase."""
     lookups = getattr(report[0], phase).device_lookups
-    table = _table(f"{lookups} {phase} lookups", "device", "host", "on device", "in host", "storage")
+    table = new_table(f"{lookups} {phase} lookups", "device", "host", "on device", "in host", "storage", left=3)
     for result in report:
         one = getattr(result, phase)
         table.add_row(
@@ -155,13 +146,11 @@ def _hits_table(report: TierReport, phase: str) -> Table:
 
 def _links_table(report: TierReport, phase: str) -> Table:
     """Bytes per link and token of the phase."""
-    from remoe_sim.commands._tables import size_unit
-
     names = ("storage_to_host_bytes", "host_to_device_bytes", "device_to_host_bytes")
     tokens = max(getattr(report[0], phase).tokens, 1)
     rows = [[getattr(getattr(result, phase), name) for name in names] for result in report]
     unit, factor = size_unit(max((amount or 0) / tokens for row in rows for amount in row))
-    table = _table(f"{unit}/token", "device", "host", "storage→host", "host→device", "device→host")
+    table = new_table(f"{unit}/token", "device", "host", "storage→host", "host→device", "device→host", left=3)
     for result, row in zip(report, rows, strict=True):
         shown = [sized(None if amount is None else amount / tokens, factor) for amount in row]
         table.add_row(result.relation, result.device.policy, result.host.policy, *shown)

@@ -18,7 +18,7 @@ from remoe_sim.commands._options import (
     scope_option,
     setting_options,
 )
-from remoe_sim.commands._tables import print_table, print_text
+from remoe_sim.commands._tables import new_table, print_table, print_text, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -96,21 +96,10 @@ def show(found: Verdict) -> None:
         print_text(f"Left out because it {why}: {names}.")
 
 
-def _table(*headings: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    return table
-
-
 def _policies(found: Verdict) -> Table:
-    from remoe_sim.commands._tables import size_unit
-
     results = [*found.online, *found.bounds.values()]
     unit, factor = size_unit(max(result.bytes_read_per_token or 0 for result in results))
-    table = _table("policy", "misses", "capacity", "regret", "hit rate", "decode", f"{unit}/token")
+    table = new_table("policy", "misses", "capacity", "regret", "hit rate", "decode", f"{unit}/token")
 
     def add(name: str, result: ReplayResult, regret: str) -> None:
         per_token = result.bytes_read_per_token
@@ -162,7 +151,7 @@ def _regime(found: Verdict) -> Table:
 def _needed(found: Verdict) -> Table:
     """Experts per layer by share of decode lookups that hit."""
     shares = [target["decode_hit_rate"] for target in found.experts_needed[0]["targets"]]
-    table = _table("experts per layer to hit", *(f"{100 * share:.0f} %" for share in shares), "all experts hit")
+    table = new_table("experts per layer to hit", *(f"{100 * share:.0f} %" for share in shares), "all experts hit")
     for one in found.experts_needed:
         needed = [target["experts_per_layer"] for target in one["targets"]]
         table.add_row(one["policy"], *("never" if n is None else str(n) for n in needed), percent(one["most"]))

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 if TYPE_CHECKING:
     from remoe_sim.devices.device import Device, Link
     from remoe_sim.models.sizes import SizedModel
+    from remoe_sim.util.arrays import Int32s, Longs, Reals
 
-Reals = npt.NDArray[np.float64]
 CONTENTION = 2  # column of expert_costs
 PLACES = ("host", "storage", "cpu")
 
@@ -29,14 +28,14 @@ class Costs:
     `cpu`; notes: sentences about what is not known, that any output has to print.
     """
 
-    moe_of: npt.NDArray[np.int32]
+    moe_of: Int32s
     layer_costs: Reals
     head_costs: Reals
     expert_costs: Reals
     far_sizes: Reals
     near_sizes: Reals
     link: Reals
-    lanes: npt.NDArray[np.int64]
+    lanes: Longs
     at_once: float
     misses_from: str
     kv_windows: tuple[int | None, ...]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.files import replacing
 
 if TYPE_CHECKING:
-    from remoe_sim.devices.costs import Costs, Reals
-    from remoe_sim.util.arrays import Longs
+    from remoe_sim.devices.costs import Costs
+    from remoe_sim.util.arrays import Int32s, Longs, Reals
 
 OVERLAPS = ("none", "layer", "prefetch")
 DEFAULT_OVERLAP = "layer"
@@ -129,7 +129,7 @@ class Log:
     """Events of the first steps: kind, step, layer and lane int32[n, 4] (`kernels.timeline`), start and end in seconds
     float64[n, 2]."""
 
-    events: npt.NDArray[np.int32]
+    events: Int32s
     spans: Reals
 
 
@@ -194,8 +194,8 @@ def kinds_of_steps(kinds: npt.NDArray[np.uint8], starts: Longs) -> tuple[Longs, 
     """int64[steps] each: counted decode tokens and counted prefill tokens of every step."""
     if starts.size < 2:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    decode = np.add.reduceat((kinds == DECODE).astype(np.int64), starts[:-1])
-    return decode, np.add.reduceat((kinds == PREFILL).astype(np.int64), starts[:-1])
+    decode = np.add.reduceat((kinds == DECODE_LOOKUP).astype(np.int64), starts[:-1])
+    return decode, np.add.reduceat((kinds == PREFILL_LOOKUP).astype(np.int64), starts[:-1])
 
 
 _KINDS = ("dense", "experts", "waiting", "experts on the CPU", "read", "copy")

@@ -17,7 +17,7 @@ from remoe_sim.finetune.checkpoint import state_folder, write
 from remoe_sim.finetune.gates import Gates
 from remoe_sim.finetune.recipe import Recipe, Stage, read_recipe
 from remoe_sim.finetune.texts import digest, flat, read_texts, split
-from remoe_sim.finetune.training import Point, Trainer
+from remoe_sim.finetune.training import Trainer, TrainingPoint
 from remoe_sim.util.display import stamp
 from remoe_sim.util.files import locked, told
 from remoe_sim.util.output_places import followed
@@ -37,9 +37,9 @@ class Tuned:
 
     output: str
     recipe: Recipe
-    original: Point
-    tuned: Point
-    history: tuple[Point, ...]
+    original: TrainingPoint
+    tuned: TrainingPoint
+    history: tuple[TrainingPoint, ...]
     gates: int
     parameters: int
     layers: int
@@ -71,7 +71,7 @@ def run(
     tokenizer: Any = None,
     device: str = "auto",
     seed: int = 0,
-    progress: Callable[[Stage, int, Point | None], None] | None = None,
+    progress: Callable[[Stage, int, TrainingPoint | None], None] | None = None,
 ) -> Tuned:
     """Tune the gates of a Transformers model, nothing else, and write it as a checkpoint of the same architecture.
 
@@ -79,8 +79,9 @@ def run(
     tuned in place); data: a `.txt` or `.jsonl` file as `capture` takes, or texts; output: the folder to write, which
     must not be there; recipe: a name, a TOML file or a Recipe; validation: texts for evaluation (else 5 % of data, at
     most 64, are held out); downstream: texts of stages that name them (else data); seed: of the order of the texts and
-    of which are held out; progress: called after every step, with a Point where one was evaluated. What was interrupted
-    goes on from its last evaluation when it is called again in the same way. Raises ValueError for what cannot be used.
+    of which are held out; progress: called after every step, with a TrainingPoint where one was evaluated. What was
+    interrupted goes on from its last evaluation when it is called again in the same way. Raises ValueError for what
+    cannot be used.
     """
     with told(Path(output)):
         output = followed(Path(output))
@@ -160,7 +161,7 @@ def _texts(
     return train, flat(held, "the texts for validation"), notes
 
 
-def _tuned(output: str, recipe: Recipe, history: Sequence[Point], gates: Gates, notes: Sequence[str]) -> Tuned:
+def _tuned(output: str, recipe: Recipe, history: Sequence[TrainingPoint], gates: Gates, notes: Sequence[str]) -> Tuned:
     original, last = history[0], [point for point in history if point.within][-1]
     ended = [point for point in history if not point.within]
     said = [

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Point:
+class TrainingPoint:
     """Where a run was: after `step` steps of a stage (0: before the first). loss and reuse: on the validation texts;
     terms: those of the loss in the last pass; within: whether the loss was within the band."""
 
@@ -43,22 +43,22 @@ class Trainer:
         seed: int,
         about: dict[str, str],
         folder: Path,
-        progress: Callable[[Stage, int, Point | None], None] | None,
+        progress: Callable[[Stage, int, TrainingPoint | None], None] | None,
     ) -> None:
         self.gates, self.recipe, self.texts, self.validation = gates, recipe, texts, validation
         self.seed, self.about, self.folder, self.progress = seed, about, folder, progress
-        self.history: list[Point] = []
+        self.history: list[TrainingPoint] = []
 
-    def run(self) -> list[Point]:
+    def run(self) -> list[TrainingPoint]:
         """Train; the gates of the model are then those of the last evaluation within the band."""
         first, begin, state = 0, 0, kept(self.folder, self.about)
         # The optimiser works on float32 copies: steps are too small for bfloat16 to hold.
         self.masters = {name: value.float() for name, value in self.gates.values().items()}
         if state is None:
             found = self._evaluate()
-            self.history.append(Point("original", 0, found.loss, found.reuse, {}, True))
+            self.history.append(TrainingPoint("original", 0, found.loss, found.reuse, {}, True))
         else:
-            self.history = [Point(**one) for one in state["history"]]
+            self.history = [TrainingPoint(**one) for one in state["history"]]
             first, begin = state["stage"], state["step"]
             self.masters, state["good"] = (
                 {name: value.to(self.gates.model.device) for name, value in state[key].items()}
@@ -127,10 +127,10 @@ class Trainer:
         self.gates.set(self.masters)
         return found
 
-    def _point(self, stage: Stage, step: int, terms: dict[str, float]) -> Point:
+    def _point(self, stage: Stage, step: int, terms: dict[str, float]) -> TrainingPoint:
         found = self._evaluate()
         within = found.loss <= self.history[0].loss * (1 + self.recipe.band)  # False where it is not a number
-        point = Point(stage.name, step, found.loss, found.reuse, terms, within)
+        point = TrainingPoint(stage.name, step, found.loss, found.reuse, terms, within)
         self.history.append(point)
         return point
 
@@ -154,7 +154,7 @@ class Trainer:
         }
         keep(state, self.folder)
 
-    def _tell(self, stage: Stage, step: int, point: Point | None) -> None:
+    def _tell(self, stage: Stage, step: int, point: TrainingPoint | None) -> None:
         if self.progress is not None:
             self.progress(stage, step, point)
 

@@ -18,10 +18,9 @@ from remoe_sim.trace.weights import EXPECTED, ORDERED, in_order, wrong_weight
 from remoe_sim.util.errors import TraceError
 
 if TYPE_CHECKING:
-    from remoe_sim.util.arrays import Ints
+    from remoe_sim.util.arrays import Array, Flags, Int32s, Ints, Longs, Singles
 
 Fault = Callable[[int, str], TraceError]
-Weights = npt.NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class LayerTables:
     kept: tuple[int, ...]
     numbers: tuple[int, ...]
     layers: tuple[Decisions, ...]
-    weights: tuple[Weights, ...]
+    weights: tuple[Singles | None, ...]
 
     @property
     def top_k(self) -> tuple[int, ...]:
@@ -47,7 +46,7 @@ class LayerTables:
 def layer_tables(
     source: Source,
     experts: Ints,
-    weights: npt.NDArray[Any] | None,
+    weights: Array | None,
     numbers: Sequence[int],
     count: int,
     fault: Fault,
@@ -94,9 +93,7 @@ def layer_tables(
     )
 
 
-def _checked_weights(
-    weights: npt.NDArray[Any], there: npt.NDArray[np.bool_], unknown: bool, layer: str, fault: Fault
-) -> npt.NDArray[np.float32]:
+def _checked_weights(weights: Array, there: Flags, unknown: bool, layer: str, fault: Fault) -> Singles:
     """The weights as float32, 0 at null slots that have what cannot be one."""
     with np.errstate(over="ignore"):
         gates = weights.astype(np.float32)
@@ -130,7 +127,7 @@ class RequestArrays:
     experts: Ints
     prompt: int | None = None
     first: int = 0
-    weights: npt.NDArray[Any] | None = None
+    weights: Array | None = None
     token_ids: Ints | None = None
     probs: Sequence[npt.NDArray[np.float16] | None] | None = None
     line: int | None = None
@@ -179,7 +176,7 @@ def trace_of_requests(
     return Trace(**columns, layer_numbers=tables.numbers, model=model, source=tables.in_memory(_probs(requests)))
 
 
-def _narrow(source: Source, one: RequestArrays) -> npt.NDArray[np.int32]:
+def _narrow(source: Source, one: RequestArrays) -> Int32s:
     """The ids as int32; TraceError for ids that no model has."""
 
     def fault(place: tuple[int, ...], text: str) -> TraceError:
@@ -188,7 +185,7 @@ def _narrow(source: Source, one: RequestArrays) -> npt.NDArray[np.int32]:
     return checked_ids(one.experts, fault, empty=one.empty)
 
 
-def _leave_out_unfilled(source: Source, whole: npt.NDArray[np.int32]) -> None:
+def _leave_out_unfilled(source: Source, whole: Int32s) -> None:
     """Engines leave zeros in the rows of dense layers, which have no router: marks them as not routed."""
     if whole.shape[2] < 2:
         return
@@ -198,7 +195,7 @@ def _leave_out_unfilled(source: Source, whole: npt.NDArray[np.int32]) -> None:
         source.note(f"layers that are 0 in all slots of all tokens are taken as dense: {', '.join(map(str, zeros))}")
 
 
-def _all_or_none(parts: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
+def _all_or_none(parts: Sequence[Array | None]) -> Array | None:
     there = [part for part in parts if part is not None]
     return np.concatenate(there) if len(there) == len(parts) else None
 
@@ -210,9 +207,7 @@ def _probs(requests: Sequence[RequestArrays]) -> list[npt.NDArray[np.float16] | 
     return [_all_or_none(layer) for layer in zip(*there, strict=True)]
 
 
-def _columns(
-    source: Source, requests: Sequence[RequestArrays], lengths: npt.NDArray[np.int64], steps_noted: bool
-) -> dict[str, Any]:
+def _columns(source: Source, requests: Sequence[RequestArrays], lengths: Longs, steps_noted: bool) -> dict[str, Any]:
     request = np.repeat(np.arange(lengths.size), lengths)
     position = np.concatenate([one.first + np.arange(len(one.experts)) for one in requests])
     if position.size and position.max() > LARGEST:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_sim.formats.source import LARGEST, Source, outside
 from remoe_sim.trace.schedule import steps_of
@@ -15,10 +14,9 @@ from remoe_sim.trace.trace import Decisions, InMemory, Model, Trace
 from remoe_sim.trace.weights import EXPECTED, ORDERED, in_order, wrong_weight
 
 if TYPE_CHECKING:
-    from remoe_sim.util.arrays import Ints
+    from remoe_sim.util.arrays import Flags, Floats, Ints, Singles
     from remoe_sim.util.errors import TraceError
 
-Weights = npt.NDArray[np.float32]
 Where = Callable[[int], int]
 
 
@@ -48,10 +46,10 @@ class Slots:
     record: Ints
     expert: Ints
     slot: Ints | None = None
-    weight: npt.NDArray[np.floating[Any]] | None = None
+    weight: Floats | None = None
 
 
-def to_decisions(table: Ints, routed: npt.NDArray[np.bool_]) -> Decisions:
+def to_decisions(table: Ints, routed: Flags) -> Decisions:
     """Decisions of ids[tokens, k] below 65536, negative for null slots; routed bool[tokens]."""
     valid = table >= 0
     if valid.all():
@@ -67,7 +65,7 @@ def used_slots(source: Source, table: Ints) -> int:
     return used
 
 
-def known_weights(weights: Weights | None, decisions: Decisions) -> Weights | None:
+def known_weights(weights: Singles | None, decisions: Decisions) -> Singles | None:
     """Gate weights float32[tokens, k], 0 where the decision is null; None if not one is known."""
     if weights is None or np.isnan(weights).all():
         return None
@@ -196,7 +194,7 @@ class _Layers:
     column: str
     padded: bool
 
-    def read(self, at: Ints, top_k: int | None) -> tuple[Decisions, Weights | None] | None:
+    def read(self, at: Ints, top_k: int | None) -> tuple[Decisions, Singles | None] | None:
         """Decisions and weights of the slots `at`; None if there is not one expert among them."""
         if not at.size or self.slots.expert[at].max() < 0:
             return None
@@ -207,7 +205,7 @@ class _Layers:
         table = np.full((len(self.tokens), width), -1, np.int64)
         table[token, place] = self.slots.expert[at]
         self._check_ids(at, token, table)
-        routed: npt.NDArray[np.bool_] = np.any(table >= 0, axis=1) if self.padded else counts > 0
+        routed: Flags = np.any(table >= 0, axis=1) if self.padded else counts > 0
         weights = None
         if self.slots.weight is not None:
             weights = np.full((len(self.tokens), width), np.nan, np.float32)
@@ -260,7 +258,7 @@ class _Layers:
                 at[entry], "slot", f"slot {place[entry]} of this decision is there twice; remove one of them"
             )
 
-    def _checked_weights(self, at: Ints, weights: Weights) -> Weights:
+    def _checked_weights(self, at: Ints, weights: Singles) -> Singles:
         wrong = wrong_weight(weights, unknown=True)
         if wrong is not None:
             text = f"{weights[wrong]} cannot be one; {EXPECTED}, correct it"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_sim.trace.trace import MOST_EXPERTS
+from remoe_sim.util.arrays import Int32s, Ints
 from remoe_sim.util.decompression import check_unpacked
 from remoe_sim.util.errors import TraceError
 from remoe_sim.util.input_files import UnsuitableError, check_regular
@@ -26,7 +26,6 @@ from remoe_sim.util.progress import done
 from remoe_sim.util.remote import RemotePath, place
 from remoe_sim.util.remote_errors import RemoteError
 
-Ints = npt.NDArray[np.integer[Any]]
 LARGEST = 2**31 - 1
 
 
@@ -36,9 +35,7 @@ def outside(values: Ints, least: int, most: int = LARGEST) -> tuple[int, ...] | 
     return tuple(int(one) for one in wrong[0]) if wrong.size else None
 
 
-def checked_ids(
-    ids: Ints, fault: Callable[[tuple[int, ...], str], TraceError], *, empty: bool = False
-) -> npt.NDArray[np.int32]:
+def checked_ids(ids: Ints, fault: Callable[[tuple[int, ...], str], TraceError], *, empty: bool = False) -> Int32s:
     """Return expert ids of any type as int32, none of them changed.
 
     empty: whether -1 stands for a slot that was not computed. Raises fault(place, text) for ids that no model has.

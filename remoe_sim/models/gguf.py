@@ -23,7 +23,7 @@ _MOST_KEPT = 100_000  # elements of a list; longer ones are of the tokenizer
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor as the table lists it: shape[0] are the columns."""
 
     name: str
@@ -37,7 +37,7 @@ class Header:
     """Everything that precedes the weights: values of the metadata by name, and the table of tensors."""
 
     values: dict[str, Any]
-    entries: list[Entry]
+    entries: list[TensorEntry]
 
 
 def read_header(path: Path) -> Header:
@@ -48,12 +48,12 @@ def read_header(path: Path) -> Header:
             raise ValueError("too short")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
-                return _Reader(data).header()
+                return _HeaderReader(data).header()
             except struct.error:
                 raise ValueError("cut off") from None
 
 
-class _Reader:
+class _HeaderReader:
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._at, self._order = data, 4, "<"
 
@@ -83,7 +83,7 @@ class _Reader:
             type_ = GGMLQuantizationType(self._number("I"))
             self._number("Q")  # where it lies
             block, size = GGML_QUANT_SIZES[type_]
-            entries.append(Entry(name, shape, math.prod(shape) * size // block, type_.name.lower()))
+            entries.append(TensorEntry(name, shape, math.prod(shape) * size // block, type_.name.lower()))
         return Header(values, entries)
 
     def _number(self, form: str) -> Any:
@@ -239,7 +239,7 @@ def _read(path: Path, where: str) -> Header:
         raise ValueError(f"{where} is no whole GGUF file ({error}); fetch it again") from None
 
 
-def _tensors(entry: Entry, layers: int) -> list[Tensor]:
+def _tensors(entry: TensorEntry, layers: int) -> list[Tensor]:
     """What a tensor of the table is; one that holds gate and up together is two; none where its layer is left out."""
     columns, rows, many = (*entry.shape, 1, 1, 1)[:3]
     match = _BLOCK.fullmatch(entry.name)

@@ -116,10 +116,10 @@ def _layers(facts: Info) -> Table:
     )  # fmt: skip
     rows = [
         [
-            one["layer"], one["experts"], one["top_k"],
-            None if one["expert_bytes"] is None else one["expert_bytes"] / MIB,
-            one["reuse_rate"], one["reuse_rate_w8"], one["routing_entropy_normalised"], one["load_balance_cv"],
-            one["distinct_experts"], one["popularity_top10_share"], one["mean_streak"], one["null_decisions"],
+            one.layer, one.experts, one.top_k,
+            None if one.expert_bytes is None else one.expert_bytes / MIB,
+            one.reuse_rate, one.reuse_rate_w8, one.routing_entropy_normalised, one.load_balance_cv,
+            one.distinct_experts, one.popularity_top10_share, one.mean_streak, one.null_decisions,
         ]
         for one in facts.layers
     ]  # fmt: skip
@@ -220,10 +220,10 @@ def _bytes_chart(read: dict[str, list[tuple[float, float]]], tokens: int) -> Cha
 
 def _reuse_chart(facts: Info) -> Chart:
     tips = [
-        f"layer {one['layer']}: " + percent(one["reuse_rate"]) + f"\n{one['shared']:,} of {one['wanted']:,} slots"
+        f"layer {one.layer}: " + percent(one.reuse_rate) + f"\n{one.shared:,} of {one.wanted:,} slots"
         for one in facts.layers
     ]
-    values = [(str(one["layer"]), one["reuse_rate"]) for one in facts.layers]
+    values = [(str(one.layer), one.reuse_rate) for one in facts.layers]
     overall = percent(facts.reuse_rate)
     return bar_chart("Reuse between adjacent tokens, by layer", values, "layer", "share of a token's experts", tips,
                      f"Overall {overall}.")  # fmt: skip

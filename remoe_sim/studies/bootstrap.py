@@ -20,9 +20,9 @@ from math import exp, lgamma, log, nextafter
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Reals = npt.NDArray[np.float64]
+from remoe_sim.util.arrays import Flags, Reals
+
 NORMALS_AT_ONCE = 1 << 21  # numbers of a matrix of draws
 FEWEST = 4  # requests on each side, below which there is no interval
 NOTHING = 1e-10  # of the larger ratio: a smaller standard error or difference is a rounding error
@@ -133,7 +133,7 @@ class Differences:
 
 def differences(a: Ratios, b: Ratios, paired: bool, resamples: int, seed: int) -> Differences:
     """The differences b − a; paired: request number i is the same in both. resamples: directions that are drawn."""
-    sides = [_Side.of(one) for one in (a, b)]
+    sides = [_Residuals.of(one) for one in (a, b)]
     counts = [np.count_nonzero(side.w, axis=1) for side in sides]
     scale = np.fmax(np.abs(a.values), np.abs(b.values))
     value = b.values - a.values
@@ -160,14 +160,14 @@ def _log_choices(one: int, two: int) -> float:
 
 
 @dataclass(frozen=True)
-class _Side:
+class _Residuals:
     """Weights w = x / Σx and weighted residuals u = w (y / x − r) of one side, float64[ratios, requests]."""
 
     w: Reals
     u: Reals
 
     @classmethod
-    def of(cls, ratios: Ratios) -> _Side:
+    def of(cls, ratios: Ratios) -> _Residuals:
         total = ratios.x.sum(axis=1, keepdims=True)
         values = np.nan_to_num(ratios.values)[:, None]
         total = np.where(total > 0, total, 1.0)
@@ -179,17 +179,17 @@ class _Side:
         return np.divide(self.u, self.w, out=np.zeros_like(self.u), where=self.w > 0)
 
 
-def _side_by_side(sides: list[_Side]) -> list[_Side]:
+def _side_by_side(sides: list[_Residuals]) -> list[_Residuals]:
     """Unpaired requests behind each other, those of the other side without weight."""
     a, b = sides
     none_a, none_b = np.zeros_like(a.w), np.zeros_like(b.w)
     return [
-        _Side(np.concatenate([a.w, none_b], axis=1), np.concatenate([a.u, none_b], axis=1)),
-        _Side(np.concatenate([none_a, b.w], axis=1), np.concatenate([none_a, b.u], axis=1)),
+        _Residuals(np.concatenate([a.w, none_b], axis=1), np.concatenate([a.u, none_b], axis=1)),
+        _Residuals(np.concatenate([none_a, b.w], axis=1), np.concatenate([none_a, b.u], axis=1)),
     ]
 
 
-def _differences_of_pairs(sides: list[_Side]) -> list[_Side]:
+def _differences_of_pairs(sides: list[_Residuals]) -> list[_Residuals]:
     """Pairs whose lengths are the same on both sides become one side, that of their differences."""
     a, b = sides
     same = np.all(np.isclose(a.w, b.w, rtol=1e-9, atol=0.0), axis=1, keepdims=True)
@@ -223,7 +223,7 @@ class _Model(NamedTuple):
     freedom: Reals
 
     @classmethod
-    def of(cls, sides: list[_Side], paired: bool) -> _Model:
+    def of(cls, sides: list[_Residuals], paired: bool) -> _Model:
         w, v = [side.w for side in sides], [side.residuals for side in sides]
         live = [one > 0 for one in w]
         spread = [_moment(one, one, left, left) for one, left in zip(w, v, strict=True)]
@@ -241,7 +241,7 @@ class _Model(NamedTuple):
         return cls._with(w, [one[:, None] for one in spread], rho[:, None], live)
 
     @classmethod
-    def _with(cls, w: list[Reals], spread: list[Reals], rho: Reals, live: list[npt.NDArray[np.bool_]]) -> _Model:
+    def _with(cls, w: list[Reals], spread: list[Reals], rho: Reals, live: list[Flags]) -> _Model:
         (a, b), (va, vb) = w, spread
         joint = rho * np.sqrt(va * vb)
         aa, bb, ab = ((a * a).sum(axis=1, keepdims=True) * va, (b * b).sum(axis=1, keepdims=True) * vb,

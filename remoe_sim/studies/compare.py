@@ -16,11 +16,12 @@ from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, policies_for
 from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.bootstrap import Differences, Ratios, differences
-from remoe_sim.studies.compare_result import Comparison, Difference, Subject, adjusted
+from remoe_sim.studies.compare_result import ComparedTrace, Comparison, Difference, adjusted
 from remoe_sim.trace.holdings import of_decisions
 from remoe_sim.trace.metrics import decode_order, previous_rows
 from remoe_sim.trace.schedule import batch
 from remoe_sim.trace.trace import DECODE, Trace, TraceLike
+from remoe_sim.util.arrays import Longs, Reals
 from remoe_sim.util.errors import TraceError, unknown
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_count, parse_number, parse_range, several
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from remoe_sim.devices.timeline import Counts
     from remoe_sim.policy.base import Policy
 
-Reals = npt.NDArray[np.float64]
 ROWS_AT_ONCE = 1 << 16  # whose experts are compared with those of their predecessors in one go
 
 
@@ -39,8 +39,8 @@ class Requests:
     request among them, −1 for those of other requests."""
 
     trace: Trace
-    ids: npt.NDArray[np.int64]
-    of_row: npt.NDArray[np.int64]
+    ids: Longs
+    of_row: Longs
 
     @classmethod
     def of(cls, trace: Trace) -> Requests:
@@ -50,7 +50,7 @@ class Requests:
         inside[inside] = ids[place[inside]] == trace.request[inside]
         return cls(trace, ids, np.where(inside, place, -1))
 
-    def sums(self, rows: npt.NDArray[np.int64], values: npt.NDArray[np.generic]) -> Reals:
+    def sums(self, rows: Longs, values: npt.NDArray[np.generic]) -> Reals:
         """float64[n]: values of rows, summed by request; rows are of requests that decode."""
         summed: Reals = np.bincount(self.of_row[rows], values.astype(np.float64), self.ids.size).astype(np.float64)
         return summed
@@ -97,7 +97,7 @@ class StepSums:
 
 
 def step_sums(
-    requests: Requests, starts: npt.NDArray[np.int64], needed: Counts, missed: Counts, sizes: tuple[int, ...] | None,
+    requests: Requests, starts: Longs, needed: Counts, missed: Counts, sizes: tuple[int, ...] | None,
     seconds: Reals | None,
 ) -> StepSums:  # fmt: skip
     """Sums for steps of one request each. starts: int64[steps + 1], the first row of each; needed, missed:
@@ -116,15 +116,14 @@ def step_sums(
 
 
 PAIRINGS = ("auto", "paired", "unpaired")
-Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Places of the requests that take part, int64[n] of either side; paired: one by one the same. why: in words."""
 
-    a: Places
-    b: Places
+    a: Longs
+    b: Longs
     paired: bool
     why: str
 
@@ -159,7 +158,7 @@ def _same_prompts(a: Requests, b: Requests) -> bool:
     return mine is None or theirs is None or np.array_equal(mine, theirs)
 
 
-def _first_positions(requests: Requests) -> Places:
+def _first_positions(requests: Requests) -> Longs:
     trace = requests.trace
     rows = np.flatnonzero(trace.phase == DECODE)
     first = np.full(requests.ids.size, np.iinfo(np.int64).max)
@@ -167,7 +166,7 @@ def _first_positions(requests: Requests) -> Places:
     return first
 
 
-def _prompt_tokens(requests: Requests) -> Places | None:
+def _prompt_tokens(requests: Requests) -> Longs | None:
     """int64[n, 3]: request, position and id of every prompt token; None where ids are not known."""
     trace = requests.trace
     if trace.token_id is None:
@@ -272,13 +271,13 @@ class _Side:
         return cls(replace(call, on=on, model=model), requests, notes)
 
 
-Table = dict[tuple[Any, ...], tuple[Reals, Reals]]  # what a ratio is: numerators and denominators by request
+Fractions = dict[tuple[Any, ...], tuple[Reals, Reals]]  # what a ratio is: numerators and denominators by request
 
 
-def _table(side: _Side, limits: list[Limit]) -> Table:
+def _table(side: _Side, limits: list[Limit]) -> Fractions:
     """All ratios of one side, in the order in which they are shown; first the one that the verdict is on."""
     shared, wanted = adjacent_sums(side.requests)
-    table: Table = {("reuse_rate", None, None): (shared.sum(axis=0), wanted.sum(axis=0))}
+    table: Fractions = {("reuse_rate", None, None): (shared.sum(axis=0), wanted.sum(axis=0))}
     for policy in side.call.policies:
         for limit, sums in _replays(side, policy, limits):
             about = policy.label, next(iter(limit.to_dict(side.call.settings.per_layer).items()))
@@ -316,7 +315,7 @@ def _replays(side: _Side, policy: Policy, limits: list[Limit]) -> Iterator[tuple
 
 
 def _comparison(
-    sides: list[_Side], pairs: Pairs, tables: list[Table], alpha: float, resamples: int, seed: int,
+    sides: list[_Side], pairs: Pairs, tables: list[Fractions], alpha: float, resamples: int, seed: int,
     settings: dict[str, Any],
 ) -> Comparison:  # fmt: skip
     same_layers = sides[0].trace.layer_numbers == sides[1].trace.layer_numbers
@@ -337,8 +336,8 @@ def _comparison(
     if not same_layers:
         notes.append("the traces have different MoE layers, so layers are not compared one by one")
     return Comparison(
-        a=Subject(describe(sides[0].trace), pairs.a.size),
-        b=Subject(describe(sides[1].trace), pairs.b.size),
+        a=ComparedTrace(describe(sides[0].trace), pairs.a.size),
+        b=ComparedTrace(describe(sides[1].trace), pairs.b.size),
         paired=pairs.paired,
         pairing=pairs.why,
         confidence=1 - alpha,

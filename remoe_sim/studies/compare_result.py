@@ -20,7 +20,7 @@ FEW = 10  # requests, below which intervals are rough
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparedTrace:
     """One side: its trace, as every JSON answer describes it, and how many of its requests were compared."""
 
     trace: dict[str, Any]
@@ -83,8 +83,8 @@ class Comparison(Shown):
     """What `compare` found. settings: scope, admission and reset of both sides, and what times are of; verdict: pooled
     adjacent reuse; others: everything else, layers last."""
 
-    a: Subject
-    b: Subject
+    a: ComparedTrace
+    b: ComparedTrace
     paired: bool
     pairing: str
     confidence: float

@@ -13,19 +13,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_sim.cache.caches import Preload
 from remoe_sim.kernels import predictors
-from remoe_sim.util.arrays import Longs
+from remoe_sim.util.arrays import Flags, Int32s, Longs
 from remoe_sim.util.threads import map_layers
 
 if TYPE_CHECKING:
-    from remoe_sim.policy.outcome import Flags
     from remoe_sim.trace.accesses import Stream, Tokens
     from remoe_sim.trace.trace import Trace
 
-Ints = npt.NDArray[np.int32]
 GUESSED = 60  # bytes of a lookup of a layer while experts are named for it
 
 
@@ -37,7 +34,7 @@ class Guesses:
     targets: Longs
     issued: Longs
     offsets: Longs
-    entries: Ints
+    entries: Int32s
 
     @classmethod
     def none(cls) -> Guesses:
@@ -46,12 +43,12 @@ class Guesses:
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Groups of one layer: which of all groups they are, and their experts in order of last appearance."""
+class LayerGroups:
+    """The groups of one layer: which of all groups they are, and their experts in order of last appearance."""
 
     index: Longs
     offsets: Longs
-    experts: Ints
+    experts: Int32s
     fresh: Flags
 
 
@@ -74,7 +71,7 @@ class Known:
     seed: int = 0
 
     @cached_property
-    def layers(self) -> Ints:
+    def layers(self) -> Int32s:
         """int32[groups]: the MoE layer of each group."""
         first = self.stream.entries[self.stream.offsets[:-1]]
         return (np.searchsorted(self.stream.layer_starts, first, side="right") - 1).astype(np.int32)
@@ -94,7 +91,7 @@ class Known:
         since = epochs[np.searchsorted(epochs, groups, side="right") - 1]
         return np.where((issued >= since) & (self.stream.steps >= self.learnt), issued, -1)
 
-    def groups(self, layer: int) -> Groups:
+    def groups(self, layer: int) -> LayerGroups:
         index = np.flatnonzero(self.layers == layer)
         sizes = np.diff(self.stream.offsets)[index]
         offsets = np.append(0, np.cumsum(sizes))
@@ -102,7 +99,7 @@ class Known:
         epoch = np.searchsorted(self.stream.epochs, index, side="right")
         fresh = np.diff(epoch, prepend=-1) != 0
         experts = self.stream.entries[at].astype(np.int32) - np.int32(self.stream.layer_starts[layer])
-        return Groups(index, offsets, experts, fresh)
+        return LayerGroups(index, offsets, experts, fresh)
 
     def width(self, layer: int) -> int:
         return min(self.trace.model.experts[layer], self.trace.model.top_k[layer] if self.most is None else self.most)
@@ -113,7 +110,7 @@ class Known:
         return self.training is not None or self.learnt > 0
 
 
-Named = tuple[Longs, Ints]  # offsets over the groups of a layer, and the experts named for each
+Named = tuple[Longs, Int32s]  # offsets over the groups of a layer, and the experts named for each
 
 
 def _previous(known: Known, layer: int) -> Named:

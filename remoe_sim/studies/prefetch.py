@@ -18,13 +18,12 @@ from remoe_sim.cache.tier import Course, Items, Memory, stream_of_cache
 from remoe_sim.devices.run import RunsOn, StepCounts, Timed
 from remoe_sim.devices.timeline import Reads
 from remoe_sim.kernels.prefetch import COLUMNS, NO_VICTIM, prefetch_replay
-from remoe_sim.kernels.tallies import DECODE, PREFILL, WARMUP
 from remoe_sim.policy.base import Policy, StackPolicy
 from remoe_sim.policy.drive import check_drivable, drive, keys_of, recency_of, sortable, state_of
 from remoe_sim.policy.guard import run_told
 from remoe_sim.studies.predictors import PREDICTORS, Guesses, Known, guess
 from remoe_sim.studies.prefetch_result import PrefetchCounts, PrefetchReport, PrefetchResult
-from remoe_sim.trace.accesses import Stream, Tokens
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, WARMUP_LOOKUP, Stream, Tokens
 from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.errors import unknown
@@ -61,12 +60,12 @@ class PrefetchRun:
             mine = table[list(kinds), layers].sum(axis=0)
             return PrefetchCounts.of(mine, sum(map(tokens.count, kinds)), None if weights is None else weights[layers])
 
-        both = (PREFILL, DECODE)
+        both = (PREFILL_LOOKUP, DECODE_LOOKUP)
         said = {name: value for name, value in asdict(settings).items() if name != "order"}
         said["capacity"] = self.limit.to_dict(settings.per_layer)
         said |= {"depth": self.known.depth, "cap_bytes": None if self.cap < 0 else self.cap}
         return PrefetchResult(
-            predictor, policy.label, said, counts((PREFILL,)), counts((DECODE,)), counts(both),
+            predictor, policy.label, said, counts((PREFILL_LOOKUP,)), counts((DECODE_LOOKUP,)), counts(both),
             {number: counts(both, slice(index, index + 1)) for index, number in enumerate(trace.layer_numbers)},
             int(evictions[0]), int(evictions[1]), timed=self._timed(guesses, *read),
         )  # fmt: skip
@@ -306,7 +305,7 @@ def _learning_part(tokens: Tokens, train: object, share: float | str | None) -> 
         nothing = "learns from no step" if not steps else "leaves no step to count"
         raise ValueError(f"train share {share} of {tokens.n_steps} steps {nothing}; give a share such as 0.5")
     kinds = tokens.kinds.copy()
-    kinds[: tokens.starts[steps]] = WARMUP
+    kinds[: tokens.starts[steps]] = WARMUP_LOOKUP
     return replace(tokens, kinds=kinds), steps
 
 

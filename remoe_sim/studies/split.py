@@ -15,7 +15,7 @@ from remoe_sim.cache.call import Call
 from remoe_sim.cache.curve import layer_curves
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, policies_for
-from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
 from remoe_sim.trace.trace import MOST_IN_ALL, Trace, TraceLike
 from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.errors import unknown
@@ -256,7 +256,7 @@ class SplitReport(Shown):
         return pd.DataFrame(self.rows())
 
 
-COUNTED = [PREFILL, DECODE]
+COUNTED = [PREFILL_LOOKUP, DECODE_LOOKUP]
 GOALS = ("misses", "bytes")
 
 

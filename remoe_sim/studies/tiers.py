@@ -36,10 +36,9 @@ from remoe_sim.cache.settings import ALLOWED, Limit, Settings, check_policies, c
 from remoe_sim.cache.tier import Course, Items, Memory, Passed, pass_tier
 from remoe_sim.devices.run import RunsOn, StepCounts, Timed
 from remoe_sim.devices.timeline import Counts, Reads
-from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.drive import check_drivable
 from remoe_sim.studies.tiers_result import Tier, TierCounts, TierReport, TierResult
-from remoe_sim.trace.accesses import Stream, StreamViews
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, Stream, StreamViews
 from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.errors import unknown
@@ -50,8 +49,7 @@ if TYPE_CHECKING:
     from remoe_sim.devices.device import Device
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.policy.base import Policy
-    from remoe_sim.policy.outcome import Flags
-    from remoe_sim.util.arrays import Longs
+    from remoe_sim.util.arrays import Flags, Longs
 
 RELATIONS = ("inclusive", "exclusive", "independent")
 
@@ -125,7 +123,7 @@ def tiers(
     memories = Memory.of(trace, settings, limits[0]), Memory.of(trace, below, limits[1])
     if "inclusive" in relations:
         _check_inclusion(*memories)
-    run = _Run(Call.of(trace, settings=settings, policies=()).caches, memories)
+    run = _TierRun(Call.of(trace, settings=settings, policies=()).caches, memories)
     scopes = (settings.scope, below.scope)
     results = []
     for one, above, beneath in product(relations, *policies):
@@ -136,7 +134,9 @@ def tiers(
         )
         said = {name: value for name, value in asdict(settings).items() if name != "scope"}
         timed = None if on is None or model_there is None else run.timed(on, model_there, *reads)
-        results.append(TierResult(one, said, device_tier, host_tier, counts[PREFILL], counts[DECODE], timed))
+        results.append(
+            TierResult(one, said, device_tier, host_tier, counts[PREFILL_LOOKUP], counts[DECODE_LOOKUP], timed)
+        )
     return TierReport(describe(trace), tuple(results))
 
 
@@ -202,7 +202,7 @@ def _most_held(sizes: Longs, limit: int, in_bytes: bool, others: Longs, others_i
 
 
 @dataclass
-class _Run:
+class _TierRun:
     """All that the combinations of one call have in common; the device is replayed once per policy."""
 
     caches: Caches
@@ -270,7 +270,7 @@ class _Run:
             return int(self.course.weights[items.entries[which]].sum()) if sized else None
 
         counts = {}
-        for kind in (PREFILL, DECODE):
+        for kind in (PREFILL_LOOKUP, DECODE_LOOKUP):
             mine, below, lower = (items.kinds == kind for items in (everything, lookups, down))
             counts[kind] = TierCounts(
                 tokens=self.tokens.count(kind),

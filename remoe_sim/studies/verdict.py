@@ -14,10 +14,17 @@ from remoe_sim.cache.curve import layer_curves
 from remoe_sim.cache.holdings import of_accesses
 from remoe_sim.cache.replay import results_of
 from remoe_sim.cache.results import ReplayResult, describe
-from remoe_sim.cache.settings import ALLOWED, OPTIMUM, Limit, Settings, find_policies, policies_for
-from remoe_sim.kernels.tallies import DECODE, PREFILL
+from remoe_sim.cache.settings import (
+    ALLOWED,
+    OPTIMUM,
+    Limit,
+    Settings,
+    find_policies,
+    policies_for,
+)
 from remoe_sim.policy.base import Policy
 from remoe_sim.studies.verdict_result import Verdict
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
 from remoe_sim.trace.metrics import LayerStatistics, layer_statistics
 from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.threads import map_layers
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from remoe_sim.util.arrays import Longs
 
 TARGETS = (50, 80, 90, 95)  # per cent of decode lookups
-KINDS = {"all": (PREFILL, DECODE), "decode": (DECODE,), "prefill": (PREFILL,)}
+KINDS = {"all": (PREFILL_LOOKUP, DECODE_LOOKUP), "decode": (DECODE_LOOKUP,), "prefill": (PREFILL_LOOKUP,)}
 
 
 def regime(caches: Caches, limit: Limit) -> dict[str, dict[str, Any]]:
@@ -166,8 +173,8 @@ def experts_needed(caches: Caches, policies: Sequence[Policy]) -> list[dict[str,
     lookups, hits = np.zeros(len(policies), np.int64), np.zeros((len(policies), largest + 1), np.int64)
     for index, done in enumerate(layer_curves(caches, policies)):
         for number, (of_kind, curve) in enumerate(done):
-            lookups[number] += of_kind[DECODE]
-            hits[number] += curve[DECODE, np.minimum(capacities, trace.model.experts[index])]
+            lookups[number] += of_kind[DECODE_LOOKUP]
+            hits[number] += curve[DECODE_LOOKUP, np.minimum(capacities, trace.model.experts[index])]
     return [
         {
             "policy": policy.label,

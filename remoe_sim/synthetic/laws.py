@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.kernels import synthesis
 from remoe_sim.kernels.state import first_state
-from remoe_sim.kernels.synthesis import ABSENT, DECODE, FIRST, PREFILL, STRATA, count_depths, draw_decisions
+from remoe_sim.kernels.synthesis import STRATA, count_depths, draw_decisions
 from remoe_sim.trace.trace import Decisions, InMemory
 from remoe_sim.util.threads import map_layers
 
 if TYPE_CHECKING:
-    from remoe_sim.util.arrays import Longs
+    from remoe_sim.util.arrays import Flags, Int32s, Longs, Reals
 
-Floats = npt.NDArray[np.float64]
 Kinds = npt.NDArray[np.uint8]
+# Kinds of tokens: the first of a request, at which nothing pulls, the others by phase, and those that are not routed.
+FIRST_TOKEN, PREFILL_TOKEN = synthesis.FIRST, synthesis.PREFILL
+DECODE_TOKEN, ABSENT_TOKEN = synthesis.DECODE, synthesis.ABSENT
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Law:
     token and by depth in the stack of experts by recency, the last for experts that were never used."""
 
     top_k: int
-    popularity: Floats
-    pull: Floats
+    popularity: Reals
+    pull: Reals
 
     @property
     def experts(self) -> int:
@@ -39,7 +42,7 @@ class Law:
     def tilted(self, by: float) -> Law:
         """The same, with the odds of the experts that the token before used multiplied by e to the power `by`."""
         pull = self.pull.copy()
-        pull[PREFILL:, : self.top_k] *= np.exp(by)
+        pull[PREFILL_TOKEN:, : self.top_k] *= np.exp(by)
         return replace(self, pull=pull)
 
 
@@ -51,7 +54,7 @@ def plain_law(experts: int, top_k: int, skew: float, seed: int) -> Law:
     """
     ranks = np.random.RandomState(seed % 2**32).permutation(experts) + 1.0
     pull = np.ones((3, experts + 1))
-    pull[PREFILL:] = 1 / (1 + np.arange(experts + 1) / top_k)
+    pull[PREFILL_TOKEN:] = 1 / (1 + np.arange(experts + 1) / top_k)
     return Law(top_k, np.power(ranks, -skew, dtype=np.float64), pull)
 
 
@@ -99,7 +102,7 @@ def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int) -> Law:
     counts, uses, exposed = _counted(decisions, kinds, experts)
     depths, room = _by_class(counts, classes), _by_class(exposed, classes)
     pull = (depths + 0.25) / (room + 0.25 * experts / k)
-    pull[FIRST] = 1
+    pull[FIRST_TOKEN] = 1
     share = (uses + 0.25) / (uses + 0.25).sum()
     popularity = np.sqrt(share / share.mean())  # the pull of what was used lately does the rest
     kinds = kinds[:ROUND_TOKENS]
@@ -113,7 +116,7 @@ def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int) -> Law:
             one.draw(kinds)
         step = STEP if number < ROUNDS - 4 else LAST_STEP
         of_depths = _by_class(sum((one.counts for one in drawn), np.zeros_like(counts)), classes)
-        for kind in (PREFILL, DECODE):
+        for kind in (PREFILL_TOKEN, DECODE_TOKEN):
             if depths[kind].any():
                 wanted, drawn_so = depths[kind, compared], of_depths[kind, compared]
                 pull[kind, compared] *= _correction(wanted, drawn_so, step)
@@ -121,9 +124,9 @@ def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int) -> Law:
     return Law(k, popularity / popularity.mean(), pull[:, classes])
 
 
-def _correction(wanted: Floats, drawn: Floats | Longs, step: float) -> Floats:
+def _correction(wanted: Reals, drawn: Reals | Longs, step: float) -> Reals:
     """Factors that bring frequencies nearer to the wanted ones; two more of each make rare ones change less."""
-    corrected: Floats = ((wanted * (drawn.sum() / wanted.sum()) + 2) / (drawn + 2)) ** step
+    corrected: Reals = ((wanted * (drawn.sum() / wanted.sum()) + 2) / (drawn + 2)) ** step
     return corrected
 
 
@@ -135,7 +138,7 @@ def _classes(experts: int, k: int) -> Longs:
     return np.append(np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)), len(bounds) - 1)
 
 
-def _by_class(counts: Longs, classes: Longs) -> Floats:
+def _by_class(counts: Longs, classes: Longs) -> Reals:
     return np.stack([np.bincount(classes, of_kind, classes[-1] + 1) for of_kind in counts])
 
 
@@ -169,9 +172,6 @@ def odds(share: float) -> float:
     return float(np.log(share / (1 - share)))
 
 
-Rows = npt.NDArray[np.int32]
-
-
 @dataclass(frozen=True)
 class DrawnLayers:
     """laws, seeds: one per MoE layer; kinds: uint8[tokens], as `remoe_sim.kernels.synthesis` has them; rows: the token
@@ -180,8 +180,8 @@ class DrawnLayers:
     laws: Sequence[Law]
     seeds: Sequence[int]
     kinds: Kinds
-    rows: Rows | None = None
-    absent: Sequence[npt.NDArray[np.bool_] | None] = ()
+    rows: Int32s | None = None
+    absent: Sequence[Flags | None] = ()
     resident = False
 
     def decisions(self, index: int) -> Decisions:
@@ -197,12 +197,12 @@ class DrawnLayers:
         absent = self.absent[index] if self.absent else None
         if absent is None or self.rows is None:
             return kinds
-        return np.where(absent[self.rows[here]], np.uint8(ABSENT), kinds)
+        return np.where(absent[self.rows[here]], np.uint8(ABSENT_TOKEN), kinds)
 
     def _draw(self, index: int, drawing: Drawing, here: slice) -> Decisions:
         kinds = self.kinds_at(index, here)
         experts = drawing.draw(kinds)
-        routed = kinds != ABSENT
+        routed = kinds != ABSENT_TOKEN
         if routed.all():
             return Decisions(experts)
         return Decisions(experts, np.repeat(routed[:, None], experts.shape[1], axis=1), routed)

@@ -10,16 +10,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.synthesis import ABSENT, DECODE, FIRST, PREFILL
-from remoe_sim.synthetic.laws import Drawing, DrawnLayers, Kinds, Law, fit_law, odds, plain_law, tilt_to
+from remoe_sim.synthetic.laws import (
+    ABSENT_TOKEN,
+    DECODE_TOKEN,
+    FIRST_TOKEN,
+    PREFILL_TOKEN,
+    Drawing,
+    DrawnLayers,
+    Kinds,
+    Law,
+    fit_law,
+    odds,
+    plain_law,
+    tilt_to,
+)  # fmt: skip
 from remoe_sim.trace.holdings import of_decisions
 from remoe_sim.trace.metrics import adjacent_reuse, decode_order, layer_reuse
 from remoe_sim.trace.reader import RESIDENT_BYTES, as_trace
 from remoe_sim.trace.schedule import steps_of
 from remoe_sim.trace.sources import layers_stage
-from remoe_sim.trace.trace import DECODE as DECODE_PHASE
-from remoe_sim.trace.trace import PREFILL as PREFILL_PHASE
-from remoe_sim.trace.trace import Decisions, InMemory, Model, Trace, TraceLike
+from remoe_sim.trace.trace import DECODE, PREFILL, Decisions, InMemory, Model, Trace, TraceLike
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_bytes, parse_count, parse_number
@@ -101,9 +111,9 @@ def requests_like(
 
 def kinds_of(request: npt.NDArray[np.int32], phase: npt.NDArray[np.uint8]) -> Kinds:
     """uint8[tokens]: the kinds that `remoe_sim.kernels.synthesis` tells apart."""
-    kinds = np.where(phase == DECODE_PHASE, np.uint8(DECODE), np.uint8(PREFILL))
-    kinds[1:][request[1:] != request[:-1]] = FIRST
-    kinds[:1] = FIRST
+    kinds = np.where(phase == DECODE, np.uint8(DECODE_TOKEN), np.uint8(PREFILL_TOKEN))
+    kinds[1:][request[1:] != request[:-1]] = FIRST_TOKEN
+    kinds[:1] = FIRST_TOKEN
     return kinds
 
 
@@ -176,7 +186,7 @@ def synth(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Drawing:
     """What is to be drawn: a trace without decisions and where they come from; laws before they are tilted; per layer
     the adjacent reuse of what they were fitted to."""
 
@@ -197,7 +207,7 @@ class _Plan:
         order = decode_order(sample)
         slots = []
         for index, law in enumerate(self.laws):
-            routed = self.drawn.kinds_at(index, slice(0, SAMPLE)) <= DECODE
+            routed = self.drawn.kinds_at(index, slice(0, SAMPLE)) <= DECODE_TOKEN
             blank = np.zeros((sample.tokens, law.top_k), np.uint16)
             slots.append(layer_reuse(sample, index, Decisions(blank, None, routed), order).wanted)
         return slots
@@ -219,7 +229,7 @@ def _per_layer(what: str, given: Any, layers: int, most: float) -> list[float]:
     return values * layers if len(values) == 1 else values
 
 
-def _plain(shaped: dict[str, Any], tokens: int, seed: int) -> _Plan:
+def _plain(shaped: dict[str, Any], tokens: int, seed: int) -> _Drawing:
     """Requests all alike, layers of one shape."""
     described, numbers = _described(shaped)
     skew = _per_layer("skew", 0.5 if shaped["skew"] is None else shaped["skew"], len(numbers), 10)
@@ -227,12 +237,12 @@ def _plain(shaped: dict[str, Any], tokens: int, seed: int) -> _Plan:
     prompt = min(_count(shaped, "prompt_tokens", 128, least=0), length)
     rows = np.arange(tokens, dtype=np.int32)
     request, position = rows // length, rows % length
-    phase = np.where(position < prompt, np.uint8(PREFILL_PHASE), np.uint8(DECODE_PHASE))
+    phase = np.where(position < prompt, np.uint8(PREFILL), np.uint8(DECODE))
     text = f"synthetic, seed {seed}: not recorded from any model; skew {_few(skew)}"
     trace = _empty(request, position, phase, numbers, described, text, {"format": "synthetic"})
     seeds = _seeds(seed, len(numbers))
     laws = [plain_law(described.experts[at], described.top_k[at], skew[at], seeds[at]) for at in range(len(numbers))]
-    return _Plan(trace, DrawnLayers(laws, seeds, kinds_of(request, phase)), laws)
+    return _Drawing(trace, DrawnLayers(laws, seeds, kinds_of(request, phase)), laws)
 
 
 def _described(shaped: dict[str, Any]) -> tuple[Model, tuple[int, ...]]:
@@ -270,7 +280,7 @@ def _count(shaped: dict[str, Any], name: str, usual: int, least: int = 1) -> int
     return count
 
 
-def _fitted(real: Trace, tokens: int | None, seed: int) -> _Plan:
+def _fitted(real: Trace, tokens: int | None, seed: int) -> _Drawing:
     """Laws and requests like those of a real trace."""
     order, bounds = by_request(real)
     fitted = order[:SAMPLE]
@@ -283,7 +293,7 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Plan:
         found = layer_reuse(real, index, decisions, pairs)
         here = decisions.take(fitted.astype(np.int64))
         absent = None if decisions.routed is None else ~decisions.routed
-        seen = kinds if absent is None else np.where(absent[fitted], np.uint8(ABSENT), kinds)
+        seen = kinds if absent is None else np.where(absent[fitted], np.uint8(ABSENT_TOKEN), kinds)
         law = fit_law(here, seen, real.model.experts[index], seeds[index] + 1)
         return law, found.shared[0] / found.wanted if found.wanted else None, absent
 
@@ -297,7 +307,7 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Plan:
     trace = _empty(
         request, real.position[rows], phase, real.layer_numbers, replace(real.model, name=name), about, origin
     )
-    return _Plan(trace, DrawnLayers(laws, seeds, kinds_of(request, phase), rows, absent), laws, reuse)
+    return _Drawing(trace, DrawnLayers(laws, seeds, kinds_of(request, phase), rows, absent), laws, reuse)
 
 
 def _empty(request: Any, position: Any, phase: Any, numbers: Any, model: Model, notes: str, origin: Any) -> Trace:
@@ -326,14 +336,14 @@ def _few(values: Sequence[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _tilted(plan: _Plan, wanted: Sequence[float | None]) -> Sequence[Law]:
+def _tilted(plan: _Drawing, wanted: Sequence[float | None]) -> Sequence[Law]:
     """The laws, changed so that the beginning, as it is drawn, has the wanted reuse; ValueError if none has."""
     sample = plan.sample()
     order = decode_order(sample)
 
     def one_layer(index: int) -> tuple[Law, float, int]:
         kinds = plan.drawn.kinds_at(index, slice(0, SAMPLE))
-        routed = kinds <= DECODE
+        routed = kinds <= DECODE_TOKEN
         total = 0
 
         def measure(law: Law) -> float:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels import grouping
-from remoe_sim.kernels.tallies import DECODE, PREFILL, WARMUP
-from remoe_sim.trace.trace import DECODE as DECODE_PHASE
-from remoe_sim.trace.trace import PHASES, Decisions, Trace
+from remoe_sim.kernels import grouping, tallies
+from remoe_sim.trace.trace import DECODE, PHASES, Decisions, Trace
 
 if TYPE_CHECKING:
     from remoe_sim.util.arrays import Longs
+
+# What a lookup counts as: the first decode tokens may warm up the cache, and of a step's tokens the largest wins.
+WARMUP_LOOKUP, PREFILL_LOOKUP, DECODE_LOOKUP = tallies.WARMUP, tallies.PREFILL, tallies.DECODE
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def select_tokens(trace: Trace, phase: str = "all", reset: str = "never", warmup
         rows = None  # all of them, which is quicker to say
     of = slice(None) if rows is None else rows
     step, request = trace.step[of], trace.request[of]
-    decode = trace.phase[of] == DECODE_PHASE
+    decode = trace.phase[of] == DECODE
     first = np.ones(step.size, np.bool_)  # rows that begin a step
     first[1:] = step[1:] != step[:-1]
     starts = np.append(np.flatnonzero(first), step.size)
@@ -101,7 +102,7 @@ def select_tokens(trace: Trace, phase: str = "all", reset: str = "never", warmup
     if reset == "request":
         _refuse_interleaving(trace, request, turns & ~first, turns)
         fresh[np.searchsorted(starts, np.flatnonzero(turns))] = True
-    kinds = np.where(decode, np.uint8(DECODE), np.uint8(PREFILL))
+    kinds = np.where(decode, np.uint8(DECODE_LOOKUP), np.uint8(PREFILL_LOOKUP))
     if warmup:
         number = np.cumsum(decode)
         if reset == "request":
@@ -109,7 +110,7 @@ def select_tokens(trace: Trace, phase: str = "all", reset: str = "never", warmup
             number = number - np.repeat(
                 np.append(0, before), np.diff(np.flatnonzero(np.append(turns, True)), prepend=0)
             )
-        kinds[decode & (number <= warmup)] = WARMUP
+        kinds[decode & (number <= warmup)] = WARMUP_LOOKUP
     return Tokens(rows, kinds, starts.astype(np.int64, copy=False), fresh)
 
 

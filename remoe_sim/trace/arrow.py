@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-Mask = npt.NDArray[np.bool_] | None
+from remoe_sim.util.arrays import Array, Flags
 
 
-def to_arrow(values: npt.NDArray[Any], valid: Mask = None, present: Mask = None) -> pa.FixedSizeListArray:
+def to_arrow(values: Array, valid: Flags | None = None, present: Flags | None = None) -> pa.FixedSizeListArray:
     """A list column of values[rows, k]; valid[rows, k] false: null element, present[rows] false: null list."""
     flat = pa.array(
         np.ascontiguousarray(values).reshape(-1),
@@ -22,7 +21,7 @@ def to_arrow(values: npt.NDArray[Any], valid: Mask = None, present: Mask = None)
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
 
 
-def to_numpy(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
+def to_numpy(array: pa.Array | pa.ChunkedArray) -> Array:
     """Numbers or truth values without nulls as NumPy. Arrow's own conversion would import pandas."""
     if isinstance(array, pa.ChunkedArray):
         chunks = [to_numpy(chunk) for chunk in array.chunks]
@@ -32,7 +31,9 @@ def to_numpy(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.from_dlpack(array)
 
 
-def from_arrow(column: pa.ChunkedArray, k: int, dtype: type, start: int = 0) -> tuple[npt.NDArray[Any], Mask, Mask]:
+def from_arrow(
+    column: pa.ChunkedArray, k: int, dtype: type, start: int = 0
+) -> tuple[Array, Flags | None, Flags | None]:
     """values[rows, k] (0 where null), valid and present as in `to_arrow`, None where nothing is null.
 
     Takes lists of fixed or variable length. Raises ValueError naming the row whose list has another length than k, and
@@ -44,7 +45,7 @@ def from_arrow(column: pa.ChunkedArray, k: int, dtype: type, start: int = 0) -> 
     if column.num_chunks == 1 and (shared := _where_they_lie(column.chunk(0), dtype)) is not None:
         return shared.reshape(rows, k), None, None
     valid = np.zeros((rows, k), np.bool_) if _has_null_elements(column) or column.null_count else None
-    values: npt.NDArray[Any] = np.empty((rows, k), dtype) if valid is None else np.zeros((rows, k), dtype)
+    values: Array = np.empty((rows, k), dtype) if valid is None else np.zeros((rows, k), dtype)
     present = np.ones(rows, np.bool_) if column.null_count else None
     for at, chunk in _places(column):
         _copy_chunk(chunk, values, valid, present, at, start)
@@ -90,7 +91,7 @@ def _elements(chunk: pa.Array) -> pa.Array:
     return chunk.flatten()
 
 
-def _where_they_lie(chunk: pa.Array, dtype: type) -> npt.NDArray[Any] | None:
+def _where_they_lie(chunk: pa.Array, dtype: type) -> Array | None:
     """The elements without a copy, if they are of that type and none is null, and the memory is the chunk's own."""
     if not pa.types.is_fixed_size_list(chunk.type) or chunk.null_count:
         return None
@@ -103,7 +104,9 @@ def _where_they_lie(chunk: pa.Array, dtype: type) -> npt.NDArray[Any] | None:
     return np.frombuffer(buffer, dtype, len(elements), elements.offset * np.dtype(dtype).itemsize)
 
 
-def _copy_chunk(chunk: pa.Array, values: npt.NDArray[Any], valid: Mask, present: Mask, at: int, start: int) -> None:
+def _copy_chunk(
+    chunk: pa.Array, values: Array, valid: Flags | None, present: Flags | None, at: int, start: int
+) -> None:
     k, rows = values.shape[1], len(chunk)
     here = slice(at, at + rows)
     routed = np.ones(rows, np.bool_) if not chunk.null_count else to_numpy(chunk.is_valid())
@@ -123,7 +126,7 @@ def _copy_chunk(chunk: pa.Array, values: npt.NDArray[Any], valid: Mask, present:
         present[here] = routed
 
 
-def _numbers(elements: pa.Array, dtype: np.dtype[Any], at: int, k: int) -> npt.NDArray[Any]:
+def _numbers(elements: pa.Array, dtype: np.dtype[Any], at: int, k: int) -> Array:
     """The elements as `dtype`, null as 0; ValueError for a number that does not fit."""
     target = pa.from_numpy_dtype(dtype)
     if not (

@@ -23,6 +23,65 @@ PerLayer = int | list[int]  # one number, or one per MoE layer where layers diff
 
 
 @dataclass(frozen=True)
+class WindowReuse:
+    """Slots of decode tokens, over all layers: how many are wanted, and how many the last `window` tokens shared."""
+
+    window: int
+    shared: int
+    wanted: int
+    reuse_rate: float | None
+
+
+@dataclass(frozen=True)
+class WorkingSetSize:
+    """Whole windows of `window` decode tokens of one request, over all layers, and their distinct experts, the mean."""
+
+    window: int
+    windows: int
+    mean_experts: float | None
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """The facts of one MoE layer: counts are integers, rates fractions of one, None where not defined.
+
+    reuse_rate, reuse_rate_w8: with the last token, and with the last 8; working_set_16, working_set_16_windows and so
+    on: distinct experts of a window of 16 decode tokens, on average, and how many whole windows there are. The rest is
+    as in `Info`.
+    """
+
+    layer: int
+    experts: int
+    top_k: int
+    expert_bytes: int | None
+    decisions: int
+    null_decisions: int
+    dropped_slots: int
+    slots: int
+    decode_slots: int
+    shared: int
+    wanted: int
+    reuse_rate: float | None
+    reuse_rate_w2: float | None
+    reuse_rate_w4: float | None
+    reuse_rate_w8: float | None
+    routing_entropy: float | None
+    routing_entropy_normalised: float | None
+    load_balance_cv: float | None
+    distinct_experts: int
+    popularity_top10_slots: int
+    popularity_top10_share: float | None
+    streaks: int
+    mean_streak: float | None
+    working_set_16: float | None
+    working_set_16_windows: int
+    working_set_64: float | None
+    working_set_64_windows: int
+    working_set_256: float | None
+    working_set_256_windows: int
+
+
+@dataclass(frozen=True)
 class Info:
     """The facts of a trace, over all MoE layers; `layers` has the same per layer. None where something is not defined.
 
@@ -62,7 +121,7 @@ class Info:
     reuse_rate: float | None
     reuse_rate_by_request: float | None
     reuse_requests: int
-    reuse: list[dict[str, Any]]
+    reuse: list[WindowReuse]
     routing_entropy: float | None
     routing_entropy_normalised: float | None
     load_balance_cv: float | None
@@ -71,10 +130,10 @@ class Info:
     popularity_top10_share: float | None
     streaks: int
     mean_streak: float | None
-    working_set: list[dict[str, Any]]
+    working_set: list[WorkingSetSize]
     notes: str
     source: dict[str, Any]
-    layers: list[dict[str, Any]]
+    layers: list[LayerInfo]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `remoe-sim info --json`, as plain Python objects."""
@@ -109,11 +168,12 @@ def info(trace: Trace) -> Info:
         layers = list(layer_statistics(trace))
     model, sizes = trace.model, trace.model.expert_bytes
     decode = int(np.count_nonzero(trace.phase == DECODE))
+    wanted = sum(layer.reuse.wanted for layer in layers)
+    shares = [sum(layer.reuse.shared[at] for layer in layers) for at in range(len(WINDOWS))]
     reuse = [
-        _reuse(width, sum(layer.reuse.shared[at] for layer in layers), sum(layer.reuse.wanted for layer in layers))
-        for at, width in enumerate(WINDOWS)
+        WindowReuse(width, shared, wanted, rate(shared, wanted)) for width, shared in zip(WINDOWS, shares, strict=True)
     ]
-    shared, wanted = np.sum([layer.reuse.by_request for layer in layers], axis=0).T
+    shared, asked = np.sum([layer.reuse.by_request for layer in layers], axis=0).T
     slots = sum(layer.slots for layer in layers)
     decode_slots = sum(layer.reuse.decode_slots for layer in layers)
     top10_slots = sum(layer.top10_slots for layer in layers)
@@ -136,9 +196,9 @@ def info(trace: Trace) -> Info:
         dropped_slots=sum(layer.dropped_slots for layer in layers),
         slots=slots,
         decode_slots=decode_slots,
-        reuse_rate=reuse[0]["reuse_rate"],
-        reuse_rate_by_request=_mean((shared[wanted > 0] / wanted[wanted > 0]).tolist()),
-        reuse_requests=int(np.count_nonzero(wanted)),
+        reuse_rate=reuse[0].reuse_rate,
+        reuse_rate_by_request=_mean((shared[asked > 0] / asked[asked > 0]).tolist()),
+        reuse_requests=int(np.count_nonzero(asked)),
         reuse=reuse,
         routing_entropy=_mean(layer.routing_entropy for layer in layers),
         routing_entropy_normalised=_mean(layer.routing_entropy_normalised for layer in layers),
@@ -155,46 +215,44 @@ def info(trace: Trace) -> Info:
     )
 
 
-def _layer(model: Model, number: int, layer: LayerStatistics) -> dict[str, Any]:
-    """One entry of `layers`: counts are integers, rates fractions of one, None where not defined."""
-    sets = {}
+def _layer(model: Model, number: int, layer: LayerStatistics) -> LayerInfo:
+    """Collect one entry of `layers`."""
+    sets: dict[str, Any] = {}
     for found in layer.working_sets:
         sets[f"working_set_{found.window}"] = found.mean_experts
         sets[f"working_set_{found.window}_windows"] = found.windows
     rates = [rate(shared, layer.reuse.wanted) for shared in layer.reuse.shared]
-    return {
-        "layer": int(number),
-        "experts": int(model.experts[layer.index]),
-        "top_k": int(model.top_k[layer.index]),
-        "expert_bytes": None if model.expert_bytes is None else int(model.expert_bytes[layer.index]),
-        "decisions": layer.decisions,
-        "null_decisions": layer.null_decisions,
-        "dropped_slots": layer.dropped_slots,
-        "slots": layer.slots,
-        "decode_slots": layer.reuse.decode_slots,
-        "shared": layer.reuse.shared[0],
-        "wanted": layer.reuse.wanted,
-        "reuse_rate": rates[0],
-        **{f"reuse_rate_w{width}": value for width, value in zip(WINDOWS[1:], rates[1:], strict=True)},
-        "routing_entropy": layer.routing_entropy,
-        "routing_entropy_normalised": layer.routing_entropy_normalised,
-        "load_balance_cv": layer.load_balance_cv,
-        "distinct_experts": layer.distinct_experts,
-        "popularity_top10_slots": layer.top10_slots,
-        "popularity_top10_share": rate(layer.top10_slots, layer.slots),
-        "streaks": layer.streaks,
-        "mean_streak": layer.mean_streak,
+    return LayerInfo(
+        layer=int(number),
+        experts=int(model.experts[layer.index]),
+        top_k=int(model.top_k[layer.index]),
+        expert_bytes=None if model.expert_bytes is None else int(model.expert_bytes[layer.index]),
+        decisions=layer.decisions,
+        null_decisions=layer.null_decisions,
+        dropped_slots=layer.dropped_slots,
+        slots=layer.slots,
+        decode_slots=layer.reuse.decode_slots,
+        shared=layer.reuse.shared[0],
+        wanted=layer.reuse.wanted,
+        reuse_rate=rates[0],
+        reuse_rate_w2=rates[1],
+        reuse_rate_w4=rates[2],
+        reuse_rate_w8=rates[3],
+        routing_entropy=layer.routing_entropy,
+        routing_entropy_normalised=layer.routing_entropy_normalised,
+        load_balance_cv=layer.load_balance_cv,
+        distinct_experts=layer.distinct_experts,
+        popularity_top10_slots=layer.top10_slots,
+        popularity_top10_share=rate(layer.top10_slots, layer.slots),
+        streaks=layer.streaks,
+        mean_streak=layer.mean_streak,
         **sets,
-    }
+    )
 
 
-def _reuse(window: int, shared: int, wanted: int) -> dict[str, Any]:
-    return {"window": window, "shared": shared, "wanted": wanted, "reuse_rate": rate(shared, wanted)}
-
-
-def _working_set(span: int, sets: Sequence[WorkingSet]) -> dict[str, Any]:
+def _working_set(span: int, sets: Sequence[WorkingSet]) -> WorkingSetSize:
     windows, distinct = sum(one.windows for one in sets), sum(one.distinct for one in sets)
-    return {"window": span, "windows": windows, "mean_experts": rate(distinct, windows)}
+    return WorkingSetSize(span, windows, rate(distinct, windows))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -227,9 +285,9 @@ def _facts(info: Info) -> Iterable[tuple[str, str]]:
         yield "token cycle", f"{format_bytes(info.token_cycle_bytes)} (what one decode token touches)"
     yield "decisions", f"{info.decisions:,} ({info.null_decisions:,} null; {info.dropped_slots:,} slots dropped)"
     for one in info.reuse:
-        name = "reuse, adjacent" if one["window"] == 1 else f"reuse, last {one['window']}"
-        yield name, _ratio(one["reuse_rate"], one["shared"], one["wanted"], "decode slots")
-        if one["window"] == 1:
+        name = "reuse, adjacent" if one.window == 1 else f"reuse, last {one.window}"
+        yield name, _ratio(one.reuse_rate, one.shared, one.wanted, "decode slots")
+        if one.window == 1:
             yield (
                 "reuse, by request",
                 f"{_number(info.reuse_rate_by_request)} (mean of {_requests(info.reuse_requests)})",
@@ -246,9 +304,9 @@ def _facts(info: Info) -> Iterable[tuple[str, str]]:
         "mean streak",
         f"{_number(info.mean_streak)} tokens ({info.decode_slots:,} slots in {info.streaks:,} runs)",
     )
-    for one in info.working_set:
-        experts = "not defined" if one["mean_experts"] is None else f"{one['mean_experts']:.1f} experts"
-        yield f"working set, {one['window']} tokens", f"{experts} (mean of {one['windows']:,} windows in all layers)"
+    for found in info.working_set:
+        experts = "not defined" if found.mean_experts is None else f"{found.mean_experts:.1f} experts"
+        yield f"working set, {found.window} tokens", f"{experts} (mean of {found.windows:,} windows in all layers)"
     if info.notes:
         yield "notes", info.notes
     origin = [str(info.source[key]) for key in ("format", "path") if info.source.get(key)]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_sim.kernels.statistics import ascends, count_uses, link, working_sets
 from remoe_sim.kernels.tallies import shared_with_previous
@@ -25,13 +24,13 @@ from remoe_sim.util.units import rate
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remoe_sim.util.arrays import Flags, Longs
+
 WINDOWS = (1, 2, 4, 8)  # tokens back, for reuse
 SPANS = (16, 64, 256)  # decode tokens, for working sets
 
-Rows = npt.NDArray[np.int64]
 
-
-def decode_order(trace: Trace) -> Rows:
+def decode_order(trace: Trace) -> Longs:
     """int64[decode tokens]: the rows of the decode tokens by request, then position.
 
     Where a position occurs more than once in a request (a draft that was rejected and computed again), its last row
@@ -47,7 +46,7 @@ def decode_order(trace: Trace) -> Rows:
     return rows[stands]
 
 
-def previous_rows(trace: Trace) -> Rows:
+def previous_rows(trace: Trace) -> Longs:
     """int64[tokens]: the row of the token at position − 1 of the same request, both decode; −1 where there is none.
 
     Pairs follow `position`, not the order of rows. What is said at `decode_order` of repeated positions holds here.
@@ -137,7 +136,7 @@ class Reuse:
     shared: tuple[int, ...]
     wanted: int
     decode_slots: int
-    by_request: npt.NDArray[np.int64]
+    by_request: Longs
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ class LayerStatistics:
     decisions: int
     null_decisions: int
     dropped_slots: int
-    uses: npt.NDArray[np.int64]
+    uses: Longs
     reuse: Reuse
     working_sets: tuple[WorkingSet, ...]
 
@@ -229,7 +228,7 @@ def layer_statistics(trace: Trace) -> Iterator[LayerStatistics]:
     return map_layers(lambda index: _statistics(trace, index, order, requests), trace.moe_layers, of_decisions(trace))
 
 
-def _statistics(trace: Trace, index: int, order: Rows, requests: int) -> LayerStatistics:
+def _statistics(trace: Trace, index: int, order: Longs, requests: int) -> LayerStatistics:
     decisions = trace.decisions(index)
     routed = _routed(decisions)
     null_decisions = int(routed.size - np.count_nonzero(routed))
@@ -252,7 +251,7 @@ def _statistics(trace: Trace, index: int, order: Rows, requests: int) -> LayerSt
 
 
 def layer_reuse(
-    trace: Trace, index: int, decisions: Decisions, order: Rows, windows: Sequence[int] = (1,), requests: int = 0
+    trace: Trace, index: int, decisions: Decisions, order: Longs, windows: Sequence[int] = (1,), requests: int = 0
 ) -> Reuse:
     """Reuse at MoE layer `index`, whose decisions are at hand; `order` is `decode_order(trace)`.
 
@@ -267,7 +266,7 @@ def layer_reuse(
     return Reuse(tuple(shared.tolist()), int(wanted), int(slots), by_request)
 
 
-def _routed(decisions: Decisions) -> npt.NDArray[np.bool_]:
+def _routed(decisions: Decisions) -> Flags:
     """`routed` as kernels take it: bool[0] stands for "every token"."""
     return np.zeros(0, np.bool_) if decisions.routed is None else decisions.routed
 

@@ -18,9 +18,8 @@ from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import parse_count, parse_number, plural
 
 if TYPE_CHECKING:
-    from remoe_sim.util.arrays import Ints, Longs
+    from remoe_sim.util.arrays import Array, Flags, Int32s, Ints, Longs, Singles
 
-Flags = npt.NDArray[np.bool_]
 ARRIVALS = ("trace", "random")
 
 
@@ -137,7 +136,7 @@ class Reordered:
     def decisions(self, index: int) -> Decisions:
         return self._trace.decisions(index).take(self._rows)
 
-    def weights(self, index: int) -> npt.NDArray[np.float32] | None:
+    def weights(self, index: int) -> Singles | None:
         values = self._trace.source.weights(index)
         return None if values is None else values[self._rows]
 
@@ -146,7 +145,7 @@ class Reordered:
         return None if values is None else values[self._rows]
 
 
-def _execution(trace: Trace, schedule: Schedule) -> tuple[Longs, npt.NDArray[np.int32]]:
+def _execution(trace: Trace, schedule: Schedule) -> tuple[Longs, Int32s]:
     """int64[tokens]: the rows in their new order; int32[tokens]: the step of each.
 
     Rows are cut into pieces, which are never separated: a prefill step, a chunk of one, a decode token or a window.
@@ -246,7 +245,7 @@ def _starts(prompts: Longs, windows: Longs, bounds: Longs, size: int) -> Longs:
     return starts
 
 
-def _changes(values: npt.NDArray[Any]) -> Flags:
+def _changes(values: Array) -> Flags:
     """Where a value differs from the one before it; the first does."""
     changes = np.ones(values.size, np.bool_)
     changes[1:] = values[1:] != values[:-1]
@@ -259,7 +258,7 @@ def _since(begins: Flags) -> Longs:
     return at - np.maximum.accumulate(np.where(begins, at, 0))
 
 
-def steps_of(request: Ints, phase: Ints) -> npt.NDArray[np.int32]:
+def steps_of(request: Ints, phase: Ints) -> Int32s:
     """Forward passes where none are known: every decode token is one, a request's prompt is one. int32[tokens]."""
     new = (phase == DECODE) | (np.diff(request, prepend=request[:1]) != 0) | (np.diff(phase, prepend=PREFILL) != 0)
     new[:1] = True

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.trace.trace import Decisions, Trace
+from remoe_sim.util.arrays import Array, Flags, Floats, Singles
 
-Weights = npt.NDArray[np.floating[Any]]
-Mask = npt.NDArray[np.bool_] | None
 EXPECTED = "a gate weight is a finite number, 0 or more"
 ORDERED = "slots are put in the order of their gate weights, the largest first, because the file has others"
 
 
-def wrong_weight(weights: Weights, there: Mask = None, *, unknown: bool) -> tuple[int, ...] | None:
+def wrong_weight(weights: Floats, there: Flags | None = None, *, unknown: bool) -> tuple[int, ...] | None:
     """Find the first number that cannot be a gate weight: a negative or infinite one.
 
     there: where the slots are that count, all if None; unknown: whether NaN stands for a weight that is not known.
@@ -31,7 +29,7 @@ def wrong_weight(weights: Weights, there: Mask = None, *, unknown: bool) -> tupl
     return tuple(int(one) for one in np.argwhere(wrong)[0])
 
 
-def in_order(experts: npt.NDArray[Any], weights: Weights, there: Mask = None) -> tuple[npt.NDArray[Any], Weights, bool]:
+def in_order(experts: Array, weights: Floats, there: Flags | None = None) -> tuple[Array, Floats, bool]:
     """Sort the slots of each decision by gate weight, the largest first, and say whether any moved.
 
     experts, weights: [tokens, k]; there: bool[tokens, k], false for null slots, which keep their place. Equal weights
@@ -74,19 +72,19 @@ class Ordered:
 
     def __init__(self, trace: Trace) -> None:
         self._trace, self.moved = trace, False
-        self._kept: dict[int, tuple[Decisions, npt.NDArray[np.float32] | None]] = {}
+        self._kept: dict[int, tuple[Decisions, Singles | None]] = {}
         self.resident = trace.source.resident
 
     def decisions(self, index: int) -> Decisions:
         return self._layer(index)[0]
 
-    def weights(self, index: int) -> npt.NDArray[np.float32] | None:
+    def weights(self, index: int) -> Singles | None:
         return self._layer(index)[1]
 
     def probs(self, index: int) -> npt.NDArray[np.float16] | None:
         return self._trace.source.probs(index)
 
-    def _layer(self, index: int) -> tuple[Decisions, npt.NDArray[np.float32] | None]:
+    def _layer(self, index: int) -> tuple[Decisions, Singles | None]:
         if index in self._kept:
             return self._kept[index]
         before, weights = self._trace.decisions(index), self._trace.source.weights(index)
@@ -102,7 +100,7 @@ class Ordered:
             self._kept[index] = after
         return after
 
-    def _keys(self, index: int, before: Decisions, weights: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
+    def _keys(self, index: int, before: Decisions, weights: Array | None) -> Array | None:
         """What the slots [tokens, k] are ordered by; None where there is nothing of that shape."""
         if weights is not None:
             return weights if weights.shape == before.experts.shape else None

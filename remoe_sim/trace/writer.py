@@ -23,7 +23,7 @@ from remoe_sim.trace.sources import block_rows, blocks_of
 from remoe_sim.trace.trace import PHASES, SCHEMA_VERSION, Decisions, Trace
 from remoe_sim.trace.weights import EXPECTED, wrong_weight
 from remoe_sim.util.files import replacing
-from remoe_sim.util.progress import Stage, stage
+from remoe_sim.util.progress import RunningStage, stage
 
 COUNTED = ("position", "step")  # mostly one more than the row before: kept as differences, which take little room
 
@@ -47,7 +47,7 @@ class _Writer:
         self.hashes: dict[str, Any] = {}
         self.rows = 0
 
-    def run(self, written: Stage) -> None:
+    def run(self, written: RunningStage) -> None:
         file = None
         try:
             for part in blocks_of(self.trace, block_rows(_row_bytes(self.trace))):

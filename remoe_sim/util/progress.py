@@ -17,7 +17,7 @@ class Listener(Protocol):
     def end(self) -> None: ...
 
 
-class Stage:
+class RunningStage:
     """A part of a task. unit: what it counts, where that is reported by `done`; else its owner calls `advance`."""
 
     def __init__(self, listener: Listener | None = None, unit: str | None = None) -> None:
@@ -35,9 +35,9 @@ class Stage:
             self._reached = done
 
 
-_NOBODY = Stage()
+_NOBODY = RunningStage()
 _listener: Listener | None = None
-_running: Stage | None = None
+_running: RunningStage | None = None
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def stage(what: str, total: int | None = None, unit: str | None = None) -> Iterator[Stage]:
+def stage(what: str, total: int | None = None, unit: str | None = None) -> Iterator[RunningStage]:
     """One stage; those inside it belong to it and are not shown. total: how much there is to do, None if not known.
 
     unit: "rows" of layers that are read from a trace file, "layers" that are worked off, or "bytes" of a recording;
@@ -62,7 +62,7 @@ def stage(what: str, total: int | None = None, unit: str | None = None) -> Itera
     if _listener is None or _running is not None:
         yield _NOBODY
         return
-    _running = Stage(_listener, unit)
+    _running = RunningStage(_listener, unit)
     try:
         _listener.begin(what, total)
         yield _running

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from remoe_sim.util.progress import Stage
+    from remoe_sim.util.progress import RunningStage
 
 PASSING = (429, 502, 503, 504)  # what a server answers that is busy, or is just being started
 
@@ -121,7 +121,7 @@ def tried(work: Callable[[], T], about: str) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def moved(move: Callable[[Any], None], done: Stage, about: str) -> None:
+def moved(move: Callable[[Any], None], done: RunningStage, about: str) -> None:
     """Moves a whole file, from its beginning again where that may help; `move` takes what fsspec calls with bytes."""
     from fsspec.callbacks import Callback
 

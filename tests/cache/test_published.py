@@ -9,10 +9,9 @@ import pytest
 from numba import config
 
 import remoe_sim
-from remoe_sim.kernels.tallies import DECODE as DECODE_LOOKUP
 from remoe_sim.policy import Rules
 from remoe_sim.policy.find import find_policy
-from remoe_sim.trace.accesses import global_stream, select_tokens
+from remoe_sim.trace.accesses import DECODE_LOOKUP, global_stream, select_tokens
 from tests.oracle.naive import DECODE, Row
 from tests.support.data import SHARED, needs_traces
 from tests.support.strategies import Shape, trace_of

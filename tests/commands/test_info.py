@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -154,8 +154,8 @@ def test_working_sets_are_pooled_over_windows():
     for step, row in enumerate(rows):
         row.step = step
     result = remoe_sim.info(trace_of(rows, [8], [1]))
-    assert result.working_set[0] == {"window": 16, "windows": 3, "mean_experts": 5 / 3}
-    assert (result.layers[0]["working_set_16"], result.layers[0]["working_set_16_windows"]) == (5 / 3, 3)
+    assert asdict(result.working_set[0]) == {"window": 16, "windows": 3, "mean_experts": 5 / 3}
+    assert (result.layers[0].working_set_16, result.layers[0].working_set_16_windows) == (5 / 3, 3)
 
 
 def test_frame_and_html():
@@ -230,5 +230,5 @@ def test_real_captures(name, top_k, cycle, reuse):
     assert result.token_cycle_bytes == top_k * sum(sizes)
     assert result.reuse_rate == pytest.approx(reuse, abs=5e-5)
     assert result.null_decisions == result.phases["prefill"] - 1
-    assert result.distinct_experts == sum(layer["distinct_experts"] for layer in result.layers)
+    assert result.distinct_experts == sum(layer.distinct_experts for layer in result.layers)
     assert plain(result.to_dict())

@@ -4,6 +4,7 @@ Imports under TYPE_CHECKING and inside functions count. Packages are edges too w
 """
 
 import ast
+from collections import defaultdict
 from functools import cache
 
 import pytest
@@ -121,3 +122,14 @@ def test_a_file_has_several_users_or_a_public_function():
         and not name.startswith(FOUND)
     }
     assert lonely <= OWN_FILE
+
+
+def test_a_class_name_is_defined_once():
+    """So that a name in a message, a type hint or a search means one thing."""
+    where = defaultdict(list)
+    for name, path in modules().items():
+        if path.is_relative_to(ROOT / "remoe_sim"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    where[node.name].append(name)
+    assert {name: places for name, places in where.items() if len(places) > 1} == {}

@@ -53,8 +53,8 @@ def test_the_same_arguments_give_the_same_trace_and_another_seed_another():
 def test_layers_differ_and_may_have_skew_and_reuse_of_their_own():
     trace = remoe_sim.synth(tokens=FEW, layers=2, experts=32, top_k=3, skew="0,1.5", reuse=[0.2, 0.6], prompt_tokens=0)
     found = remoe_sim.info(trace).layers
-    assert [layer["reuse_rate"] for layer in found] == pytest.approx([0.2, 0.6], abs=0.01)
-    assert found[1]["load_balance_cv"] > 2 * found[0]["load_balance_cv"]
+    assert [layer.reuse_rate for layer in found] == pytest.approx([0.2, 0.6], abs=0.01)
+    assert found[1].load_balance_cv > 2 * found[0].load_balance_cv
 
 
 def test_a_model_from_its_card():

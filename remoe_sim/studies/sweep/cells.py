@@ -19,11 +19,10 @@ from remoe_sim.cache.caches import Preload, check_alike
 from remoe_sim.cache.call import sized
 from remoe_sim.cache.settings import Limit, Settings, known_sizes
 from remoe_sim.devices.costs import place_of_misses
-from remoe_sim.kernels.tallies import DECODE
 from remoe_sim.policy.base import Policy, StackPolicy
 from remoe_sim.policy.find import find_policy
 from remoe_sim.policy.guard import fast_policy
-from remoe_sim.trace.accesses import select_tokens
+from remoe_sim.trace.accesses import DECODE_LOOKUP, select_tokens
 from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.schedule import batch
 from remoe_sim.trace.schema import content_hash
@@ -219,7 +218,7 @@ def passes_of(axes: Axes, subjects: Sequence[Subject], train: Trace | None) -> I
             for settings in axes.settings:
                 tokens = select_tokens(trace, settings.phase, settings.reset, settings.warmup)
                 for policy in policies:
-                    one = Pass(subject, size, settings, policy, training, tokens.count(DECODE))
+                    one = Pass(subject, size, settings, policy, training, tokens.count(DECODE_LOOKUP))
                     yield from _passes(axes, one, variants, taught)
 
 

@@ -12,9 +12,8 @@ import numpy as np
 from remoe_sim.cache.caches import Caches
 from remoe_sim.cache.counts import COLD, HITS, LOOKUPS, Counted, counted
 from remoe_sim.devices.timeline import PARTS, Times
-from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.policy.base import StackPolicy
-from remoe_sim.trace.accesses import Tokens, select_tokens
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, Tokens, select_tokens
 from remoe_sim.trace.holdings import of_decisions, of_timeline
 from remoe_sim.trace.metrics import decode_order, layer_reuse
 from remoe_sim.util.threads import map_layers
@@ -47,7 +46,9 @@ def row_of(one: Pass, cell: Cell, table: np.ndarray) -> Row:
     read = None if sizes is None else _bytes_missed(table, sizes)
     held = None if sizes is None else _bytes_held(cell, experts, sizes)
     counts = table.sum(axis=0)
-    lookups, hits, cold = (int(counts[[PREFILL, DECODE], column].sum()) for column in (LOOKUPS, HITS, COLD))
+    lookups, hits, cold = (
+        int(counts[[PREFILL_LOOKUP, DECODE_LOOKUP], column].sum()) for column in (LOOKUPS, HITS, COLD)
+    )
     equal = settings.per_layer or not one.in_bytes or len(set(cell.variant.sizes or ())) == 1
     return {
         "key": cell.key, **cell.names, "trace_hash": subject.digest, **subject.facts, "capacity_bytes": held,
@@ -55,12 +56,12 @@ def row_of(one: Pass, cell: Cell, table: np.ndarray) -> Row:
         "lookups": lookups, "hits": hits, "misses": lookups - hits, "hit_rate": rate(hits, lookups),
         "cold_misses": cold, "capacity_misses": lookups - hits - cold,
         "optimal": one.policy.policy.optimal and equal and not settings.warmup,
-        "decode_tokens": one.decode_tokens, "decode_lookups": int(counts[DECODE, LOOKUPS]),
-        "decode_hits": int(counts[DECODE, HITS]),
-        "decode_hit_rate": rate(int(counts[DECODE, HITS]), int(counts[DECODE, LOOKUPS])),
-        "prefill_lookups": int(counts[PREFILL, LOOKUPS]), "prefill_hits": int(counts[PREFILL, HITS]),
-        "bytes_read": None if read is None else int(read[[PREFILL, DECODE]].sum()),
-        "bytes_read_per_token": None if read is None else rate(int(read[DECODE]), one.decode_tokens),
+        "decode_tokens": one.decode_tokens, "decode_lookups": int(counts[DECODE_LOOKUP, LOOKUPS]),
+        "decode_hits": int(counts[DECODE_LOOKUP, HITS]),
+        "decode_hit_rate": rate(int(counts[DECODE_LOOKUP, HITS]), int(counts[DECODE_LOOKUP, LOOKUPS])),
+        "prefill_lookups": int(counts[PREFILL_LOOKUP, LOOKUPS]), "prefill_hits": int(counts[PREFILL_LOOKUP, HITS]),
+        "bytes_read": None if read is None else int(read[[PREFILL_LOOKUP, DECODE_LOOKUP]].sum()),
+        "bytes_read_per_token": None if read is None else rate(int(read[DECODE_LOOKUP]), one.decode_tokens),
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Difference:
+class Mismatch:
     """A cell of the file (its number from 0, and what it is about) and a column that is not what it should be."""
 
     row: int
@@ -61,7 +61,7 @@ class Verification(Shown):
     rows: int
     seed: int
     checked: tuple[int, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[Mismatch, ...]
 
     @property
     def equal(self) -> bool:
@@ -157,7 +157,7 @@ class _Again:
         self.traces, self.policies, self.devices, self.model, self.rest = traces, policies, devices, model, rest
         self.folder, self.given = folder, bool(traces)
 
-    def differences(self, number: int, row: Row) -> Iterator[Difference]:
+    def differences(self, number: int, row: Row) -> Iterator[Mismatch]:
         """The columns in which a row is not what it should be."""
         if row["version"] != __version__:
             raise ValueError(
@@ -167,7 +167,7 @@ class _Again:
         new = self.row(row)
         for column in COLUMNS.names:
             if column != "trace" and not _same(row[column], new[column]):
-                yield Difference(number, {name: row[name] for name in ABOUT}, column, row[column], new[column])
+                yield Mismatch(number, {name: row[name] for name in ABOUT}, column, row[column], new[column])
 
     def row(self, row: Row) -> Row:
         """A row computed anew, by those of the possible readings of its names that give its key, if one does."""
