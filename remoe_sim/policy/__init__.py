@@ -11,6 +11,7 @@ from remoe_sim.policy.base import (
     StackPolicy,
     empty_outcome,
 )
+from remoe_sim.policy.guard import fast_policy
 from remoe_sim.trace.accesses import Stream
 from remoe_sim.util.arrays import Longs
 
@@ -26,4 +27,5 @@ __all__ = [
     "StackPolicy",
     "Stream",
     "empty_outcome",
+    "fast_policy",
 ]

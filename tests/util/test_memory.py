@@ -159,7 +159,10 @@ def test_calls_and_answers_that_are_held_at_once(fit, monkeypatch):
 def test_estimates_are_not_below_what_is_held(policy, scope, drawn):
     """Arrays that numpy makes, which are all large ones; a warm run, so that no compiler takes part."""
     admission = "bypass" if policy == "static-oracle" else "mandatory"
-    caches, one = Caches(drawn, Settings(scope, admission), select_tokens(drawn)), find_policies(policy)[0]
+    caches, one = (
+        Caches(drawn, Settings(scope=scope, admission=admission), select_tokens(drawn)),
+        find_policies(policy)[0],
+    )
 
     def work():
         views = caches.layer_views(0) if scope == "layer" else shared
