@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 import remoe_sim
-from remoe_sim.cache import stream as stream_module
+from remoe_sim.cache import caches as caches_module
 from remoe_sim.cache.caches import Preload
 from remoe_sim.policy import Policy, Rules, SlotPolicy, StackPolicy, find
 from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
@@ -301,7 +301,7 @@ def test_what_a_policy_must_define(policy):
 
 def test_the_check_is_made_on_every_replay(monkeypatch):
     seen = []
-    monkeypatch.setattr(stream_module, "check_outcome", lambda stream, outcome, limit: seen.append(outcome))
+    monkeypatch.setattr(caches_module, "check_outcome", lambda stream, outcome, limit: seen.append(outcome))
     remoe_sim.replay(TRACE, 2, policy=POLICIES)
     remoe_sim.replay(TRACE, 2, policy=POLICIES, scope="global")
     assert len(seen) == 5 * 2 + 5
@@ -312,6 +312,6 @@ def test_the_check_knows_what_a_cache_can_hold(in_bytes, limit, most):
     """Under a limit in experts of unequal sizes that is what the largest of them take."""
     stream = SimpleNamespace(in_bytes=in_bytes, weights=np.array([4, 1, 9]))
     for resting in (0, most):
-        stream_module.check_outcome(stream, SimpleNamespace(resting=np.array([resting]), evictions=0), limit)
+        caches_module.check_outcome(stream, SimpleNamespace(resting=np.array([resting]), evictions=0), limit)
     with pytest.raises(RuntimeError, match=f"residents take {most + 1} where {most} are allowed"):
-        stream_module.check_outcome(stream, SimpleNamespace(resting=np.array([0, most + 1]), evictions=0), limit)
+        caches_module.check_outcome(stream, SimpleNamespace(resting=np.array([0, most + 1]), evictions=0), limit)

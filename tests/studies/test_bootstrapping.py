@@ -1,9 +1,8 @@
 """Intervals of differences of ratios: against the slow way, how often they cover, and what cannot be told."""
 
-import importlib.util
+import importlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from remoe_sim.studies.bootstrap import Ratios, differences
 from remoe_sim.studies.compare_result import Difference, adjusted
 from tests.support.strategies import examples
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def slow(a, b, paired):
@@ -257,11 +256,7 @@ def test_holm_by_hand():
 
 
 def coverage():
-    spec = importlib.util.spec_from_file_location("compare_coverage", ROOT / "benchmarks" / "compare_coverage.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look it up there
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.fidelity.compare_coverage")
 
 
 def test_the_document_has_the_measured_coverage():

@@ -163,7 +163,7 @@ def test_an_error_keeps_what_is_done(tmp_path):
     path = tmp_path / "s.parquet"
     broken = FEWEST_HITS.replace("worst = min(", "1 / 0; worst = min(")
     (tmp_path / "mine.py").write_text(broken)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ValueError, match=r"mine\.py, line \d+: ZeroDivisionError"):
         remoe_sim.sweep(SAMPLE, ["lru", str(tmp_path / "mine.py")], "4,8", output=path)
     assert pd.read_parquet(path)["policy"].tolist() == ["lru", "lru"]
 

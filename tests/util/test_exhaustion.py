@@ -62,7 +62,7 @@ def test_sizes_are_as_before():
 @pytest.mark.parametrize("digits", [405, 5000])
 def test_numbers_of_cards_and_configurations(digits, tmp_path):
     card = tmp_path / "d.toml"
-    text = Path(remoe_sim.__file__).with_name("devices").joinpath("rtx-4090.toml").read_text()
+    text = Path(remoe_sim.__file__).with_name("devices").joinpath("cards", "rtx-4090.toml").read_text()
     line = next(line for line in text.splitlines() if line.startswith("memory_bytes"))
     value = line.split("value = ")[1].split(",")[0]
     card.write_text(text.replace(line, line.replace(value, "1" * digits)))
