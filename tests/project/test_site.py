@@ -51,7 +51,7 @@ def test_every_command_and_function_is_on_a_page(site):
         assert f"Usage: remoe-sim {name} " in text
     text = text_of(site, "python")
     public = [name for name in remoe_sim.__all__ if name != "__version__"]
-    documented = [*public, *(f"figures.{name}" for name in figures.functions()), "results.ReplayReport"]
+    documented = [*public, *(f"figures.{name}" for name in figures.functions()), "cache.results.ReplayReport"]
     assert [name for name in documented if f"remoe_sim.{name}" not in text] == []
 
 
