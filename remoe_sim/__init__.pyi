@@ -14,9 +14,9 @@ from .devices.measure import measure as measure
 from .figures._plot import plot as plot
 from .formats.format import export as export
 from .formats.format import import_trace as import_trace
-from .installation import doctor as doctor
 from .models.model import model as model
 from .models.sizes import SizedModel as SizedModel
+from .reports.installation import doctor as doctor
 from .reports.report import report as report
 from .studies.batches import batches as batches
 from .studies.compare import compare as compare

@@ -23,6 +23,10 @@ from remoe_sim import commands
 from remoe_sim.commands._progress import shown
 
 _TRACEBACK: ContextVar[bool] = ContextVar("whether errors show their traceback", default=False)
+_SECTION = re.compile(r'^SECTION = "(.*)"$', re.MULTILINE)
+SECTIONS = (
+    "Start", "Time and memory", "Compare and ask what if", "Many runs and output", "Make traces", "This installation"
+)  # fmt: skip
 _DOCSTRING = re.compile(r'^def command\(.*?\) -> \w+:\n    """(.*?)"""', re.DOTALL | re.MULTILINE)
 
 
@@ -39,15 +43,24 @@ class Group(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click does, but from the files' texts: to import them all takes longer than everything else of --help."""
-        names = self.list_commands(ctx)
-        width = formatter.width - 6 - max(len(name) for name in names)
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self._summary(ctx, name, width)) for name in names])
+        """Write the commands by section, from the files' texts: importing all of them takes long.
 
-    def _summary(self, ctx: click.Context, name: str, width: int) -> str:
-        file = Path(commands.__path__[0], f"{_modules()[name]}.py")
-        found = _DOCSTRING.search(file.read_text("utf-8")) if file.is_file() else None
+        A command names its section in a line `SECTION = "…"`; those of other names follow at the end.
+        """
+        texts = {name: _text(name) for name in self.list_commands(ctx)}
+        width = formatter.width - 6 - max(len(name) for name in texts)
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
+        for name, text in texts.items():
+            found = _SECTION.search(text)
+            title = found[1] if found else "More"
+            sections.setdefault(title, []).append((name, self._summary(ctx, name, text, width)))
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def _summary(self, ctx: click.Context, name: str, text: str, width: int) -> str:
+        found = _DOCSTRING.search(text)
         command = click.Command(name, help=found[1]) if found else self.get_command(ctx, name)
         return command.get_short_help_str(width) if command else ""
 
@@ -66,6 +79,12 @@ def _modules() -> dict[str, str]:
     """Command names and their modules; a name that is a word of the language has a module with `_` behind it."""
     names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
     return {name.rstrip("_"): name for name in names if not name.startswith("_")}
+
+
+def _text(name: str) -> str:
+    """The source of a command; nothing where only compiled files are installed."""
+    file = Path(commands.__path__[0], f"{_modules()[name]}.py")
+    return file.read_text("utf-8") if file.is_file() else ""
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -27,14 +27,14 @@ CENTRES = {  # x and y of the middle of each box
     "finetune": (1.1, 6.6), "figures": (4.6, 6.6), "reports": (8.0, 6.6),
     "capture": (1.1, 5.4), "traces": (3.0, 5.4), "studies": (6.2, 5.4),
     "formats": (2.2, 4.2), "cache": (7.2, 4.2), "policies": (10.0, 4.2),
-    "synthetic": (3.6, 3.0), "devices": (6.9, 3.0), "policy": (8.9, 3.0), "installation": (10.6, 3.0),
+    "synthetic": (3.6, 3.0), "devices": (6.9, 3.0), "policy": (8.9, 3.0),
     "models": (1.5, 1.7), "trace": (5.1, 1.7), "kernels": (8.3, 0.9),
 }  # fmt: skip
 SAID = {
     "finetune": "tune a router", "figures": "matplotlib", "reports": "one HTML page", "capture": "run models",
     "traces": "one file per format", "studies": "several replays", "formats": "other programs' files",
     "cache": "replay and curve", "policies": "one file per policy", "synthetic": "drawn traces",
-    "devices": "times and bytes", "policy": "what a policy is", "installation": "doctor",
+    "devices": "times and bytes", "policy": "what a policy is",
     "models": "what a model weighs", "trace": "the trace file and its accesses", "kernels": "compiled loops",
 }  # fmt: skip
 WIDTHS = {"trace": 2.3, "kernels": 2.3}  # of boxes that many arrows lead to

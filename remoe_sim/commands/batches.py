@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from remoe_sim.studies.batches import BatchReport
 
+SECTION = "Compare and ask what if"
+
 
 @click.command()
 @click.argument("trace", type=click.Path())

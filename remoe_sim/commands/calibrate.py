@@ -12,6 +12,8 @@ from remoe_sim.commands._tables import new_table
 if TYPE_CHECKING:
     from remoe_sim.devices.calibrate import Calibration
 
+SECTION = "Time and memory"
+
 
 @click.command()
 @click.argument("measurements")

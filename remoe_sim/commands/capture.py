@@ -9,6 +9,8 @@ import click
 
 from remoe_sim.commands._options import note
 
+SECTION = "Make traces"
+
 
 @click.command()
 @click.argument("model")

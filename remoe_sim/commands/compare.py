@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from remoe_sim.studies.compare_result import Comparison, Difference
 
+SECTION = "Compare and ask what if"
+
 UNITS = {"reuse_rate": "reuse", "hit_rate": "hit rate %", "misses_per_token": "misses/token",
          "bytes_read_per_token": "MiB/token", "tpot_ms": "TPOT ms"}  # fmt: skip
 

@@ -22,6 +22,8 @@ from remoe_sim.util.units import percent
 if TYPE_CHECKING:
     import pandas as pd
 
+SECTION = "Start"
+
 
 @click.command()
 @click.argument("trace", type=click.Path())

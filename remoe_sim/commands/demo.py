@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+SECTION = "Start"
+
 
 @click.command()
 @click.option("--cache", default="8", show_default=True, metavar="N", help="Experts per layer.")

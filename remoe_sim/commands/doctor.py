@@ -9,7 +9,9 @@ import click
 from remoe_sim.commands._options import note, print_json
 
 if TYPE_CHECKING:
-    from remoe_sim.installation import Checkup, Package
+    from remoe_sim.reports.installation import Checkup, Package
+
+SECTION = "This installation"
 
 
 @click.command()

@@ -12,6 +12,8 @@ from remoe_sim.util.units import percent
 if TYPE_CHECKING:
     from remoe_sim.devices.estimate import EstimateReport
 
+SECTION = "Time and memory"
+
 
 @click.command()
 @click.option("--model", required=True, metavar="NAME", help="A name of 'list models', or a card, config.json or GGUF.")

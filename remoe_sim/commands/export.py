@@ -9,6 +9,8 @@ import click
 
 from remoe_sim.commands._options import note
 
+SECTION = "Many runs and output"
+
 
 class ExportCommand(click.Command):
     """Its help ends with the formats, which are found when help is asked for."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from remoe_sim.finetune import Stage, Tuned
     from remoe_sim.finetune.training import TrainingPoint
 
+SECTION = "Make traces"
+
 
 @click.command()
 @click.argument("model")

@@ -9,6 +9,8 @@ import click
 
 from remoe_sim.commands._options import note
 
+SECTION = "Start"
+
 
 class ImportCommand(click.Command):
     """Its help ends with the formats and the layouts of the plain ones, which are found when help is asked for."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from remoe_sim.trace.info import Info
 
+SECTION = "Start"
+
 HEADINGS = (
     "layer",
     "tokens",

@@ -11,6 +11,8 @@ import click
 from remoe_sim.commands._options import print_json
 from remoe_sim.commands._tables import new_table, print_table
 
+SECTION = "This installation"
+
 Row = dict[str, Any]
 SHOWN = ("bf16", "q4_k_m")
 

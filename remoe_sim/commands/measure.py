@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from remoe_sim.devices.measure import Measurement
 
+SECTION = "Time and memory"
+
 UNASKED = 2**30  # bytes that are written without a question
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from remoe_sim.studies.plan_result import PlanReport, PlanResult
 
+SECTION = "Time and memory"
+
 
 @click.command()
 @click.argument("trace")

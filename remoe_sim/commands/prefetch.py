@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from remoe_sim.devices.run import Timed
     from remoe_sim.studies.prefetch_result import PrefetchReport
 
+SECTION = "Compare and ask what if"
+
 
 @click.command()
 @click.argument("trace", type=click.Path())

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from remoe_sim.cache.results import ReplayReport, ReplayResult
 
+SECTION = "Start"
+
 
 @click.command()
 @click.argument("trace", type=click.Path())

@@ -16,6 +16,8 @@ from remoe_sim.commands._options import (
     timing_options,
 )
 
+SECTION = "Many runs and output"
+
 
 @click.command()
 @click.argument("source", metavar="TRACE|SWEEP", type=click.Path())

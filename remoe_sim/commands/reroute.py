@@ -13,6 +13,8 @@ from remoe_sim.util.units import decimal, percent
 if TYPE_CHECKING:
     from remoe_sim.studies.reroute import RerouteReport
 
+SECTION = "Compare and ask what if"
+
 
 @click.command()
 @click.argument("trace", type=click.Path())

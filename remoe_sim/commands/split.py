@@ -22,6 +22,8 @@ from remoe_sim.util.units import decimal, percent
 if TYPE_CHECKING:
     from remoe_sim.studies.split import Division, PolicySplit, SplitReport
 
+SECTION = "Compare and ask what if"
+
 
 @click.command()
 @click.argument("trace", type=click.Path())

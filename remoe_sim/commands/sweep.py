@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+SECTION = "Many runs and output"
+
 SCHEMA = "remoe-sim.sweep.v1"
 MOST_TABLES, MOST_LINES, MOST_POLICIES = 4, 12, 4
 _SAME = ("trace", "batch", "scope", "device", "quant", "overlap", "capacity_unit")  # of one table

@@ -8,6 +8,8 @@ import click
 
 from remoe_sim.commands._options import memory_option, note
 
+SECTION = "Make traces"
+
 
 @click.command()
 @click.option("-o", "--output", required=True, type=click.Path(), help="The trace file to write (Parquet).")

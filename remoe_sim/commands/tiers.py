@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from remoe_sim.studies.tiers_result import TierReport
 
+SECTION = "Compare and ask what if"
+
 
 @click.command()
 @click.argument("trace", type=click.Path())

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from remoe_sim.cache.results import ReplayResult
     from remoe_sim.studies.verdict_result import Verdict
 
+SECTION = "Start"
+
 
 @click.command()
 @click.argument("trace", type=click.Path())

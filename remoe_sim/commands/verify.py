@@ -8,6 +8,8 @@ import click
 
 from remoe_sim.commands._options import fast_option, memory_option, note, print_json
 
+SECTION = "Many runs and output"
+
 
 @click.command()
 @click.argument("result")

@@ -173,7 +173,7 @@ def _order(value: Any, best: str) -> float:
 
 
 def _reproduce(path: str) -> list[Any]:
-    from remoe_sim.installation import versions_in_words
+    from remoe_sim.reports.installation import versions_in_words
 
     return [
         Text(f"remoe-sim report {shlex.quote(path)} -o report.html", code=True),

@@ -261,7 +261,7 @@ def _reproduce(
         f"remoe-sim replay {name} {_flags({**both, **timing})} --json",
         f"remoe-sim info {name} --json",
     ]
-    from remoe_sim.installation import versions_in_words
+    from remoe_sim.reports.installation import versions_in_words
 
     return [
         Text("\n".join(lines), code=True),

@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 import remoe_sim
-from remoe_sim import cli, installation
+from remoe_sim import cli
 from remoe_sim.kernels import compile
+from remoe_sim.reports import installation
 
 BIN = Path(sys.executable).parent
 

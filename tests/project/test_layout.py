@@ -13,11 +13,11 @@ from tests.support.layout import MAY_IMPORT, ROOT, edges, imported, modules, roo
 
 pytestmark = pytest.mark.once
 
-FREE = ("", "cli", "commands")  # the face, the command line
+FREE = ("", "__main__", "cli", "commands")  # the face, the command line
 CONTRACTS = ("assembling", "importing")  # files that only repeat names, at the paths that documents show to users
-MOST_FILES, MOST_LINES, MOST_LEVELS, MOST_BESIDE = 210, 400, 11, 5
+MOST_FILES, MOST_LINES, MOST_LEVELS, MOST_BESIDE = 260, 400, 11, 5
 # Nothing imports these: they are found by listing, or run on a worker.
-FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "assembling", "importing")
+FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "__main__", "assembling", "importing")
 # One user each, in the same room, which would be too long with them, or loads them only when they are needed.
 OWN_FILE = {
     "capture.llama", "capture.llama_run", "capture.weighing", "devices.measured_runs", "devices.probes",

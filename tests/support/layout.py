@@ -21,9 +21,8 @@ MAY_IMPORT = {
     "policies": ["policy", "kernels"],
     "traces": ["util", "kernels", "trace", "formats"],
     "studies": BELOW,
-    "installation": ["util", "kernels"],
     "figures": STUDIES,
-    "reports": [*STUDIES, "figures", "installation"],
+    "reports": [*STUDIES, "figures"],
     "capture": ["util", "models", "trace", "formats"],
     "finetune": ["util", "models", "trace", "formats", "capture"],
 }
