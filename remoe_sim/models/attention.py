@@ -93,7 +93,8 @@ class GroupedQueries(Attention):
 class Latent(Attention):
     """Multi-head latent attention (MLA; DeepSeek-V2, section 2.1). q_lora_rank 0: queries are not compressed.
 
-    Kept per token is the compressed key and value, and the rotary key that all heads share.
+    Kept per token is the compressed key and value, and the rotary key that all heads share. gate: the output is gated
+    by as many numbers, made from the layer's input.
     """
 
     heads: int
@@ -102,6 +103,7 @@ class Latent(Attention):
     nope_head_dim: int
     rope_head_dim: int
     v_head_dim: int
+    gate: bool = False
 
     def tensors(self, hidden: int) -> list[Tensor]:
         queries = self.heads * (self.nope_head_dim + self.rope_head_dim)
@@ -114,6 +116,7 @@ class Latent(Attention):
             Tensor("attn_k_b", self.kv_lora_rank, self.nope_head_dim, count=self.heads),
             Tensor("attn_v_b", self.v_head_dim, self.kv_lora_rank, count=self.heads),
             Tensor("attn_output", hidden, self.heads * self.v_head_dim),
+            *([Tensor("attn_gate", self.heads * self.v_head_dim, hidden)] if self.gate else []),
         ]
 
     @property
@@ -155,6 +158,37 @@ class DeltaNet(Attention):
 
     def state_bytes(self, hidden: int) -> int:
         return (self._values * self.key_head_dim + self._mixed * (self.kernel - 1)) * STATE_BYTES
+
+
+@dataclass(frozen=True)
+class KimiDelta(Attention):
+    """Kimi Delta Attention (Kimi Linear; arXiv 2510.26692, section 3): a delta rule whose decay is set per channel.
+
+    The decay is made through a rank of head_dim. gate_rank: rank of the output gate, 0 for a full matrix.
+    """
+
+    heads: int
+    head_dim: int
+    kernel: int
+    gate_rank: int
+
+    def tensors(self, hidden: int) -> list[Tensor]:
+        width, rank = self.heads * self.head_dim, self.gate_rank
+        gate = [Tensor("attn_gate_a", rank, hidden), Tensor("attn_gate_b", width, rank)]
+        return [
+            *(Tensor(role, width, hidden) for role in ("attn_q", "attn_k", "attn_v")),
+            Tensor("attn_output", hidden, width),
+            *(gate if rank else [Tensor("attn_gate", width, hidden)]),
+            Tensor("ssm_f_a", self.head_dim, hidden),
+            Tensor("ssm_f_b", width, self.head_dim),
+            Tensor("ssm_beta", self.heads, hidden),
+            Tensor(VECTOR, 3 * width, self.kernel),
+            *(Tensor(VECTOR, 1, size) for size in (width, self.heads, self.head_dim)),
+        ]
+
+    def state_bytes(self, hidden: int) -> int:
+        width = self.heads * self.head_dim
+        return (width * self.head_dim + 3 * width * (self.kernel - 1)) * STATE_BYTES
 
 
 @dataclass(frozen=True)
@@ -237,6 +271,7 @@ KINDS: dict[str, type[Attention]] = {
     "gqa": GroupedQueries,
     "mla": Latent,
     "delta-net": DeltaNet,
+    "kda": KimiDelta,
     "short-convolution": ShortConvolution,
     "compressed": Compressed,
 }

@@ -21,11 +21,15 @@ _MOST_LAYERS, _MOST_SIZE = 10_000, 10**8
 class Shape:
     """Sizes count numbers, not bytes. attention: one per layer; moe_layers: the layers that have experts.
 
-    shared_intermediate: width of all shared experts of a layer together; dense_intermediate: of the layers without
-    experts; shared_gate: a learned gate on the shared experts; router_bias, expert_biases, norm_bias, head_bias:
-    whether there are such vectors; hyper_connections: parallel residual streams (DeepSeek-V4), 0 for the usual one;
-    expert_type: the type that the experts are published in where it is not the checkpoint's; published_…: counts that
-    its makers state, None if they do not; notes and unverified: sentences.
+    expert_input: width that routed experts work on, 0 for hidden_size; where it is another, two matrices per layer lead
+    to it and back (latent experts, as in Kimi-K3)
+    shared_intermediate: width of all shared experts of a layer together
+    dense_intermediate: width of the layers without experts
+    shared_gate: a learned gate on the shared experts
+    router_bias, expert_biases, norm_bias, head_bias: whether there are such vectors
+    hyper_connections: parallel residual streams (DeepSeek-V4), 0 for the usual one
+    expert_type: the type that the experts are published in where it is not the checkpoint's
+    published_…: counts that its makers state, None if they do not; notes and unverified: sentences
     """
 
     title: str
@@ -37,6 +41,7 @@ class Shape:
     top_k: int
     expert_intermediate: int
     attention: tuple[Attention, ...]
+    expert_input: int = 0
     shared_intermediate: int = 0
     dense_intermediate: int = 0
     tied_embeddings: bool = False
@@ -74,11 +79,14 @@ class Shape:
 
     def _experts(self) -> list[Tensor]:
         found = [Tensor(ROUTER, self.experts, self.hidden_size)]
-        found += _ffn(self.expert_intermediate, self.hidden_size, ROUTED, self.experts)
+        found += _ffn(self.expert_intermediate, self.expert_input or self.hidden_size, ROUTED, self.experts)
+        if self.expert_input:
+            found.append(Tensor("ffn_latent_down", self.expert_input, self.hidden_size))
+            found.append(Tensor("ffn_latent_up", self.hidden_size, self.expert_input))
         if self.router_bias:
             found.append(Tensor(VECTOR, 1, self.experts))
         if self.expert_biases:
-            sizes = (self.expert_intermediate, self.expert_intermediate, self.hidden_size)
+            sizes = (self.expert_intermediate, self.expert_intermediate, self.expert_input or self.hidden_size)
             found += [Tensor(VECTOR, 1, size, part=EXPERT_BIAS, count=self.experts) for size in sizes]
         if self.shared_intermediate:
             found += _ffn(self.shared_intermediate, self.hidden_size, SHARED)
@@ -108,7 +116,14 @@ def _ffn(width: int, hidden: int, part: str, count: int = 1) -> list[Tensor]:
 
 
 _COUNTS = ("layers", "hidden_size", "vocabulary", "experts", "top_k", "expert_intermediate")
-_MAY_COUNT = ("shared_intermediate", "dense_intermediate", "hyper_connections", "first_moe_layer", "moe_layer_step")
+_MAY_COUNT = (
+    "expert_input",
+    "shared_intermediate",
+    "dense_intermediate",
+    "hyper_connections",
+    "first_moe_layer",
+    "moe_layer_step",
+)
 _NOT_NONE = ("heads", "kv_heads", "head_dim", "output_groups", "kernel")
 _FLAGS = ("tied_embeddings", "shared_gate", "router_bias", "expert_biases", "norm_bias", "head_bias")
 
@@ -177,7 +192,7 @@ def check_shape(shape: Shape, where: str) -> None:
         raise ValueError(f"{where}: top_k is {shape.top_k} but there are {shape.experts} experts; give at most as many")
     if len(shape.moe_layers) < shape.layers and not shape.dense_intermediate:
         raise ValueError(f"{where}: layers without experts need 'dense_intermediate', the width of their network")
-    for name in ("shared_intermediate", "dense_intermediate", "hyper_connections"):
+    for name in ("expert_input", "shared_intermediate", "dense_intermediate", "hyper_connections"):
         if getattr(shape, name) > _MOST_SIZE:
             raise ValueError(f"{where}: {name} is {getattr(shape, name)}; at most {_MOST_SIZE} is possible")
     if len(shape.attention) != shape.layers:

@@ -126,6 +126,8 @@ def size(
     if tied:
         head_flops += 2.0 * embedding.parameters
         active += embedding.parameters
+    first = [one for one in tensors if one.part == ROUTED and one.layer == moe_layers[0]]
+    expert_weights = sum(one.rows * one.columns for one in first)
     resident = [sum(parts[part][layer] for part in (SHARED, DENSE, EXPERT_BIAS)) for layer in range(layers)]
     biases = [bias - bias * top_k // experts for bias in parts[EXPERT_BIAS]]
     expert_tensor_bytes = tuple(tuple(matrices[name][layer] for name in FFN) for layer in moe_layers)
@@ -141,7 +143,7 @@ def size(
         kv_bytes_per_token=tuple(one.kv_bytes_per_token for one in contexts),
         kv_window_tokens=tuple(one.window_tokens for one in contexts),
         state_bytes=tuple(one.state_bytes for one in contexts),
-        expert_flops=2.0 * 3 * about["hidden_size"] * about["expert_intermediate"],
+        expert_flops=2.0 * expert_weights,
         dense_flops=tuple(flops),
         head_flops=head_flops,
         parameters=parameters,
