@@ -26,7 +26,7 @@ from remoe_sim import Decisions, InMemory, Model, Trace
 libcachesim = library("libcachesim")
 TWINS = {
     "lru": "LRU", "fifo": "FIFO", "belady": "Belady", "lfu-forget": "LFU", "sieve": "Sieve", "arc": "ARC",
-    "slru": "SLRU", "2q": "TwoQ", "s3fifo": "S3FIFO", "w-tinylfu": "WTinyLFU",
+    "clock": "Clock", "slru": "SLRU", "2q": "TwoQ", "s3fifo": "S3FIFO", "w-tinylfu": "WTinyLFU",
 }  # fmt: skip
 LEAST = {"slru": 4, "2q": 4, "s3fifo": 20, "w-tinylfu": 100}  # entries from which on theirs ever hits
 EXCEPTIONS = {

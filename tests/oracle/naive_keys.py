@@ -7,7 +7,7 @@ take part, counted from 0) and what an entry takes of the limit.
 from collections import Counter
 from fractions import Fraction
 from itertools import count, groupby
-from math import fsum, inf, log2
+from math import floor, fsum, inf, log2
 
 from tests.oracle import naive
 
@@ -136,6 +136,94 @@ class LfruOfAll(Lfru):
     whole = True
 
 
+class ClassLru(naive.SlotPolicy):
+    """queue: entry -> its class and the step of its last use, in the order of uses; counts: entry -> count and step."""
+
+    half_life, classes, now = 128, 8, 0
+
+    def __init__(self, limit, size):
+        super().__init__(limit, size)
+        self.counts = {}
+
+    def hit(self, entry):
+        self.admit(entry)
+        self.queue.pop(entry)
+        self.insert(entry)
+
+    def admit(self, entry):
+        count, used = self.counts.get(entry, (0.0, 0))
+        self.counts[entry] = 1 + count * 2 ** (-(self.now - used) / self.half_life), self.now
+
+    def insert(self, entry):
+        count, used = self.counts.get(entry, (1.0, 0))
+        self.queue[entry] = min(self.classes - 1, floor(log2(count))), used
+
+    def victim(self, protected):
+        heads = {}
+        for entry, (of, used) in self.queue.items():
+            if entry not in protected:
+                heads.setdefault(of, (Fraction(self.now - used, 2**of), -of, entry))
+        worst = max(heads.values(), default=(None, None, None))[2]
+        self.queue.pop(worst, None)
+        return worst
+
+
+class Clock(naive.SlotPolicy):
+    """queue: resident -> used since it was last looked at, the oldest first."""
+
+    def insert(self, entry):
+        self.queue[entry] = False
+
+    def hit(self, entry):
+        self.queue[entry] = True
+
+    def victim(self, protected):
+        while any(entry not in protected for entry in self.queue):
+            oldest = next(entry for entry in self.queue if entry not in protected)
+            if not self.queue.pop(oldest):
+                return oldest
+            self.queue[oldest] = False
+        return None
+
+
+class Ema(naive.SlotPolicy):
+    """queue: the residents, the last to enter last; counts: entry -> decayed count and when. Only under bypass."""
+
+    half_life, every, hysteresis, now = 256, 60, 2, 0
+
+    def __init__(self, limit, size):
+        super().__init__(limit, size)
+        self.counts = {}
+
+    def hit(self, entry):
+        self.admit(entry)
+
+    def admit(self, entry):
+        count, used = self.counts.get(entry, (0.0, 0))
+        self.counts[entry] = 1 + count * 2 ** ((used - self.now) / self.half_life), self.now
+
+    def insert(self, entry):
+        self.queue[entry] = self.newcomer = entry
+
+    def log_score(self, entry):
+        count, used = self.counts.get(entry, (0.0, 0))
+        return log2(count) + used / self.half_life if count else -inf
+
+    def victim(self, protected):
+        others = sorted(entry for entry in self.queue if entry != self.newcomer)
+        lowest = min(others, key=self.log_score, default=None)
+        if self.newcomer is not None:
+            swaps = self.now % self.every == 0
+            if (
+                lowest is None
+                or not swaps
+                or not (self.log_score(self.newcomer) > self.log_score(lowest) + log2(self.hysteresis))
+            ):
+                lowest, self.newcomer = self.newcomer, None
+        self.queue.pop(lowest, None)
+        return lowest
+
+
 class LeastStale(naive.SlotPolicy):
     """queue: entry -> the forward pass and the moment of its last use."""
 
@@ -176,6 +264,9 @@ STACK = {
     "lfu-aged:half_life=0.7": lfu_aged(0.7),
     "belady-size": belady_size,
 }
-SLOT = {"lfru": Lfru, "lfru:history=1": LfruOfAll, "least-stale": LeastStale}
+SLOT = {
+    "lfru": Lfru, "lfru:history=1": LfruOfAll, "least-stale": LeastStale, "clock": Clock, "class-lru": ClassLru,
+    "class-lru:half_life=3:classes=3": type("ShortClassLru", (ClassLru,), {"half_life": 3, "classes": 3}),
+}  # fmt: skip
 naive.STACK.update(STACK)
 naive.SLOT.update(SLOT)
