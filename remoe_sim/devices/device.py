@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.util.cards import Fact, facts, read_card
 from remoe_sim.util.display import Shown
+from remoe_sim.util.errors import unknown
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from remoe_sim.devices.engine import Engine
+    from remoe_sim.devices.host import Host
+    from remoe_sim.devices.storage import Storage
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,6 +92,7 @@ def _whole(number: object) -> bool:
 
 NUMBERS = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "layer_s", "expert_s", "step_s")
 MORE_NUMBERS = (
+    "usable_bytes",
     "flops_per_s",
     "host_bandwidth_bytes_per_s",
     "contention_bytes_per_s",
@@ -97,10 +103,11 @@ LINKS = ("host", "storage")
 LINK_NUMBERS = ("latency_s", "bandwidth_bytes_per_s", "lanes", "block_bytes")
 MORE_LINK_NUMBERS = ("overhead_s", "lane_bandwidth_bytes_per_s")
 _POSITIVE = (
-    "memory_bytes", "bandwidth_bytes_per_s", "efficiency", "flops_per_s", "host_bandwidth_bytes_per_s",
+    "memory_bytes", "usable_bytes", "bandwidth_bytes_per_s", "efficiency", "flops_per_s", "host_bandwidth_bytes_per_s",
     "contention_bytes_per_s", "state_bytes_per_s",
 )  # fmt: skip
-_TEXTS = ("note", "fitted_from")
+_TEXTS = ("note", "fitted_from", "kind", "default_host", "default_storage", "default_engine")
+DEVICE_KINDS = ("cuda", "rocm", "metal", "jetson", "phone", "cpu")
 MOST = 1e18  # of any number: what a kernel counts in
 SHOWN = {"assumed": "assumed, not measured", "unverified": "not verified"}
 
@@ -110,7 +117,9 @@ class Device:
     """A machine that computes experts, in SI units.
 
     unified: CPU and device share one memory, so there is no host link; memory_bytes: all of it, engine and system
-    included. efficiency: share of bandwidth_bytes_per_s that decode reaches. flops_per_s: peak dense 16-bit arithmetic,
+    included; usable_bytes: what its driver or system reports, None if that is not known. kind: of device, as engines
+    tell them apart; default_host, default_storage, default_engine: names of the cards that go with it; host_card,
+    storage_card, engine: those that it was put together with (`remoe_sim.devices.machine.assembled`). efficiency: share of bandwidth_bytes_per_s that decode reaches. flops_per_s: peak dense 16-bit arithmetic,
     None if unknown. layer_s, expert_s, step_s: fixed times per layer, per distinct expert of a layer and per step.
     host: host memory → device; storage: storage → host memory, or → the one memory; None if there is none or nothing is
     known of it. host_bandwidth_bytes_per_s: the CPU reading host memory. contention_bytes_per_s: bytes read per second
@@ -141,10 +150,26 @@ class Device:
     fitted_from: str | None
     note: str | None
     facts: dict[str, Fact]
+    kind: str = "cuda"
+    usable_bytes: int | None = None
+    default_host: str | None = None
+    default_storage: str | None = None
+    default_engine: str | None = None
+    host_card: Host | None = None
+    storage_card: Storage | None = None
+    engine: Engine | None = None
+
+    @property
+    def parts(self) -> dict[str, str | None]:
+        """Names of the host, the storage and the engine that it was put together with."""
+        found = {"host": self.host_card, "storage": self.storage_card, "engine": self.engine}
+        return {kind: None if one is None else one.name for kind, one in found.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "unverified": list(self.unverified)}
+        cards = ("host_card", "storage_card", "engine")
+        values = asdict(replace(self, **dict.fromkeys(cards)))
+        return {**{key: value for key, value in values.items() if key not in cards}, "unverified": list(self.unverified)}
 
     def changed(self, facts: Mapping[str, Fact], **texts: str) -> Device:
         """A device with other facts (`{"storage.latency_s": Fact(…)}`) and other texts: name, title, note, fitted_from.
@@ -203,8 +228,11 @@ def make_device(name: str, card: Mapping[str, Any]) -> Device:
         raise ValueError(f'{where}: give title = "…" and unified = true or false')
     if any(not isinstance(text, str) for text in texts.values()):
         raise ValueError(f"{where}: {', '.join(texts)} have to be texts")
+    kind = texts.get("kind", "phone" if card["unified"] else "cuda")
+    if kind not in DEVICE_KINDS:
+        raise ValueError(f"{where}: {unknown('kind', kind, DEVICE_KINDS)}")
     numbers = {key: value for key, value in card.items() if key not in (*texts, *LINKS, "unified")}
-    found = _numbers(numbers, NUMBERS, MORE_NUMBERS, where)
+    found = card_numbers(numbers, NUMBERS, MORE_NUMBERS, where)
     for key in _POSITIVE:
         if key in found and not found[key].value > 0:
             raise ValueError(f"{where}: '{key}' is {found[key].value}; give a number above 0")
@@ -214,11 +242,11 @@ def make_device(name: str, card: Mapping[str, Any]) -> Device:
     if card["unified"] and "host" in card:
         raise ValueError(f"{where}: a device with unified memory has no link from host memory; leave out [host]")
     values: dict[str, Any] = dict.fromkeys((*MORE_NUMBERS, *LINKS)) | {"overlap_efficiency": 1.0}
-    for kind in LINKS:
-        if kind in card:
-            of_link = _numbers(card[kind], LINK_NUMBERS, MORE_LINK_NUMBERS, f"{where}, [{kind}]")
-            values[kind] = Link(kind, **{key: fact.value for key, fact in of_link.items()})
-            found |= {f"{kind}.{key}": fact for key, fact in of_link.items()}
+    for link in LINKS:
+        if link in card:
+            of_link = card_numbers(card[link], LINK_NUMBERS, MORE_LINK_NUMBERS, f"{where}, [{link}]")
+            values[link] = Link(link, **{key: fact.value for key, fact in of_link.items()})
+            found |= {f"{link}.{key}": fact for key, fact in of_link.items()}
     values |= {key: fact.value for key, fact in found.items() if "." not in key}
     return Device(
         name=name,
@@ -226,13 +254,18 @@ def make_device(name: str, card: Mapping[str, Any]) -> Device:
         unified=card["unified"],
         note=texts.get("note"),
         fitted_from=texts.get("fitted_from"),
-        unverified=tuple(_doubts(name, found)),
+        kind=kind,
+        **{key: texts.get(key) for key in _TEXTS if key.startswith("default_")},
+        unverified=tuple(doubts("device", name, found)),
         facts=found,
         **values,
     )
 
 
-def _numbers(table: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> dict[str, Fact]:
+def card_numbers(
+    table: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str
+) -> dict[str, Fact]:
+    """The numbers of a table of a card; ValueError for what is missing, unknown, no number or too large."""
     if not isinstance(table, Mapping):
         raise ValueError(f"{where} is no table; give its numbers as {', '.join(required)}")
     found = facts(table, required, optional, where=where)
@@ -244,11 +277,11 @@ def _numbers(table: Any, required: tuple[str, ...], optional: tuple[str, ...], w
     return found
 
 
-def _doubts(name: str, found: Mapping[str, Fact]) -> list[str]:
+def doubts(kind: str, name: str, found: Mapping[str, Fact]) -> list[str]:
     """A sentence for each kind of number that nobody has checked."""
     sentences = []
     for status, words in SHOWN.items():
         given = [f"{key} {fact.value:g}" for key, fact in found.items() if fact.status == status]
         if given:
-            sentences.append(f"device {name}: {words}: {', '.join(given)}")
+            sentences.append(f"{kind} {name}: {words}: {', '.join(given)}")
     return sentences

@@ -17,7 +17,11 @@ from remoe_sim.util.input_files import read_text
 
 STATUSES = ("verified", "verified-secondary", "derived", "measured", "fitted", "assumed", "unverified")
 DOUBTFUL = ("assumed", "unverified")  # what uses such a number says so
-KINDS = ("model", "device")
+FOLDERS = {  # of the cards of each kind
+    "model": "models/cards", "device": "devices/cards", "host": "devices/hosts", "storage": "devices/storages",
+    "engine": "devices/engines",
+}  # fmt: skip
+LISTED = {"storage": "storage"}  # what `remoe-sim list` calls a kind, where that is not its plural
 MOST = 10**24  # of a number of a card; no byte, operation or second counts so far
 _FACT_KEYS = {"value", "status", "source"}
 
@@ -37,7 +41,7 @@ class Fact:
 
 
 def card_names(kind: str) -> list[str]:
-    """Names of the cards that come with the package, sorted; kind is `model` or `device`."""
+    """Names of the cards that come with the package, sorted; kind is a key of FOLDERS."""
     return sorted(path.stem for path in _folder(kind).glob("*.toml"))
 
 
@@ -50,21 +54,21 @@ def is_path(name_or_path: str | Path) -> bool:
 def read_card(kind: str, name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
     """The name and the content of a card; the name is that of its file without `.toml`.
 
-    kind is `model` or `device`; anything with a slash or that ends in `.toml` is a user's own file. Raises ValueError,
+    kind is a key of FOLDERS; anything with a slash or that ends in `.toml` is a user's own file. Raises ValueError,
     in one sentence, for an unknown name (with all valid ones) and for a file that is missing or no TOML.
     """
     path = Path(name_or_path)
     if not is_path(name_or_path):
         names = card_names(kind)
         if str(name_or_path) not in names:
-            raise unknown(kind, str(name_or_path), names, f"remoe-sim list {kind}s")
+            raise unknown(kind, str(name_or_path), names, f"remoe-sim list {listed(kind)}")
         path = _folder(kind) / f"{name_or_path}.toml"
     try:
         text = read_text(path, f"{kind} card")
     except OSError as error:
         raise ValueError(
             f"{kind} card '{path}' cannot be read ({error.strerror or error}); give a name that 'remoe-sim list "
-            f"{kind}s' shows or the path of a TOML file"
+            f"{listed(kind)}' shows or the path of a TOML file"
         ) from None
     except UnicodeDecodeError:
         raise ValueError(f"{kind} card '{path}' is no UTF-8 text; give the path of a TOML file") from None
@@ -128,10 +132,15 @@ def _form(name: str, plain: tuple[str, str] | None) -> str:
     return f"{name} = …" if plain else f'{name} = {{ value = …, status = "{STATUSES[0]}", source = "…" }}'
 
 
+def listed(kind: str) -> str:
+    """What `remoe-sim list` calls the cards of a kind."""
+    return LISTED.get(kind, f"{kind}s")
+
+
 def _folder(kind: str) -> Path:
-    if kind not in KINDS:
-        raise unknown("kind of card", kind, KINDS)
-    return Path(__file__).parents[1] / f"{kind}s" / "cards"
+    if kind not in FOLDERS:
+        raise unknown("kind of card", kind, FOLDERS)
+    return Path(__file__).parents[1] / FOLDERS[kind]
 
 
 def card_text(content: Mapping[str, Any]) -> str:

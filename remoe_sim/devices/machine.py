@@ -1,0 +1,102 @@
+"""A machine put together from cards: a device with a host, a storage and an engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remoe_sim.devices.device import Device
+from remoe_sim.devices.device import device as find_device
+from remoe_sim.devices.engine import Engine
+from remoe_sim.devices.engine import engine as find_engine
+from remoe_sim.devices.host import Host
+from remoe_sim.devices.host import host as find_host
+from remoe_sim.devices.storage import Storage
+from remoe_sim.devices.storage import storage as find_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from remoe_sim.util.cards import Fact
+
+
+def assembled(
+    device: str | Path | Device,
+    host: str | Path | Host | None = None,
+    storage: str | Path | Storage | None = None,
+    engine: str | Path | Engine | None = None,
+) -> Device:
+    """Return a device with a host, a storage and an engine, so that costs can be told.
+
+    Of each that is not given the device's card names a default, unless the card has such numbers itself. What is given
+    goes before what the device's card says. Raises ValueError for unknown names, for an engine that does not run on
+    the device and for a host next to a device with unified memory, which is its own host.
+    """
+    machine = device if isinstance(device, Device) else find_device(device)
+    if machine.unified and host is not None:
+        raise ValueError(
+            f"device '{machine.name}' has one memory for processor and accelerator, so it takes no host; leave out --host"
+        )
+    own_host = host if host is not None else machine.host_card or machine.default_host
+    if own_host is not None:
+        machine = _with_host(machine, own_host if isinstance(own_host, Host) else find_host(own_host), host is not None)
+    own_storage = storage if storage is not None else machine.storage_card or machine.default_storage
+    if own_storage is not None:
+        found = own_storage if isinstance(own_storage, Storage) else find_storage(own_storage)
+        machine = _with_storage(machine, found, storage is not None)
+    own_engine = engine if engine is not None else machine.engine or machine.default_engine
+    if own_engine is not None:
+        machine = _with_engine(machine, own_engine if isinstance(own_engine, Engine) else find_engine(own_engine))
+    return machine
+
+
+def _with_host(machine: Device, host: Host, asked: bool) -> Device:
+    read = machine.host_bandwidth_bytes_per_s
+    if asked or read is None:
+        machine = _without(machine, ("host_bandwidth_bytes_per_s",))
+        read = host.bandwidth_bytes_per_s
+    return replace(
+        machine, host_card=host, host_bandwidth_bytes_per_s=read, unverified=_all(machine.unverified, host.unverified)
+    )
+
+
+def _with_storage(machine: Device, storage: Storage, asked: bool) -> Device:
+    if asked or machine.storage is None:
+        own = tuple(name for name in machine.facts if name.startswith("storage."))
+        machine = replace(_without(machine, own), storage=storage.link)
+        return replace(machine, storage_card=storage, unverified=_all(machine.unverified, storage.unverified))
+    return replace(machine, storage_card=storage)
+
+
+def _with_engine(machine: Device, engine: Engine) -> Device:
+    if machine.kind not in engine.kinds:
+        raise ValueError(
+            f"engine '{engine.name}' runs on {', '.join(engine.kinds)}, but device '{machine.name}' is {machine.kind}; "
+            "name another with --engine, such as generic"
+        )
+    taken = ("layer_s", "expert_s", "step_s")
+    machine = _without(machine, tuple(name for name in taken if getattr(engine, name) is not None))
+    if engine.share:
+        machine = _without(machine, ("efficiency",))
+    return replace(machine, engine=engine, unverified=_all(machine.unverified, engine.unverified))
+
+
+def _without(machine: Device, names: Iterable[str]) -> Device:
+    """The same without doubts about numbers of the device's card that others stand for."""
+    from remoe_sim.devices.device import doubts
+
+    names = set(names)
+    if not names & machine.facts.keys():
+        return machine
+    before, facts = set(doubts("device", machine.name, machine.facts)), _rest(machine.facts, names)
+    kept = [one for one in machine.unverified if one not in before]
+    return replace(machine, unverified=(*doubts("device", machine.name, facts), *kept), facts=facts)
+
+
+def _rest(facts: dict[str, Fact], names: set[str]) -> dict[str, Fact]:
+    return {name: fact for name, fact in facts.items() if name not in names}
+
+
+def _all(first: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    return (*first, *(one for one in more if one not in first))

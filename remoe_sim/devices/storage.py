@@ -1,0 +1,67 @@
+"""Storage: where experts are read from that no memory holds, and the cards that describe it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from remoe_sim.devices.device import LINK_NUMBERS, MORE_LINK_NUMBERS, Link, card_numbers, doubts
+from remoe_sim.util.cards import Fact, read_card
+
+_MAPPED = ("fault_latency_s", "read_ahead_bytes", "page_bytes")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A drive, in SI units.
+
+    link: how reads go that an engine asks for
+    fault_latency_s: of a page fault of a mapped file, until its read is asked for; read_ahead_bytes: what one fault
+    reads at most; page_bytes: of the system. None where they are not known.
+    """
+
+    name: str
+    title: str
+    link: Link
+    fault_latency_s: float | None
+    read_ahead_bytes: int | None
+    page_bytes: int | None
+    note: str | None
+    unverified: tuple[str, ...]
+    facts: dict[str, Fact]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "unverified": list(self.unverified)}
+
+    def __repr__(self) -> str:
+        return f"<Storage {self.name}: {self.title}>"
+
+
+def storage(name_or_path: str | Path) -> Storage:
+    """Return the storage of a card: a name that `remoe-sim list storage` shows, or the path of a TOML file.
+
+    Raises ValueError, in one sentence, for unknown names and for a card with something missing, unknown or impossible.
+    """
+    return make_storage(*read_card("storage", name_or_path))
+
+
+def make_storage(name: str, card: Mapping[str, Any]) -> Storage:
+    """Return the storage of what stands in a card. Raises ValueError as `storage` does."""
+    where = f"storage card '{name}'"
+    rest = {key: value for key, value in card.items() if key not in ("title", "note")}
+    found = card_numbers(rest, LINK_NUMBERS, (*MORE_LINK_NUMBERS, *_MAPPED), where)
+    title = card.get("title")
+    if not title or not isinstance(title, str):
+        raise ValueError(f'{where}: give title = "…"')
+    for key in _MAPPED[1:]:
+        if key in found and not (isinstance(found[key].value, int) and found[key].value >= 1):
+            raise ValueError(f"{where}: '{key}' is {found[key].value}; give a whole number from 1")
+    of_link = {key: fact.value for key, fact in found.items() if key not in _MAPPED}
+    mapped: dict[str, Any] = {key: found[key].value if key in found else None for key in _MAPPED}
+    return Storage(
+        name=name, title=title, note=card.get("note"), link=Link("storage", **of_link),
+        unverified=tuple(doubts("storage", name, found)), facts=found, **mapped,
+    )  # fmt: skip
