@@ -10,6 +10,7 @@ from .devices.device import Device as Device
 from .devices.device import Link as Link
 from .devices.device import device as device
 from .devices.estimate import estimate as estimate
+from .devices.machine import machine as machine
 from .devices.measure import measure as measure
 from .figures._plot import plot as plot
 from .formats.format import export as export

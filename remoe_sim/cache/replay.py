@@ -56,6 +56,9 @@ def replay(
     context: int | None = None,
     compute_ms: float | None = None,
     misses_from: str | None = None,
+    host: Any = None,
+    storage: Any = None,
+    engine: Any = None,
 ) -> ReplayReport:
     """Replay a trace through a cache and count.
 
@@ -68,14 +71,14 @@ def replay(
 
     device: what it runs on, which adds times; model and quant: whose sizes, if the trace's name does not tell or others
     are wanted; overlap: `none`, `layer` (if not given) or `prefetch` (all misses foreseen, one layer ahead); lanes,
-    context, compute_ms, misses_from: as in `estimate`.
+    context, compute_ms, misses_from, host, storage, engine: as in `estimate`.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
     settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
     timing: dict[str, Any] = {
         "device": device, "model": model, "quant": quant, "overlap": overlap, "lanes": lanes, "context": context,
-        "compute_ms": compute_ms, "misses_from": misses_from,
+        "compute_ms": compute_ms, "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
     }  # fmt: skip
     call = Call.of(
         trace,

@@ -240,7 +240,13 @@ _MEASURED = (
     click.option("--lanes", metavar="N", help="Reads in flight on that link, if not the device's own number."),
     click.option("--compute-ms", metavar="X", help="A measured computing time per token instead of the modelled one."),
 )
+_PARTS = (
+    click.option("--host", metavar="NAME", help="Its host: of 'list hosts', or a card of your own."),
+    click.option("--storage", metavar="NAME", help="Its storage: of 'list storage', or a card of your own."),
+    click.option("--engine", metavar="NAME", help="What runs the model: of 'list engines', or a card of your own."),
+)
 _DEVICE_OPTIONS = (
+    *_PARTS,
     _QUANT,
     click.option(
         "--overlap",
@@ -266,6 +272,7 @@ def driven_device_options(*own: Any) -> Callable[[F], F]:
         click.option("--device", metavar="NAME", help="Also say how long it takes: of 'list devices', or a card."),
         click.option("--model", metavar="NAME", help="Whose sizes, if the trace does not tell: as in 'list models'."),
         click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's."),
+        *_PARTS,
         _QUANT,
         *own,
         *_MEASURED,

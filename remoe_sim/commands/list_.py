@@ -82,17 +82,19 @@ def _show_devices(rows: list[Row]) -> None:
 
 
 def _cells(row: Row) -> list[str]:
+    from remoe_sim.devices.machine import machine
     from remoe_sim.util.cards import DOUBTFUL
 
     doubted = {name for name, fact in row["facts"].items() if fact["status"] in DOUBTFUL}
     shown = [row["name"]]
     for name, unit in (("memory_bytes", 2**30), ("bandwidth_bytes_per_s", 1e9)):
         shown.append(f"{row[name] / unit:,.1f}{'?' if name in doubted else ' '}")
+    whole = machine(row["name"]).to_dict()  # with the storage that its card names, if it has no numbers of its own
     for kind, otherwise in (("host", "unified " if row["unified"] else "none "), ("storage", "none ")):
-        link = row[kind]
+        link = whole[kind]
         mark = "?" if f"{kind}.bandwidth_bytes_per_s" in doubted else " "
         shown.append(f"{link['bandwidth_bytes_per_s'] / 1e9:,.1f}{mark}" if link else otherwise)
-    return [*shown, f"{len(row['facts']) - len(doubted)} of {len(row['facts'])}"]
+    return [*shown, f"{len(row['facts']) - len(doubted)}/{len(row['facts'])}"]
 
 
 def _formats() -> list[Row]:
@@ -125,19 +127,91 @@ def _policies() -> list[Row]:
     return rows
 
 
+def _part_rows(kind: str) -> Callable[[], list[Row]]:
+    """Every card of a kind of part, as its `to_dict` has it."""
+
+    def rows() -> list[Row]:
+        from remoe_sim.util.cards import card_names
+
+        return [_part(kind, name) for name in card_names(kind)]
+
+    return rows
+
+
+def _part(kind: str, name: str) -> Row:
+    from remoe_sim.devices.device import device
+    from remoe_sim.devices.engine import engine
+    from remoe_sim.devices.host import host
+    from remoe_sim.devices.storage import storage
+
+    found: Any = {"device": device, "host": host, "storage": storage, "engine": engine}[kind](name)
+    row: Row = found.to_dict()
+    return row
+
+
+def _show_hosts(rows: list[Row]) -> None:
+    table = new_table("name", "memory GiB", "GB/s", "experts GB/s", "title", left=1, edge=False, wrap=("title",))
+    for row in rows:
+        rates = row["matvec_bytes_per_s"]
+        memory = "-" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**30:,.0f}"
+        fastest = f"{max(rates.values()) / 1e9:,.1f}" if rates else "-"
+        table.add_row(row["name"], memory, f"{row['bandwidth_bytes_per_s'] / 1e9:,.1f}", fastest, row["title"])
+    print_table(table)
+    click.echo("\nGB/s: read by all cores; experts GB/s: quantised experts that the CPU computes")
+
+
+def _show_storage(rows: list[Row]) -> None:
+    table = new_table("name", "GB/s", "latency ms", "fault ms", "title", left=1, edge=False, wrap=("title",))
+    for row in rows:
+        link, fault = row["link"], row["fault_latency_s"]
+        table.add_row(
+            row["name"], f"{link['bandwidth_bytes_per_s'] / 1e9:,.2f}", f"{link['latency_s'] * 1e3:,.3f}",
+            "-" if fault is None else f"{fault * 1e3:,.3f}", row["title"],
+        )  # fmt: skip
+    print_table(table)
+
+
+def _show_engines(rows: list[Row]) -> None:
+    table = new_table("name", "cache", "policy", "a miss", "title", left=5, edge=False, wrap=("title",))
+    for row in rows:
+        cache = row["cache"]
+        shown = (str(cache.get(name, "-")) for name in ("scope", "policy", "miss"))
+        table.add_row(row["name"], *shown, row["title"])
+    print_table(table)
+
+
+def _show_one(kind: str, name: str) -> None:
+    """Every number of a card, with its status and source."""
+    row = _part(kind, name)
+    click.echo(f"{row['title']}\n")
+    table = new_table("number", "value", "status", "source", left=4, edge=False, wrap=("source",))
+    for number, fact in row["facts"].items():
+        value = fact["value"]
+        text = f"{value:g}" if isinstance(value, float) or (isinstance(value, int) and value >= 1e6) else str(value)
+        table.add_row(number, text, fact["status"], fact["source"])
+    print_table(table)
+    for name in ("default_host", "default_storage", "default_engine", "fitted_from", "note"):
+        if row.get(name):
+            click.echo(f"\n{name.replace('_', ' ')}: {row[name]}")
+
+
 KINDS: dict[str, Callable[[], list[Row]]] = {
     "policies": _policies,
     "formats": _formats,
     "models": _model_rows,
     "devices": _device_rows,
+    "hosts": _part_rows("host"),
+    "storage": _part_rows("storage"),
+    "engines": _part_rows("engine"),
 }
 
 
 @click.command("list")
 @click.argument("kind", metavar="|".join(KINDS))
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (schema remoe-sim.list.v1).")
-def command(kind: str, as_json: bool) -> None:
-    """List policies, trace formats, models or devices.
+def command(kind: str, name: str | None, as_json: bool) -> None:
+    """List policies, formats, models, devices and other cards; or show one.
 
     The names listed are those that options of other commands take.
 
@@ -146,12 +220,16 @@ def command(kind: str, as_json: bool) -> None:
       remoe-sim list policies
       remoe-sim list models
       remoe-sim list devices
+      remoe-sim list devices rtx-4090
       remoe-sim list formats --json
     """
     if kind not in KINDS:
         from remoe_sim.util.errors import unknown
 
         raise click.UsageError(str(unknown("kind", kind, KINDS)))
+    if name is not None:
+        _one(kind, name, as_json)
+        return
     rows = KINDS[kind]()
     if as_json:
         from remoe_sim.util.display import stamp
@@ -182,4 +260,28 @@ def _text(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-SHOW: dict[str, Callable[[list[Row]], None]] = {"models": _show_models, "devices": _show_devices}
+def _one(kind: str, name: str, as_json: bool) -> None:
+    """One of a kind: all that its card says, or the row of the list."""
+    from remoe_sim.util.cards import FOLDERS, listed
+
+    card = next((one for one in FOLDERS if listed(one) == kind and one != "model"), None)
+    if card is not None and not as_json:
+        _show_one(card, name)
+        return
+    rows = [_part(card, name)] if card is not None else [row for row in KINDS[kind]() if row["name"] == name]
+    if not rows:
+        from remoe_sim.util.errors import unknown
+
+        raise unknown(kind, name, [row["name"] for row in KINDS[kind]()])
+    if as_json:
+        from remoe_sim.util.display import stamp
+
+        print_json({**stamp("remoe-sim.list.v1"), "kind": kind, "items": rows})
+    else:
+        SHOW.get(kind, show)(rows)
+
+
+SHOW: dict[str, Callable[[list[Row]], None]] = {
+    "models": _show_models, "devices": _show_devices, "hosts": _show_hosts, "storage": _show_storage,
+    "engines": _show_engines,
+}  # fmt: skip

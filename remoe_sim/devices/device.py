@@ -116,18 +116,26 @@ SHOWN = {"assumed": "assumed, not measured", "unverified": "not verified"}
 class Device:
     """A machine that computes experts, in SI units.
 
-    unified: CPU and device share one memory, so there is no host link; memory_bytes: all of it, engine and system
-    included; usable_bytes: what its driver or system reports, None if that is not known. kind: of device, as engines
-    tell them apart; default_host, default_storage, default_engine: names of the cards that go with it; host_card,
-    storage_card, engine: those that it was put together with (`remoe_sim.devices.machine.assembled`). efficiency: share of bandwidth_bytes_per_s that decode reaches. flops_per_s: peak dense 16-bit arithmetic,
-    None if unknown. layer_s, expert_s, step_s: fixed times per layer, per distinct expert of a layer and per step.
+    unified: CPU and device share one memory, so there is no host link
+    memory_bytes: all of it, engine and system included; usable_bytes: what its driver or system reports, None if that
+    is not known
+    kind: of device, as engines tell them apart
+    default_host, default_storage, default_engine: names of the cards that go with it; host_card, storage_card, engine:
+    those that it was put together with (`remoe_sim.machine`)
+    efficiency: share of bandwidth_bytes_per_s that decode reaches
+    flops_per_s: peak dense 16-bit arithmetic, None if unknown
+    layer_s, expert_s, step_s: fixed times per layer, per distinct expert of a layer and per step
     host: host memory → device; storage: storage → host memory, or → the one memory; None if there is none or nothing is
-    known of it. host_bandwidth_bytes_per_s: the CPU reading host memory. contention_bytes_per_s: bytes read per second
-    of computing lost where reads and computing compete for the CPU, under overlap only, None where they do not;
+    known of it
+    host_bandwidth_bytes_per_s: the CPU reading host memory
+    contention_bytes_per_s: bytes read per second of computing lost where reads and computing compete for the CPU, under
+    overlap only, None where they do not
     state_bytes_per_s: how fast layers with linear attention rewrite their state, None for twice at the effective
-    bandwidth; overlap_efficiency: share of the time that computing during reads saves on paper which it really saves.
-    unverified: sentences that every output which uses the device has to print. fitted_from: the measurements behind
-    fitted numbers. facts: status and source of every number, by its name, those of links as `storage.latency_s`.
+    bandwidth
+    overlap_efficiency: share of the time that computing during reads saves on paper which it really saves
+    unverified: sentences that every output which uses the device has to print
+    fitted_from: the measurements behind fitted numbers
+    facts: status and source of every number, by its name, those of links as `storage.latency_s`
     """
 
     name: str
@@ -167,9 +175,10 @@ class Device:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        cards = ("host_card", "storage_card", "engine")
-        values = asdict(replace(self, **dict.fromkeys(cards)))
-        return {**{key: value for key, value in values.items() if key not in cards}, "unverified": list(self.unverified)}
+        values = asdict(replace(self, host_card=None, storage_card=None, engine=None))
+        for part in ("host_card", "storage_card", "engine"):
+            del values[part]
+        return {**values, "unverified": list(self.unverified)}
 
     def changed(self, facts: Mapping[str, Fact], **texts: str) -> Device:
         """A device with other facts (`{"storage.latency_s": Fact(…)}`) and other texts: name, title, note, fitted_from.
@@ -248,6 +257,7 @@ def make_device(name: str, card: Mapping[str, Any]) -> Device:
             values[link] = Link(link, **{key: fact.value for key, fact in of_link.items()})
             found |= {f"{link}.{key}": fact for key, fact in of_link.items()}
     values |= {key: fact.value for key, fact in found.items() if "." not in key}
+    defaults: dict[str, Any] = {key: texts.get(key) for key in _TEXTS if key.startswith("default_")}
     return Device(
         name=name,
         title=texts["title"],
@@ -255,16 +265,14 @@ def make_device(name: str, card: Mapping[str, Any]) -> Device:
         note=texts.get("note"),
         fitted_from=texts.get("fitted_from"),
         kind=kind,
-        **{key: texts.get(key) for key in _TEXTS if key.startswith("default_")},
         unverified=tuple(doubts("device", name, found)),
         facts=found,
+        **defaults,
         **values,
     )
 
 
-def card_numbers(
-    table: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str
-) -> dict[str, Fact]:
+def card_numbers(table: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> dict[str, Fact]:
     """The numbers of a table of a card; ValueError for what is missing, unknown, no number or too large."""
     if not isinstance(table, Mapping):
         raise ValueError(f"{where} is no table; give its numbers as {', '.join(required)}")

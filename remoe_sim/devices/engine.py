@@ -1,4 +1,4 @@
-"""Engines: what a program that runs a model reaches of a machine, and how it caches; and the cards that describe them."""
+"""Engines: what a program that runs a model reaches of a machine, and how it caches; and their cards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from remoe_sim.devices.device import DEVICE_KINDS, card_numbers, doubts
 from remoe_sim.devices.host import FAMILIES
 from remoe_sim.util.cards import Fact, facts, read_card
 from remoe_sim.util.errors import unknown
-
 
 ANY = "any"
 _NUMBERS = (

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.device import device as find_device
+from remoe_sim.devices.machine import machine
 from remoe_sim.devices.timeline import Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
@@ -22,6 +22,10 @@ from remoe_sim.util.units import MOST_LANES, MOST_TOKENS, parse_bytes, parse_cou
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from remoe_sim.devices.engine import Engine
+    from remoe_sim.devices.host import Host
+    from remoe_sim.devices.storage import Storage
 
 STEPS = 256
 LEAST_MISSES = 128  # of a draw, which is then right within half a per cent
@@ -119,6 +123,7 @@ class Estimate:
             "model": self.model.name,
             "quant": self.model.quant,
             "device": self.device.name,
+            **self.device.parts,
             **self.said,
             "hit_rate": self.hit_rate,
             "bytes_read_per_token": self.bytes_per_token,
@@ -170,6 +175,9 @@ def estimate(
     context: int | str = DEFAULT_CONTEXT,
     compute_ms: float | str | None = None,
     misses_from: str | None = None,
+    host: str | Path | Host | None = None,
+    storage: str | Path | Storage | None = None,
+    engine: str | Path | Engine | None = None,
 ) -> EstimateReport:
     """Time per output token without a trace.
 
@@ -179,7 +187,7 @@ def estimate(
     the model's own number; batch: tokens of different requests per step, whose experts are drawn evenly and
     independently; overlap: `none`, `layer` (if not given) or `prefetch` (perfect, one layer ahead); lanes: reads in
     flight; context: tokens that attention reads; compute_ms: a measured computing time per step in place of the
-    modelled one; misses_from: `host`, `storage` or `cpu`.
+    modelled one; misses_from: `host`, `storage` or `cpu`; host, storage, engine: as in `machine`.
 
     Raises ValueError for arguments that are not possible.
     """
@@ -197,7 +205,7 @@ def estimate(
     read = None if bytes_per_token is None else parse_bytes(bytes_per_token)
     results = []
     for quantised in _models(model, quant, number["top_k"]):
-        for one in _devices(device):
+        for one in _devices(device, host=host, storage=storage, engine=engine):
             costs = costs_of(quantised, one, number["lanes"], misses_from)
             results.append(_estimate(quantised, one, costs, number, overlap, hits, read, measured))
     return EstimateReport(tuple(results))
@@ -252,8 +260,8 @@ def _models(model: str | Path | SizedModel, quant: str | Sequence[str] | None, t
     return [find_model(model, one, top_k) for one in (_listed(quant) if quant is not None else [None])]
 
 
-def _devices(given: str | Path | Device | Sequence[str | Path | Device]) -> list[Device]:
-    return [one if isinstance(one, Device) else find_device(one) for one in _listed(given)]
+def _devices(given: str | Path | Device | Sequence[str | Path | Device], **parts: Any) -> list[Device]:
+    return [machine(one, **parts) for one in _listed(given)]
 
 
 def _listed(given: Any) -> list[Any]:

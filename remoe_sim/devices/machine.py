@@ -14,11 +14,54 @@ from remoe_sim.devices.host import Host
 from remoe_sim.devices.host import host as find_host
 from remoe_sim.devices.storage import Storage
 from remoe_sim.devices.storage import storage as find_storage
+from remoe_sim.util.cards import card_names, is_path
+from remoe_sim.util.errors import unknown
+
+PARTS = ("host", "storage", "engine")
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from remoe_sim.util.cards import Fact
+
+
+JOIN = "+"  # between the cards of a machine in one name
+
+
+def machine(
+    device: str | Path | Device,
+    host: str | Path | Host | None = None,
+    storage: str | Path | Storage | None = None,
+    engine: str | Path | Engine | None = None,
+) -> Device:
+    """Return what models run on, put together from cards.
+
+    device: a name that `remoe-sim list devices` shows, the path of a card, or a Device; a name may bring the others
+    along, as in "rtx-3090+desktop-ddr4-3200+llama.cpp"
+    host, storage, engine: names that `remoe-sim list hosts`, `list storage` and `list engines` show, paths of cards, or
+    such objects; those that the device's card names if they are not given
+
+    Raises ValueError for unknown names, and for parts that do not go together.
+
+    >>> machine("rtx-4090", host="desktop-ddr5-6000").parts["host"]
+    'desktop-ddr5-6000'
+    """
+    if isinstance(device, str) and JOIN in device and not is_path(device):
+        device, *rest = device.split(JOIN)
+        for name in rest:
+            kind = next((one for one in PARTS if name in card_names(one)), None)
+            if kind is None:
+                raise unknown("host, storage or engine", name, [one for kind in PARTS for one in card_names(kind)])
+            if kind == "host":
+                host = name if host is None else host
+            elif kind == "storage":
+                storage = name if storage is None else storage
+            else:
+                engine = name if engine is None else engine
+    made = assembled(device, host, storage, engine)
+    asked = [part for part, given in zip(PARTS, (host, storage, engine), strict=True) if given is not None]
+    own = JOIN.join([made.name, *(str(made.parts[part]) for part in asked)])
+    return replace(made, name=own) if asked else made
 
 
 def assembled(
@@ -36,7 +79,8 @@ def assembled(
     machine = device if isinstance(device, Device) else find_device(device)
     if machine.unified and host is not None:
         raise ValueError(
-            f"device '{machine.name}' has one memory for processor and accelerator, so it takes no host; leave out --host"
+            f"device '{machine.name}' has one memory for processor and accelerator, so it takes no host; leave out "
+            "--host"
         )
     own_host = host if host is not None else machine.host_card or machine.default_host
     if own_host is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.device import device as find_device
+from remoe_sim.devices.machine import machine
 from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.models.model import model as find_model
@@ -25,6 +25,9 @@ from remoe_sim.util.units import MOST_LANES, MOST_TOKENS, parse_count, parse_num
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remoe_sim.devices.engine import Engine
+    from remoe_sim.devices.host import Host
+    from remoe_sim.devices.storage import Storage
     from remoe_sim.trace.accesses import Stream, Tokens
     from remoe_sim.util.arrays import Longs
 
@@ -95,10 +98,10 @@ def of_rows(frame: pd.DataFrame) -> list[str]:
 
 
 def _device(name: str) -> tuple[str, ...]:
-    from remoe_sim.devices.device import device
+    from remoe_sim.devices.machine import machine
 
     try:
-        return device(name).unverified
+        return machine(name).unverified
     except ValueError:
         return (f"device {name}: its card is not here, so what of it is assumed is not known; the sweep said it",)
 
@@ -155,6 +158,9 @@ class RunsOn:
         cls,
         *,
         device: str | Path | Device,
+        host: str | Path | Host | None = None,
+        storage: str | Path | Storage | None = None,
+        engine: str | Path | Engine | None = None,
         model: str | Path | SizedModel | None = None,
         quant: str | None = None,
         overlap: str | None = None,
@@ -168,7 +174,7 @@ class RunsOn:
         if lanes == 0:
             raise ValueError("lanes 0 are not possible; give a whole number from 1")
         return cls(
-            device=device if isinstance(device, Device) else find_device(device),
+            device=machine(device, host, storage, engine),
             model=model,
             quant=quant,
             overlap=check_overlap(overlap),
@@ -325,7 +331,8 @@ class Timed:
         """What was timed; the times are beside it."""
         lanes = next((int(lanes) for lanes in self.costs.lanes if lanes), None)
         return {
-            "device": self.run.device.name, "model": self.model.name, "quant": self.model.quant,
-            "overlap": self.run.overlap, "misses_from": self.costs.misses_from, "lanes": lanes,
+            "device": self.run.device.name, **self.run.device.parts,
+            "model": self.model.name, "quant": self.model.quant, "overlap": self.run.overlap,
+            "misses_from": self.costs.misses_from, "lanes": lanes,
             "context": self.run.context, "compute_ms": self.run.compute_ms, "notes": list(self.costs.notes),
         }  # fmt: skip

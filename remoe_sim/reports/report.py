@@ -24,9 +24,10 @@ def report(
 
     source: a trace, or the rows that `sweep` returned, or the path of either. output: where to write the page. For a
     trace the other arguments are those of `verdict`; without `cache`, `budget` or `memory` the cache has room for a
-    quarter of the experts. With `device`, and `model`, `quant`, `overlap`, `lanes`, `context`, `compute_ms` and
-    `misses_from` as in `replay`, the page has modelled times as well, and sizes of experts are those of the model where
-    the trace has none. A report of a sweep takes no arguments, for its rows are what they are.
+    quarter of the experts. With `device`, and `model`, `quant`, `overlap`, `lanes`, `context`, `compute_ms`,
+    `misses_from`, `host`, `storage` and `engine` as in `replay`, the page has modelled times as well, and sizes of
+    experts are those of the model where the trace has none. A report of a sweep takes no arguments, for its rows are
+    what they are.
 
     Raises ValueError and TraceError like `verdict`.
     """

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from remoe_sim.studies.verdict_result import Verdict
     from remoe_sim.trace.trace import Trace
 
-TIMING = ("device", "model", "quant", "overlap", "lanes", "context", "compute_ms", "misses_from")
+TIMING = ("device", "model", "quant", "overlap", "lanes", "context", "compute_ms", "misses_from",
+          "host", "storage", "engine")  # fmt: skip
 MIB = 2**20
 BEST = 3  # online policies that are shown, where none are named
 SHARES = (*range(0, 95, 3), 95, 96, 97, 98, 99, 99.5, 100)  # per cent of tokens, at which the slowest of them is shown

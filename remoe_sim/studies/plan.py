@@ -46,6 +46,9 @@ def plan(
     context: int | None = None,
     compute_ms: float | None = None,
     misses_from: str | None = None,
+    host: Any = None,
+    storage: Any = None,
+    engine: Any = None,
 ) -> PlanReport:
     """The memory that a time per output token (TPOT) takes, and the time that a memory gives.
 
@@ -74,7 +77,7 @@ def plan(
         raise ValueError("prices tell the cheapest device that reaches a target; give it with --target-tpot 150ms")
     same: dict[str, Any] = {
         "model": model, "overlap": overlap, "lanes": lanes, "context": context, "compute_ms": compute_ms,
-        "misses_from": misses_from,
+        "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
     }  # fmt: skip
     runs = [[RunsOn.of(device=one, quant=each, **same) for one, _ in priced] for each in _listed(quant)]
     call = Call.of(trace, settings=settings, policies=policies, expert_bytes=expert_bytes, preload=preload, train=train)

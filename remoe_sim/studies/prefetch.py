@@ -198,6 +198,9 @@ def prefetch(
     context: int | None = None,
     compute_ms: float | None = None,
     misses_from: str | None = None,
+    host: Any = None,
+    storage: Any = None,
+    engine: Any = None,
 ) -> PrefetchReport:
     """Replay a trace through a cache into which a predictor loads experts ahead of their layer, and count.
 
@@ -216,8 +219,8 @@ def prefetch(
     learn from; or train_share: the first share of the steps is only learned from: replayed, neither guessed nor
     counted. cache, budget, memory, reserve, policy, scope, admission, reset (which makes predictors forget, too),
     phase, warmup and expert_bytes as in `replay`. What the counts mean: `prefetch_results.PrefetchCounts`; order is
-    always `set`. device, model, quant, lanes, context, compute_ms, misses_from: as in `replay`, which adds times; hits
-    are computed while reads are under way.
+    always `set`. device, model, quant, lanes, context, compute_ms, misses_from, host, storage, engine: as in `replay`,
+    which adds times; hits are computed while reads are under way.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
@@ -232,7 +235,7 @@ def prefetch(
     limit = Limit.of(cache, budget, memory)
     on = RunsOn.asked(
         device=device, model=model, quant=quant, lanes=lanes, context=context, compute_ms=compute_ms,
-        misses_from=misses_from,
+        misses_from=misses_from, host=host, storage=storage, engine=engine,
     )  # fmt: skip
     if misses_from == "cpu":
         raise ValueError("what the CPU computes is not loaded, so there is nothing to prefetch; give host or storage")

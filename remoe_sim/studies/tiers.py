@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,9 @@ def tiers(
     lanes: int | None = None,
     context: int | None = None,
     compute_ms: float | None = None,
+    host: Any = None,
+    storage: Any = None,
+    engine: Any = None,
 ) -> TierReport:
     """Replay a trace through a device cache above a host cache above storage, and count per tier and link.
 
@@ -111,7 +114,16 @@ def tiers(
         check_policies([policy], settings, trained=False)
     trace = as_trace(trace)
     on = RunsOn.asked(
-        device=device, model=model, quant=quant, overlap=overlap, lanes=lanes, context=context, compute_ms=compute_ms
+        device=device,
+        model=model,
+        quant=quant,
+        overlap=overlap,
+        lanes=lanes,
+        context=context,
+        compute_ms=compute_ms,
+        host=host,
+        storage=storage,
+        engine=engine,
     )
     on = _timing(on, settings)
     needed_for = "" if device_budget is None and host_budget is None else "a byte budget"

@@ -183,7 +183,10 @@ def test_the_name_of_a_trace_tells_its_card(name, card, quant):
         ({"device": DEVICE, "misses_from": "host"}, "link from host memory"),
         ({"device": DEVICE, "model": "mixtral-8x7b"}, "MoE layers"),
         ({"device": DEVICE, "quant": "q4_k_m"}, "no card"),
-        ({"device": "a100-80gb", "misses_from": "storage"}, "storage"),
+        ({"device": "rtx-4090", "host": "abacus"}, "unknown host"),
+        ({"device": DEVICE, "host": "desktop-ddr5-6000"}, "takes no host"),
+        ({"device": "rtx-4090", "engine": "mlx"}, "runs on metal"),
+        ({"device": "rtx-4090+abacus"}, "unknown host, storage or engine"),
     ],
 )
 def test_what_is_not_possible_is_said_in_a_sentence(arguments, says):

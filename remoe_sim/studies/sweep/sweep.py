@@ -49,6 +49,9 @@ def sweep(
     context: int | None = None,
     compute_ms: float | None = None,
     misses_from: str | None = None,
+    host: Any = None,
+    storage: Any = None,
+    engine: Any = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     client: Any = None,
@@ -74,7 +77,7 @@ def sweep(
     settings = {"admission": admission, "reset": reset, "phase": phase, "warmup": warmup}
     timing = {
         "device": device, "quant": quant, "overlap": overlap, "model": model, "lanes": lanes, "context": context,
-        "compute_ms": compute_ms, "misses_from": misses_from,
+        "compute_ms": compute_ms, "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
     }  # fmt: skip
     axes = axes_of(
         policy=policy, scope=scope, cache=cache, budget=budget, batch=batch, timing=timing, settings=settings,
