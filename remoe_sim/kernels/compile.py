@@ -226,18 +226,25 @@ def bound(function: FunctionType, verbs: dict[str, Any], name: str) -> Any:
 
 
 def borrowed(array):
-    """The same array with its references not counted, for as long as `array` itself is in use."""
+    """The same array, or tuple of arrays, with references not counted, for as long as `array` itself is in use."""
     return array
+
+
+def _without_owners(context: Any, builder: Any, of: Any, value: Any) -> Any:
+    if isinstance(of, types.Array):
+        struct = cgutils.create_struct_proxy(of)(context, builder, value)
+        struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
+        return struct._getvalue()
+    if isinstance(of, types.BaseTuple):
+        for place, field in enumerate(of.types):
+            inner = _without_owners(context, builder, field, builder.extract_value(value, place))
+            value = builder.insert_value(value, inner, place)
+    return value
 
 
 @intrinsic
 def _without_owner(context, array):
-    def generate(context, builder, signature, given):
-        struct = cgutils.create_struct_proxy(array)(context, builder, given[0])
-        struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
-        return struct._getvalue()
-
-    return array(array), generate
+    return array(array), lambda context, builder, signature, given: _without_owners(context, builder, array, given[0])
 
 
 @overload(borrowed)
