@@ -20,6 +20,7 @@ from numba import types
 from numba.core import cgutils, event
 from numba.core import config as _config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.dispatcher import Dispatcher
 from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic, overload
 
@@ -223,6 +224,21 @@ def bound(function: FunctionType, verbs: dict[str, Any], name: str) -> Any:
     made = FunctionType(function.__code__, {**function.__globals__, **verbs}, name)
     made.__module__, made.__qualname__ = function.__module__, name
     return made
+
+
+def plain(kernel: Any) -> Any:
+    """A kernel in plain Python, with the helpers from its own file in plain Python too.
+
+    It can then be given functions that are not compiled, and hand them to its helpers.
+    """
+    function = getattr(kernel, "py_func", kernel)
+    known = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    helpers = {
+        name: plain(value)
+        for name, value in known.items()
+        if isinstance(value, Dispatcher) and value.py_func.__module__ == function.__module__
+    }
+    return bound(function, helpers, function.__name__)
 
 
 def borrowed(array):
