@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from remoe_sim.policies.belady import Belady
 
+from remoe_sim.kernels.arguments import Accesses, Stock, Written
 from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.limits import _pop, _push
 from remoe_sim.policy import Outcome, Rules, Stream
@@ -34,27 +35,31 @@ class BeladySize(Belady):  # type: ignore[misc]
         room = 4 * np.bincount(kind) + 16
         hit = np.empty(stream.entries.size, np.bool_)
         resting, running = np.empty(groups, np.int64), np.empty(groups, np.int64)
+        accesses = Accesses(stream.offsets, stream.entries, stream.steps, stream.epochs)
+        stock = Stock(distinct, stream.weights, rules.preload)
+        kinds = kind.astype(np.int64), np.append(0, np.cumsum(room))
         evictions = sized_replay(
-            stream.offsets, stream.entries, group_at[keys], stream.epochs, rules.preload, group_at[preload_keys],
-            distinct, kind.astype(np.int64), np.append(0, np.cumsum(room)), stream.weights, limit, rules.mandatory,
-            hit, resting, running,
+            accesses, group_at[keys], group_at[preload_keys], stock, *kinds, limit, rules.mandatory,
+            Written(hit, resting, running),
         )  # fmt: skip
         return Outcome(hit, evictions, resting, running)
 
 
 @kernel
 def sized_replay(  # type: ignore[no-untyped-def]
-    offsets, entries, keys, epochs, preload, preload_keys, sizes, kind, bounds, weights, limit, mandatory,
-    hit, resting, running,
-):  # fmt: skip
-    """As `limits.ordered_replay`, but what leaves first is the largest size × (key − running group), which changes
+    accesses, keys, preload_keys, stock, kind, bounds, limit, mandatory, written
+):
+    """Do what `limits.ordered_replay` does, but evict the largest size × (key − running group) first, which changes
     with every group; returns the evictions.
 
-    keys int64[N]: the group that uses the entry next, the number of groups if none does; preload_keys likewise. sizes
-    int64[k]: all different sizes; kind int64[n_entries]: which of them each entry has. Entries of one size never
-    change their order, so each size has a heap of its own, in heap[bounds[i]:bounds[i + 1]], and only the k tops have
-    to be compared.
+    keys int64[N]: the group that uses the entry next, the number of groups if none does; preload_keys likewise.
+    stock.sizes int64[k]: all different sizes; kind int64[n_entries]: which of them each entry has. Entries of one size
+    never change their order, so each size has a heap of its own, in heap[bounds[i]:bounds[i + 1]], and only the k tops
+    have to be compared.
     """
+    offsets, entries, _, epochs = accesses
+    sizes, weights, preload = stock
+    hit, resting, running = written
     n = kind.size
     groups = offsets.size - 1
     key = np.empty(n, np.int64)

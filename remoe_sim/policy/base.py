@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.kernels.arguments import Accesses, Stock, Written
 from remoe_sim.kernels.tallies import depth_histogram
 from remoe_sim.policy.guard import fast_policy as fast_policy
 from remoe_sim.policy.guard import guard, read_only, run_told
@@ -182,10 +183,9 @@ class StackPolicy(Policy):
         stream = stream.whole
         keys, preload_keys = self._keys(stream, rules, keys)
         hit, resting, running = empty_outcome(stream)
-        evictions = kernel(
-            stream.offsets, stream.entries, keys, stream.epochs, rules.preload, preload_keys, stream.sizes,
-            stream.weights, limit, rules.mandatory, hit, resting, running,
-        )  # fmt: skip
+        accesses = Accesses(stream.offsets, stream.entries, stream.steps, stream.epochs)
+        stock, written = Stock(stream.sizes, stream.weights, rules.preload), Written(hit, resting, running)
+        evictions = kernel(accesses, keys, preload_keys, stock, limit, rules.mandatory, written)
         return Outcome(hit, evictions, resting, running)
 
     def _replay_stack(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
@@ -267,14 +267,14 @@ class SlotPolicy(Policy):
         stream = stream.whole
         hit, resting, running = empty_outcome(stream)
         preload = rules.preload if rules.preload.flags.writeable else rules.preload.copy()
+        entries = stream.entries.astype(np.int32, copy=False)
+        accesses = Accesses(stream.offsets, entries, stream.steps, stream.epochs)
+        stock, written = Stock(stream.sizes, stream.weights, preload), Written(hit, resting, running)
 
         def run(plain: bool) -> int:
             own = copy(self)  # layers are replayed side by side, each with an object of its own
-            evictions = own._bound(stream, plain)(
-                stream.offsets, stream.entries.astype(np.int32, copy=False), stream.steps, stream.epochs, preload,
-                stream.sizes, stream.weights, limit, rules.mandatory, own._state(stream), hit, resting, running,
-            )  # fmt: skip
-            return int(evictions)
+            loop = own._bound(stream, plain)
+            return int(loop(accesses, stock, limit, rules.mandatory, own._state(stream), written))
 
         evictions: int = run_told(self, run)
         if evictions < 0:

@@ -86,9 +86,11 @@ def drive(loop: Any, policy: Policy, streams: list[Stream], plain: bool = False)
         from remoe_sim.kernels import keyed
 
         return loop, (keyed.setup, keyed.touch, keyed.admit, keyed.victim, keyed.insert, keyed.victim, False)
+    from remoe_sim.kernels.compile import plain as in_python
+
     trims = type(policy).surplus is not SlotPolicy.surplus
     if isinstance(policy, CompiledSlotPolicy) and plain:
-        return getattr(loop, "py_func", loop), (*plain_verbs(type(policy), policy.fast), trims)
+        return in_python(loop), (*plain_verbs(type(policy), policy.fast), trims)
     if isinstance(policy, CompiledSlotPolicy):
         verbs = policy._verbs(streams[0])[1:]
         return loop, (*verbs, policy._surplus() if trims else verbs[_VICTIM], trims)
@@ -98,4 +100,4 @@ def drive(loop: Any, policy: Policy, streams: list[Stream], plain: bool = False)
     def of_its_cache(verb: int) -> Any:
         return lambda state, what: each[int(state[0, 0])][verb](state, what)
 
-    return getattr(loop, "py_func", loop), (*(of_its_cache(verb) for verb in range(len(each[0]))), trims)
+    return in_python(loop), (*(of_its_cache(verb) for verb in range(len(each[0]))), trims)
