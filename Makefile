@@ -44,7 +44,7 @@ bench: $(VENV)/demo.stamp
 
 # What was reached is kept in build/fuzz, so that the next time goes on from there.
 fuzz: $(VENV)/fuzz.stamp
-	PYTHONPATH=tests $(BIN)/python -m fuzz.run --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 # In a place of its own: what audits is not what is audited.
 audit: $(VENV)/test.stamp $(VENV)/audit/bin/pip-audit

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.util.display import Shown, stamp
+from remoe_sim.util.threads import most_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +114,7 @@ def doctor() -> Checkup:
         executable=sys.executable,
         system=platform.platform(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        threads=os.cpu_count() or 1,
+        threads=most_threads(),
         cache=_kernel_cache(),
         packages=packages,
         extras=extras,

@@ -10,6 +10,8 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]  # the first example c
 TORCH = ("torch", "transformers")  # what a test marked `heavy` needs, unless the mark names something else
 INTERPRETED, CHECKED = (os.environ.get(name, "0") != "0" for name in ("NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"))
 
+pytest.register_assert_rewrite("tests.oracle", "tests.support")  # what they assert is shown as in a test
+
 settings.register_profile("compiled", deadline=None, derandomize=True, max_examples=100, suppress_health_check=SLOW)
 settings.register_profile("interpreted", settings.get_profile("compiled"), max_examples=20)
 settings.load_profile("interpreted" if INTERPRETED else "compiled")

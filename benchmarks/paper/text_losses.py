@@ -15,7 +15,7 @@ from remoe_sim.finetune.texts import in_batches, padded
 from remoe_sim.studies.bootstrap import Ratios, differences
 from remoe_sim.util.files import replacing
 
-CONFIDENCE, RESAMPLES = 0.95, 9999
+CONFIDENCE, RESAMPLES = 0.95, 1999
 
 
 def measure(checkpoint: Path, pieces: Sequence[list[int]], batch: int, device: str, output: Path) -> None:

@@ -11,9 +11,9 @@ from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numba
 from numba.core.dispatcher import Dispatcher
 
+from remoe_sim.kernels.compile import with_checks
 from remoe_sim.util.plugin_sources import is_ours
 
 _COPIES: dict[Any, Any] = {}  # of functions, kernels and modules that are ours
@@ -47,8 +47,7 @@ def checked_kernel(kernel: Any) -> Any:
         return kernel
     copies = _copies_for(kernel.py_func.__module__)
     if kernel not in copies:
-        options = {name: value for name, value in kernel.targetoptions.items() if name != "nopython"}
-        made = numba.njit(**{**options, "boundscheck": True})(checked_function(kernel.py_func))
+        made = with_checks(kernel, checked_function(kernel.py_func))
         copies[kernel] = made
         _ORIGINALS[made] = kernel
     return copies[kernel]

@@ -126,6 +126,12 @@ def _sources() -> list[Path]:
 
 
 @lru_cache(maxsize=1)
+def _covered() -> frozenset[str]:
+    """Files whose functions may be kept, for the digest changes with them."""
+    return frozenset(map(str, _sources()))
+
+
+@lru_cache(maxsize=1)
 def source_digest() -> str:
     """Hexadecimal digest of all kernel sources and the compiler's version: the name of the cache directory."""
     digest = hashlib.sha256(numba.__version__.encode())
@@ -186,14 +192,12 @@ def kernel(
     With `signature` it is compiled at once for those types, which a verb passed to another kernel needs; with `inline`
     it becomes part of every kernel that calls it, however large it is; with `unfold` already before types are known,
     which also spares the counting of references to its arrays (and costs compile time at every call). With `check` an
-    index that is out of bounds is an IndexError. Without `keep`, and where the function is in a file of somebody else,
-    which may call what is in others, it is compiled in every process.
+    index out of bounds is an IndexError. Without `keep`, and where the function is in a file that the digest does not
+    cover, which may call what is in others, it is compiled in every process.
     """
     if function is None:
         return lambda f: kernel(f, signature=signature, inline=inline, unfold=unfold, check=check, keep=keep)
-    from remoe_sim.util.plugin_sources import is_ours
-
-    folder = cache_directory() if keep and is_ours(function.__module__) else None
+    folder = cache_directory() if keep and function.__code__.co_filename in _covered() else None
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     options |= {"forceinline": True} if inline else {}
     options |= {"inline": "always"} if unfold else {}
@@ -212,6 +216,12 @@ def kernel(
             return made
         finally:
             config.CACHE_DIR = before
+
+
+def with_checks(made: Any, function: Callable[..., Any]) -> Any:
+    """Compile `function` as the kernel `made` is, but with bounds checks, in every process."""
+    options = {name: value for name, value in made.targetoptions.items() if name != "nopython"}
+    return numba.njit(**{**options, "boundscheck": True})(function)
 
 
 def bound(function: FunctionType, verbs: dict[str, Any], name: str) -> Any:

@@ -4,11 +4,11 @@ A ratio is Σy / Σx over requests: the mean of their rates y / x, weighted by t
 difference is the linearised one (Cochran, Sampling Techniques, 1977, section 6.4), with each squared residual corrected
 for the weight of its request (CR2; Bell and McCaffrey, Survey Methodology, 2002).
 
-Student's table does not hold where one long request weighs more than all others. So t is compared with what it would be
-for requests of the same weights, if their rates were normal with one spread per side and, in pairs, a correlation;
-these are estimated. With pairs of equal lengths that is Student's t. Otherwise directions of the residuals are drawn,
-and the rest is exact: given a direction, the difference over the length of the residuals is a Student's t, and |t|
-exceeds a bound outside, or between, the two roots of a quadratic.
+Student's table does not hold where one long request weighs more than all others. So t is compared with what it would
+be for requests of the same weights, if their rates were normal with one spread per side and, in pairs, one
+correlation, all of which are estimated. With pairs of equal lengths that is Student's t. Otherwise directions of the
+residuals are drawn, and the rest is exact: given a direction, the difference over the length of the residuals is a
+Student's t, and |t| is beyond a bound outside, or between, the two roots of a quadratic.
 
 p-values and intervals come from the same function, so they cannot contradict each other.
 """
@@ -110,7 +110,7 @@ class Differences:
         if own <= 0:
             return 0.0
         furthest: float = self._beyond(at, (1 - 1e-9) / own**0.5)
-        return min(1.0 / (self.square.shape[1] + 1), furthest)
+        return min(1.0 / float(self.square.shape[1] + 1), furthest)
 
     def _bound(self, at: int, alpha: float) -> float:
         """The |t| that is exceeded with probability alpha."""

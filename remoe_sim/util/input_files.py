@@ -50,9 +50,11 @@ def read_bytes(path: str | os.PathLike[str], what: str = "", most: int = CARD_BY
         status = os.fstat(file.fileno())
         _check(status, path, what)
         if status.st_size <= most:
-            content = file.read(most + 1)  # a file of /proc has more than it says, another may grow
+            content = bytearray()  # part by part: to read up to a number of bytes takes memory for all of them
+            while (part := file.read(MIB)) and len(content) <= most:
+                content += part  # a file of /proc has more than it says, another may grow
             if len(content) <= most:
-                return content
+                return bytes(content)
     why = f"has more than {most // MIB} MiB, and no more than that is read of such a file; name another one"
     raise UnsuitableError(_name(path, what), why)
 

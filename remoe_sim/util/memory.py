@@ -13,7 +13,7 @@ from remoe_sim.util.units import parse_bytes
 
 VARIABLE = "REMOE_SIM_MEMORY_LIMIT"
 SHARE = 0.8  # of what is available; the rest is left to others
-UNNOTICED = 16 * 2**20  # bytes for which nobody has to ask
+UNNOTICED = 2**20  # bytes for which nobody has to ask
 _MEMINFO, _GROUPS, _OF_SELF = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _NO_LIMIT = 2**60  # version 1 of control groups says a number above this for no limit
 _limit: int | None = None

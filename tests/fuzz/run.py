@@ -1,4 +1,4 @@
-"""Fuzzes all targets in turn: python -m fuzz.run --seconds 300 [--target NAME]... [--record FILE.json].
+"""Fuzzes all targets in turn: python -m tests.fuzz.run --seconds 300 [--target NAME]... [--record FILE.json].
 
 What was reached is kept in build/fuzz (or --kept) from run to run. Ends with 1 and a list if anything broke the
 contract.
@@ -21,10 +21,10 @@ def main():
     options = _options()
     if find_spec("atheris") is None:
         sys.exit("fuzzing needs atheris, for Linux and macOS: python -m pip install 'remoe-sim[fuzz]'")
-    from fuzz import worker
+    from tests.fuzz import worker
 
     targets = worker.targets()
-    from fuzz.targets import folder_name
+    from tests.fuzz.targets import folder_name
 
     folder = {name: options.kept / folder_name(name) for name in targets}
     names = options.target or list(targets)
@@ -118,7 +118,7 @@ def _write(records, path):
     path.write_text(
         json.dumps(
             {
-                "command": "PYTHONPATH=tests python -m fuzz.run --seconds … --record benchmarks/results/fuzz.json",
+                "command": "python -m tests.fuzz.run --seconds … --record benchmarks/results/fuzz.json",
                 "total": total,
                 "targets": records,
             },

@@ -5,16 +5,15 @@ import json
 import shutil
 from pathlib import Path
 
-import foreign_files
-import plain_files
 import pyarrow as pa
-from foreign_files import FOREIGN
-from test_hf_configs import CONFIGS
-from test_import_bigmoe import capture
-from test_trace_file import small
 
 import remoe_sim
 from remoe_sim import finetune
+from tests.support import foreign_files, plain_files
+from tests.support.bigmoe import capture
+from tests.support.configs import CONFIGS
+from tests.support.foreign_files import FOREIGN
+from tests.support.small import small
 
 PACKAGE = Path(remoe_sim.__file__).parent
 FLAME = ("actives/iter_0010/layer_02.parquet", "actives/iter_0010/layer_03.parquet", "samples/000.parquet")
@@ -95,7 +94,7 @@ def configs():
 
 def ggufs(folder):
     """Models of a few kB."""
-    from tiny_gguf import FAMILIES, save_tiny_gguf
+    from tests.support.tiny_gguf import FAMILIES, save_tiny_gguf
 
     found = []
     for family in FAMILIES:

@@ -9,7 +9,6 @@ from functools import partial
 from io import StringIO
 
 import click
-from fuzz import seeds
 
 import remoe_sim
 from remoe_sim import cli
@@ -17,6 +16,7 @@ from remoe_sim.formats.format import PACKAGE, TraceFormat
 from remoe_sim.trace.schema import content_hash
 from remoe_sim.util.cards import read_card
 from remoe_sim.util.plugins import plugins
+from tests.fuzz import seeds
 
 # What an import is told besides the file. An input always gets the same, but changed inputs get others.
 OPTIONS = (
@@ -128,8 +128,6 @@ def sweep_file(data, folder):
 
 
 def _parsers():
-    from test_trace_file import small
-
     from remoe_sim.cache.caches import Pins
     from remoe_sim.cache.settings import Limit, Settings, find_policies, known_sizes
     from remoe_sim.formats.format import _sizes
@@ -137,6 +135,7 @@ def _parsers():
     from remoe_sim.studies.sweep.axes import _batches, _budgets, _caches
     from remoe_sim.util import units
     from remoe_sim.util.units import several
+    from tests.support.small import small
 
     trace = small()
     return {
@@ -171,7 +170,7 @@ def parser(data, folder):
 
 def command(data, folder):
     """A command on a small trace; those that write or run for long are left out."""
-    from test_trace_file import small
+    from tests.support.small import small
 
     path = folder / "small.parquet"
     if not path.exists():

@@ -37,13 +37,13 @@ def targets():
         for module in pkgutil.walk_packages(remoe_sim.__path__, "remoe_sim.", onerror=lambda name: None):
             with suppress(ImportError):  # of what needs torch
                 importlib.import_module(module.name)
-        from fuzz.targets import TARGETS
+        from tests.fuzz.targets import TARGETS
     return TARGETS
 
 
 def begin(target, folder):
     """Writes valid inputs to `folder`/corpus and runs them, which compiles and imports what is loaded late."""
-    from fuzz import seeds
+    from tests.fuzz import seeds
 
     corpus, scratch = folder / "corpus", _scratch(folder)
     corpus.mkdir(parents=True, exist_ok=True)
@@ -69,10 +69,9 @@ def fuzz(name, target, folder, seconds, seed):
 
 
 def _fuzz(name, target, folder, seconds, seed):
-    from fuzz.contract import BrokenError, attempt, limit_memory
-    from fuzz.mutations import mutated
-
     from remoe_sim.util.threads import one_thread
+    from tests.fuzz.contract import BrokenError, attempt, limit_memory
+    from tests.fuzz.mutations import mutated
 
     scratch, found = _scratch(folder), folder / "found"
     warnings.simplefilter("error")

@@ -1,0 +1,185 @@
+"""How the package is laid out: who may import whom, and how large a file and the house may be.
+
+Imports under TYPE_CHECKING and inside functions count. Packages are edges too where a file imports from one.
+"""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACES = {"remoe_sim": ROOT / "remoe_sim", "remoe_sim.policies": ROOT / "policies", "remoe_sim.traces": ROOT / "traces"}
+BELOW = ["util", "kernels", "models", "trace", "formats", "synthetic", "policy", "devices", "cache"]
+STUDIES = [*BELOW, "studies"]
+MAY_IMPORT = {
+    "exports": ["util", "kernels", "trace", "formats"],
+    "util": [],
+    "kernels": ["util"],
+    "models": ["util"],
+    "trace": ["util", "kernels"],
+    "formats": ["util", "trace"],
+    "synthetic": ["util", "kernels", "models", "trace"],
+    "policy": ["util", "kernels", "trace"],
+    "devices": ["util", "kernels", "models", "trace"],
+    "cache": BELOW,
+    "policies": ["policy", "kernels"],
+    "traces": ["util", "kernels", "trace", "formats"],
+    "studies": BELOW,
+    "installation": ["util", "kernels"],
+    "figures": STUDIES,
+    "reports": [*STUDIES, "figures", "installation"],
+    "capture": ["util", "models", "trace", "formats"],
+    "finetune": ["util", "models", "trace", "formats", "capture"],
+}
+FREE = ("", "cli", "commands")  # the face, the command line
+CONTRACTS = ("assembling", "importing")  # files that only repeat names, at the paths that documents show to users
+MOST_FILES, MOST_LINES, MOST_LEVELS, MOST_BESIDE = 210, 400, 11, 5
+# Nothing imports these: they are found by listing, or run on a worker.
+FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "assembling", "importing")
+# One user each, in the same room, which would be too long with them, or loads them only when they are needed.
+OWN_FILE = {
+    "capture.llama", "capture.llama_run", "capture.weighing", "devices.measured_runs", "devices.probes",
+    "finetune.objective", "finetune.running", "formats.join", "models.huggingface", "models.quantisation",
+    "policy.slot", "reports.checklist", "reports.sweep_report", "reports.trace_report", "studies.predictors",
+    "studies.sweep.cluster", "studies.sweep.worker", "synthetic.laws",
+}  # fmt: skip
+
+
+@cache
+def modules():
+    """Paths of all modules by their dotted name below remoe_sim."""
+    found = {}
+    for place, folder in PLACES.items():
+        for path in sorted(folder.rglob("*.py")):
+            name = ".".join([place, *path.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__")
+            found[name.removeprefix("remoe_sim").removeprefix(".")] = path
+    return found
+
+
+@cache
+def imports():
+    """Per module what it imports of the package: (module, name or None) pairs."""
+    return {name: list(_imported(ast.parse(path.read_text("utf-8")))) for name, path in modules().items()}
+
+
+def _imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for one in node.names:
+                if one.name.split(".")[0] == "remoe_sim":
+                    yield one.name.removeprefix("remoe_sim").removeprefix("."), None
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "remoe_sim":
+            base = node.module.removeprefix("remoe_sim").removeprefix(".")
+            for one in node.names:
+                inner = f"{base}.{one.name}".lstrip(".")
+                yield (inner, None) if inner in modules() else (base, one.name)
+
+
+def edges(name):
+    return sorted({module for module, _ in imports()[name] if module != name})
+
+
+@cache
+def loaded(name):
+    """What a module imports as soon as it is loaded itself."""
+    tree = ast.parse(modules()[name].read_text("utf-8"))
+    tree.body = [
+        one
+        for one in tree.body
+        if not isinstance(one, ast.FunctionDef | ast.ClassDef)
+        and not (isinstance(one, ast.If) and "TYPE_CHECKING" in ast.unparse(one.test))
+    ]
+    return sorted({module for module, _ in _imported(tree) if module != name})
+
+
+def room(name):
+    return name.split(".")[0]
+
+
+def test_all_imports_are_of_known_modules():
+    assert {(name, module) for name in modules() for module in edges(name) if module not in modules()} == set()
+
+
+def test_rooms_import_one_way():
+    wrong = [
+        f"{name} imports {module}"
+        for name in modules()
+        if room(name) not in (*FREE, *CONTRACTS)
+        for module in edges(name)
+        if room(module) != room(name) and room(module) not in MAY_IMPORT[room(name)]
+        if (name, module) != ("studies.sweep.cluster", "")  # in a function that is sent to workers
+    ]
+    assert wrong == []
+
+
+def test_the_table_has_no_circle():
+    below = {one: set(others) - {one} for one, others in MAY_IMPORT.items()}
+    while lowest := [one for one, others in below.items() if not others & below.keys()]:
+        for one in lowest:
+            del below[one]
+    assert below == {}
+
+
+def test_modules_import_one_way():
+    assert levels()[1] == []
+
+
+def test_chains_of_imports_are_short():
+    found = levels(whole=False)[0]
+    assert {name: level for name, level in found.items() if level > MOST_LEVELS} == {}
+
+
+@cache
+def levels(whole=True):
+    """Per module how many modules its longest chain of imports has, and the circles. whole: imports in functions and
+    under TYPE_CHECKING too, else only those that are made when it is loaded."""
+    found, circles, running = {}, [], []
+
+    def level(name):
+        if name in running:
+            circles.append(" > ".join([*running[running.index(name) :], name]))
+            return 0
+        if name not in found:
+            running.append(name)
+            found[name] = 1 + max(
+                (level(one) for one in (edges if whole else loaded)(name) if room(one) not in FREE), default=0
+            )
+            running.pop()
+        return found[name]
+
+    for name in modules():
+        if room(name) not in FREE:
+            level(name)
+    return found, circles
+
+
+def test_files_are_short():
+    lengths = {name: len(path.read_text("utf-8").splitlines()) for name, path in modules().items()}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_few_files():
+    own = [path for path in modules().values() if path.is_relative_to(ROOT / "remoe_sim")]
+    assert len(own) <= MOST_FILES
+    assert len([path for path in own if path.parent == ROOT / "remoe_sim"]) <= MOST_BESIDE
+
+
+def test_a_file_has_several_users_or_a_public_function():
+    import remoe_sim
+
+    users = {name: [one for one in modules() if name in edges(one)] for name in modules()}
+    public = set(remoe_sim._HOMES.values())
+    lonely = {
+        name
+        for name, by in users.items()
+        if len(by) < 2
+        and {room(one) for one in by} <= {room(name)}  # a user in another room may not take it in
+        and name not in public
+        and modules()[name].name != "__init__.py"
+        and not name.startswith(FOUND)
+    }
+    assert lonely <= OWN_FILE
