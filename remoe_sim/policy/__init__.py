@@ -1,16 +1,16 @@
 """What a cache policy is, how one is found, and how one is driven. Policies import from here."""
 
 from remoe_sim.policy.base import (
-    CompiledSlotPolicy,
     Depths,
     Outcome,
     Policy,
     Ranks,
     Rules,
-    SlotPolicy,
     StackPolicy,
     empty_outcome,
 )
+from remoe_sim.policy.guard import fast_policy
+from remoe_sim.policy.slot import CompiledSlotPolicy, SlotPolicy
 from remoe_sim.trace.accesses import Stream
 from remoe_sim.util.arrays import Longs
 
@@ -26,4 +26,5 @@ __all__ = [
     "StackPolicy",
     "Stream",
     "empty_outcome",
+    "fast_policy",
 ]

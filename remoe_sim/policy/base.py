@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
-from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,14 +10,12 @@ import numpy.typing as npt
 
 from remoe_sim.kernels.arguments import Accesses, Stock, Written
 from remoe_sim.kernels.tallies import depth_histogram
-from remoe_sim.policy.guard import fast_policy as fast_policy
-from remoe_sim.policy.guard import guard, read_only, run_told
+from remoe_sim.policy.guard import guard
 from remoe_sim.policy.outcome import Depths as Depths
 from remoe_sim.policy.outcome import Outcome as Outcome
 from remoe_sim.policy.outcome import Part, Resumed
 from remoe_sim.policy.outcome import Rules as Rules
 from remoe_sim.policy.outcome import empty_outcome as empty_outcome
-from remoe_sim.policy.slot import VERBS, compiled_loop, compiled_verb, loop_for, plain_loop, plain_verbs
 
 if TYPE_CHECKING:
     from remoe_sim.trace.accesses import Stream as Stream
@@ -40,17 +36,6 @@ def checked_keys(policy: str, keys: Any, lookups: int) -> npt.NDArray[Any]:
             f"lookup, but {keys.dtype} of shape {keys.shape}; correct its keys()"
         )
     return np.ascontiguousarray(keys, np.float64 if fractions else np.int64)
-
-
-def checked_victim(policy: str, victim: Any) -> int:
-    """The number of a victim; ValueError if it is no whole number."""
-    try:
-        return index(victim)
-    except TypeError:
-        raise ValueError(
-            f"policy '{policy}' chose {victim!r} as a victim; its victim() must return a resident entry, or -1 if "
-            "there is none"
-        ) from None
 
 
 Ranks = npt.NDArray[np.uint32]
@@ -202,120 +187,3 @@ class StackPolicy(Policy):
             rules.preload.size, rules.mandatory, hit, resting, running,
         )  # fmt: skip
         return Outcome(hit, evictions, resting * stream.weights[0], running * stream.weights[0])
-
-
-class SlotPolicy(Policy):
-    """A policy in ordinary Python: one object per cache, told of what happens and asked for victims.
-
-    An entry is a whole number; in scope `layer` it is the expert. For every distinct expert of a step, in order of
-    first appearance: `hit` if it is resident; otherwise `admit`, then `victim` until it fits, then `insert` (under
-    bypass `insert` comes before `victim`, and the newcomer may be chosen).
-    """
-
-    by_last: ClassVar[bool] = False
-
-    def setup(self, limit: int, sizes: Longs) -> None:
-        """Start empty. limit: what the cache holds, in the unit of sizes; sizes: int64[n_entries]."""
-
-    def hit(self, entry: int) -> None:
-        """A resident entry is used."""
-
-    def admit(self, entry: int) -> None:
-        """An entry that is not resident is needed; nothing was evicted for it yet."""
-
-    def victim(self, protected: npt.NDArray[np.uint8]) -> int:
-        """Choose, forget and return a resident entry e with protected[e] == 0, or -1 if there is none."""
-        raise NotImplementedError(f"policy '{self.label or self.name}' must define victim(protected)")
-
-    def insert(self, entry: int) -> None:
-        """The entry is resident from now on."""
-
-    def surplus(self, protected: npt.NDArray[np.uint8]) -> int:
-        """Choose, forget and return a resident entry e with protected[e] == 0 that leaves because of the hit before, or
-        -1. For the few policies that define it, asked after each hit until it is -1."""
-        return -1
-
-    def _verbs(self, stream: Stream) -> tuple[Any, ...]:
-        """The loop and the functions it calls, all of them plain Python here."""
-        return (
-            loop_for(stream),
-            lambda state, limit: self.setup(int(limit), read_only(stream.sizes)),
-            lambda state, entry: self.hit(int(entry)),
-            lambda state, entry: self.admit(int(entry)),
-            lambda state, protected: checked_victim(self.label or self.name, self.victim(read_only(protected))),
-            lambda state, entry: self.insert(int(entry)),
-        )
-
-    def _surplus(self) -> Any:
-        return lambda state, protected: checked_victim(self.label or self.name, self.surplus(read_only(protected)))
-
-    @property
-    def _trims(self) -> bool:
-        """Whether `surplus` is to be asked."""
-        own: Any = type(self)
-        return own.surplus is not SlotPolicy.surplus
-
-    def _bound(self, stream: Stream, plain: bool) -> Any:
-        """The loop with its verbs bound to this policy's functions; plain: in Python, as it is here anyway."""
-        loop, *verbs = self._verbs(stream)
-        return plain_loop(loop, (*verbs, self._surplus()), self._trims)
-
-    def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
-        return np.zeros((1, 1), np.int64)
-
-    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        stream = stream.whole
-        hit, resting, running = empty_outcome(stream)
-        preload = rules.preload if rules.preload.flags.writeable else rules.preload.copy()
-        entries = stream.entries.astype(np.int32, copy=False)
-        accesses = Accesses(stream.offsets, entries, stream.steps, stream.epochs)
-        stock, written = Stock(stream.sizes, stream.weights, preload), Written(hit, resting, running)
-
-        def run(plain: bool) -> int:
-            own = copy(self)  # layers are replayed side by side, each with an object of its own
-            loop = own._bound(stream, plain)
-            return int(loop(accesses, stock, limit, rules.mandatory, own._state(stream), written))
-
-        evictions: int = run_told(self, run)
-        if evictions < 0:
-            raise ValueError(
-                f"policy '{self.label or self.name}' chose a victim that is not resident, or is protected; "
-                "correct its victim()"
-            )
-        return Outcome(hit, evictions, resting, running)
-
-
-class CompiledSlotPolicy(SlotPolicy):
-    """A slot policy whose verbs are compiled: static functions over one state array.
-
-    state: int64[state_rows, n_entries + 2], zero at first but for row 0, which holds the sizes, `parameter` and the
-    number of the running step. In the other rows the two extra columns serve as list heads or scalars.
-    setup(state, limit), hit/admit/insert(state, entry), victim/surplus(state, protected).
-    """
-
-    state_rows: ClassVar[int] = 1
-
-    @property
-    def parameter(self) -> int:
-        """What the verbs need to know of the options."""
-        return 0
-
-    def _verbs(self, stream: Stream) -> tuple[Any, ...]:
-        own: Any = type(self)
-        return (loop_for(stream), *(compiled_verb(own, verb, self.fast) for verb in VERBS[:-1]))
-
-    def _surplus(self) -> Any:
-        own: Any = type(self)
-        return compiled_verb(own, VERBS[-1], self.fast)
-
-    def _bound(self, stream: Stream, plain: bool) -> Any:
-        own: Any = type(self)
-        if plain:
-            return plain_loop(loop_for(stream), plain_verbs(own, self.fast), self._trims)
-        return compiled_loop(loop_for(stream), own, self._trims, self.fast)
-
-    def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
-        state = np.zeros((self.state_rows, stream.n_entries + 2), np.int64)
-        state[0, : stream.n_entries] = stream.sizes
-        state[0, stream.n_entries] = self.parameter
-        return state
