@@ -9,6 +9,7 @@ from remoe_sim.kernels.arguments import Accesses, Stock, Written
 from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.limits import _pop, _push
 from remoe_sim.policy import Outcome, Rules, Stream
+from remoe_sim.policy.stack import all_keys
 
 
 class BeladySize(Belady):  # type: ignore[misc]
@@ -27,7 +28,7 @@ class BeladySize(Belady):  # type: ignore[misc]
         if stream.equal_sizes:
             plain: Outcome = super().replay(stream, limit, rules)
             return plain
-        keys, preload_keys = self._keys(stream, rules)
+        keys, preload_keys = all_keys(self, stream, rules)
         groups = stream.steps.size
         group_at = np.repeat(np.arange(groups), np.diff(stream.offsets))  # of each of Belady's places
         group_at = np.append(group_at, np.full(stream.n_entries, groups))

@@ -14,7 +14,8 @@ from remoe_sim.cache.parts import hits_of_layers, in_parts
 from remoe_sim.cache.stream import replay_stream
 from remoe_sim.devices.run import StepCounts
 from remoe_sim.kernels import tallies
-from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.policy.base import Policy
+from remoe_sim.policy.stack import StackPolicy, depths, needed_bytes
 from remoe_sim.trace.holdings import of_shared
 from remoe_sim.util.threads import fewer, map_layers, most_threads
 
@@ -89,13 +90,13 @@ def _limit_by_limit(caches: Caches, policy: Policy, index: int, wanted: Longs, c
     stream = caches.layer_views(index).get(policy.by_last)
     if counts is not None:
         counts.need(stream, index)
-    depths = policy.depths(stream, rules) if isinstance(policy, StackPolicy) else None
+    found = depths(policy, stream, rules) if isinstance(policy, StackPolicy) else None
     tables = np.zeros((wanted.size, 3, 3), np.int64)
     for capacity in np.unique(wanted).tolist():
-        if depths is None:
+        if found is None:
             hit = replay_stream(policy, stream, capacity, rules)[1].hit
         else:
-            hit = depths.before < capacity
+            hit = found.before < capacity
         numbers = np.flatnonzero(wanted == capacity).tolist()
         tables[numbers] = _tally(stream, hit)
         if counts is not None:
@@ -117,7 +118,7 @@ class _AllLayers:
     def __init__(self, caches: Caches, policy: Policy, in_bytes: bool) -> None:
         self.caches, self.policy, self.rules = caches, policy, caches.global_rules()
         self.stream = caches.global_views(in_bytes).get(policy.by_last)
-        self.needed = policy.needed_bytes(self.stream, self.rules) if isinstance(policy, StackPolicy) else None
+        self.needed = needed_bytes(policy, self.stream, self.rules) if isinstance(policy, StackPolicy) else None
         self.layer_of = np.repeat(np.arange(caches.trace.moe_layers), caches.trace.model.experts)
 
     def counted(self, limits: Sequence[int], timed: bool) -> Counted:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.kernels.tiers import NO_VICTIM, tier_replay
-from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.policy.base import Policy
 from remoe_sim.policy.drive import drive, keys_of, sortable, state_of
 from remoe_sim.policy.guard import run_told
+from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.trace.accesses import Stream
 from remoe_sim.util.threads import map_layers
 

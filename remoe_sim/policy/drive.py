@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.kernels.tallies import DECODE
-from remoe_sim.policy.base import Policy, StackPolicy, checked_keys
+from remoe_sim.policy.base import Policy
 from remoe_sim.policy.slot import VERBS, CompiledSlotPolicy, SlotPolicy, SlotReplay, plain_verbs
+from remoe_sim.policy.stack import StackPolicy, checked_keys
 from remoe_sim.trace.accesses import Stream
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from remoe_sim.cache.holdings import of_replay
 from remoe_sim.cache.stream import replay_stream
 from remoe_sim.devices.run import DeviceRun, StepCounts
 from remoe_sim.devices.timeline import PARTS, Counts, Reads, Steps, run
-from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.policy.base import Policy
+from remoe_sim.policy.stack import StackPolicy, depths, needed_bytes
 from remoe_sim.trace.holdings import of_shared, of_timeline
 from remoe_sim.util.threads import map_layers
 
@@ -130,14 +131,14 @@ class Misses:
             stream, rules = caches.layer_views(index).get(policy.by_last), caches.layer_rules(index)
             needs = None
             if isinstance(policy, StackPolicy):
-                before = policy.depths(stream, rules).before
+                before = depths(policy, stream, rules).before
                 needs = before.astype(np.uint16 if stream.n_entries < 2**16 - 1 else np.int64) + 1
             return Accesses(stream, rules, index, needs)
 
         if caches.settings.per_layer:
             return cls(caches, policy, tuple(map_layers(of_layer, caches.trace.moe_layers, of_replay(caches))))
         stream, rules = caches.global_views(True).get(policy.by_last), caches.global_rules()
-        needs = policy.needed_bytes(stream, rules) if isinstance(policy, StackPolicy) else None
+        needs = needed_bytes(policy, stream, rules) if isinstance(policy, StackPolicy) else None
         return cls(caches, policy, (Accesses(stream, rules, None, needs),))
 
     def needed(self) -> Counts:

@@ -19,9 +19,10 @@ from remoe_sim.devices.run import DeviceRun, StepCounts, Timed
 from remoe_sim.devices.timeline import Reads
 from remoe_sim.kernels.prefetch import COLUMNS, NO_VICTIM, prefetch_replay
 from remoe_sim.kernels.tallies import DECODE, PREFILL, WARMUP
-from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.policy.base import Policy
 from remoe_sim.policy.drive import check_drivable, drive, keys_of, recency_of, sortable, state_of
 from remoe_sim.policy.guard import run_told
+from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.studies.predictors import PREDICTORS, Guesses, Known, guess
 from remoe_sim.studies.prefetch_result import PrefetchCounts, PrefetchReport, PrefetchResult
 from remoe_sim.trace.accesses import Stream, Tokens, select_tokens
