@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.policy import FastPath, Longs, Outcome, Part, Ranks, Rules, StackPolicy, Stream
-from remoe_sim.policy.parts import NEVER, OrderedParts
-from remoe_sim.policy.stack import replay_by_keys
+from remoe_sim.policy.stack import NEVER, OrderedParts, replay_by_keys
 
 
 class Belady(StackPolicy):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from remoe_sim.policy import FastPath, Longs, Outcome, Part, Ranks, Rules, StackPolicy, Stream
-from remoe_sim.policy.parts import OrderedParts
-from remoe_sim.policy.stack import replay_by_keys
+from remoe_sim.policy.stack import OrderedParts, replay_by_keys
 
 
 class Lfu(StackPolicy):

@@ -17,8 +17,7 @@ from remoe_sim.kernels import grouping, tallies
 from remoe_sim.kernels.stacks import stack_replay
 from remoe_sim.policy.base import Policy
 from remoe_sim.policy.outcome import Outcome, Part, Rules, Stack, hits_below
-from remoe_sim.policy.parts import NEVER
-from remoe_sim.policy.stack import StackPolicy, count_parts
+from remoe_sim.policy.stack import NEVER, StackPolicy, count_parts
 from remoe_sim.trace.accesses import Stream, layer_stream
 from remoe_sim.trace.holdings import of_part
 from remoe_sim.trace.sources import PART_ROWS, PartSource, parts_of

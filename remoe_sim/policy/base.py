@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from remoe_sim.policy.guard import guard
 from remoe_sim.policy.outcome import Outcome, Rules
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ class Policy:
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
+        from remoe_sim.policy.guard import guard
+
         guard(cls)
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
