@@ -4,6 +4,7 @@ An entry is a pair (layer, expert). An event is one group: what a step needs at 
 order, one slot of one decision. Nothing here is fast, or shared with the package that it judges.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, combinations, count, groupby
@@ -31,8 +32,9 @@ class Event:  # one group
     kind: dict  # entry -> decode | prefill | warmup
 
     def without(self, pinned):
-        left = ([entry for entry in entries if entry not in pinned] for entries in (self.entries, self.first))
-        return Event(self.step, self.layer, self.request, *left, self.kind)
+        left = copy(self)  # with what others told it
+        left.entries, left.first = ([one for one in some if one not in pinned] for some in (self.entries, self.first))
+        return left
 
 
 def events(rows, *, order="set", phase="all", warmup=0, reset="never"):
