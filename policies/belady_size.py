@@ -9,6 +9,7 @@ from remoe_sim.kernels.arguments import Accesses, Stock, Written
 from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.limits import _pop, _push
 from remoe_sim.policy import Outcome, Rules, Stream
+from remoe_sim.policy.stack import all_keys
 
 
 class BeladySize(Belady):  # type: ignore[misc]
@@ -27,7 +28,7 @@ class BeladySize(Belady):  # type: ignore[misc]
         if stream.equal_sizes:
             plain: Outcome = super().replay(stream, limit, rules)
             return plain
-        keys, preload_keys = self._keys(stream, rules)
+        keys, preload_keys = all_keys(self, stream, rules)
         groups = stream.steps.size
         group_at = np.repeat(np.arange(groups), np.diff(stream.offsets))  # of each of Belady's places
         group_at = np.append(group_at, np.full(stream.n_entries, groups))
@@ -46,9 +47,7 @@ class BeladySize(Belady):  # type: ignore[misc]
 
 
 @kernel
-def sized_replay(  # type: ignore[no-untyped-def]
-    accesses, keys, preload_keys, stock, kind, bounds, limit, mandatory, written
-):
+def sized_replay(accesses, keys, preload_keys, stock, kind, bounds, limit, mandatory, written):
     """Do what `limits.ordered_replay` does, but evict the largest size × (key − running group) first, which changes
     with every group; returns the evictions.
 
@@ -126,7 +125,7 @@ def sized_replay(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _push_sized(heap, heap_keys, pushed, bounds, kind, entry, key):  # type: ignore[no-untyped-def]
+def _push_sized(heap, heap_keys, pushed, bounds, kind, entry, key):
     of = kind[entry]
     low, high = bounds[of], bounds[of + 1]
     _push(heap[low:high], heap_keys[low:high], pushed[of], entry, key)
@@ -134,7 +133,7 @@ def _push_sized(heap, heap_keys, pushed, bounds, kind, entry, key):  # type: ign
 
 
 @kernel
-def _worst_kind(heap, heap_keys, pushed, bounds, sizes, resident, key, group, never):  # type: ignore[no-untyped-def]
+def _worst_kind(heap, heap_keys, pushed, bounds, sizes, resident, key, group, never):
     """The size whose top goes first, tops that went stale removed; -1 if all heaps are empty."""
     worst, worst_cost, worst_entry = -1, np.int64(0), np.int64(0)
     for of in range(sizes.size):
@@ -151,7 +150,7 @@ def _worst_kind(heap, heap_keys, pushed, bounds, sizes, resident, key, group, ne
 
 
 @kernel
-def _make_room(heap, heap_keys, pushed, bounds, kind, resident, key, coming):  # type: ignore[no-untyped-def]
+def _make_room(heap, heap_keys, pushed, bounds, kind, resident, key, coming):
     """Rebuild every heap that `coming` more could overflow from its residents, without what went stale."""
     for of in range(pushed.size):
         if pushed[of] + coming > bounds[of + 1] - bounds[of]:

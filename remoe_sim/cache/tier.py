@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from remoe_sim.kernels.arguments import Accesses
 from remoe_sim.kernels.tiers import NO_VICTIM, Arrivals, Held, Passage, Tier, tier_replay
-from remoe_sim.policy.base import Policy, SlotPolicy
+from remoe_sim.policy.base import Policy
 from remoe_sim.policy.drive import drive, keys_of, sortable, state_of
 from remoe_sim.policy.guard import run_told
+from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.trace.accesses import Stream
 from remoe_sim.util.threads import map_layers
 
@@ -213,7 +214,7 @@ def _keys_of_arrivals(
     policy: Policy, lookups: Items, coming: Items, memory: Memory, index: int, course: Course
 ) -> Longs:
     """Keys of what comes down, where lookups and arrivals both are uses: those of a group first, then these."""
-    if isinstance(policy, SlotPolicy):
+    if not isinstance(policy, StackPolicy):
         return np.zeros(0, np.int64)
     groups = np.concatenate((2 * lookups.groups, 2 * coming.groups + 1))
     order = np.argsort(groups, kind="stable")

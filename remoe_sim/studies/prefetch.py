@@ -18,9 +18,10 @@ from remoe_sim.cache.tier import Course, Items, Memory, stream_of_cache
 from remoe_sim.devices.run import RunsOn, StepCounts, Timed
 from remoe_sim.devices.timeline import Reads
 from remoe_sim.kernels import prefetch as kernels
-from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.policy.base import Policy
 from remoe_sim.policy.drive import check_drivable, drive, keys_of, recency_of, sortable, state_of
 from remoe_sim.policy.guard import run_told
+from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.studies.predictors import PREDICTORS, Guesses, Known, guess
 from remoe_sim.studies.prefetch_result import PrefetchCounts, PrefetchReport, PrefetchResult
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, WARMUP_LOOKUP, Stream, Tokens
