@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.arguments import Accesses
-from remoe_sim.kernels.tiers import NO_VICTIM, Arrivals, Held, Passage, Tier, tier_replay
+from remoe_sim.kernels.arguments import Groups
+from remoe_sim.kernels.tiers import NO_VICTIM, Arrivals, Passage, TierHeld, TierRule, tier_replay
 from remoe_sim.policy.base import Policy
 from remoe_sim.policy.drive import drive, keys_of, sortable, state_of
 from remoe_sim.policy.guard import run_told
@@ -162,7 +162,7 @@ def _pass_cache(
     hit, kept = np.empty(lookups.groups.size, np.bool_), np.empty(entering.groups.size, np.bool_)
     gone_offsets, gone = np.empty(groups.size + 1, np.int64), np.empty(kept.size, np.int32)
     had, resting = np.empty(kept.size, np.bool_), np.empty(groups.size, np.int64)
-    accesses = Accesses(
+    accesses = Groups(
         lookups.bounds(groups), _local(lookups, first), course.steps[groups], np.searchsorted(groups, course.epochs)
     )
     arrivals = Arrivals(
@@ -176,8 +176,8 @@ def _pass_cache(
     def run(plain: bool) -> Any:
         loop, (*verbs, trims) = drive(tier_replay, policy, [stream], plain)
         sizes = memory.sizes[first:past]
-        tier = Tier(sizes, int(limit), bool(mandatory), coming is not None, trims)
-        return loop(accesses, arrivals, tier, Held.empty(sizes.size), state_of(policy, stream), *verbs, written)
+        tier = TierRule(sizes, int(limit), bool(mandatory), coming is not None, trims)
+        return loop(accesses, arrivals, tier, TierHeld.empty(sizes.size), state_of(policy, stream), *verbs, written)
 
     fault = run_told(policy, run)
     if fault == NO_VICTIM:

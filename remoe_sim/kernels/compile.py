@@ -260,7 +260,8 @@ def _without_owners(context: Any, builder: Any, of: Any, value: Any) -> Any:
         struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
         return struct._getvalue()
     if isinstance(of, types.BaseTuple):
-        for place, field in enumerate(of.types):
+        fields: Any = of
+        for place, field in enumerate(fields.types):
             inner = _without_owners(context, builder, field, builder.extract_value(value, place))
             value = builder.insert_value(value, inner, place)
     return value

@@ -89,7 +89,7 @@ class Setting(NamedTuple):
     trims: bool
 
 
-class Held(NamedTuple):
+class PrefetchHeld(NamedTuple):
     """What the caches hold while they are replayed; C: caches, n: entries of the largest.
 
     resident: bool[C, n]
@@ -117,7 +117,7 @@ class Held(NamedTuple):
     counts: Longs
 
     @classmethod
-    def empty(cls, setting: Setting, demand: Demand, ahead: Ahead) -> Held:
+    def empty(cls, setting: Setting, demand: Demand, ahead: Ahead) -> PrefetchHeld:
         """Nothing. Made outside the kernel, where each array would take 0.1 s to compile."""
         shape = setting.sizes.shape
         members, busy, unused = (np.zeros(shape, np.uint8) for _ in range(3))
@@ -129,7 +129,7 @@ class Held(NamedTuple):
         )  # fmt: skip
 
 
-class Counted(NamedTuple):
+class Tallied(NamedTuple):
     """What is written.
 
     table: int64[3, layers, COLUMNS], added to, per kind
@@ -154,9 +154,9 @@ _SETTING = tuple_type(
     Setting, _LONG_ROWS, _INT_ROWS, LONGS, LONGS, _CUBE, types.int64, types.int64, types.boolean, types.boolean
 )
 _HELD = tuple_type(
-    Held, _FLAG_ROWS, _BYTE_ROWS, _BYTE_ROWS, _BYTE_ROWS, _LONG_ROWS, BYTES, LONGS, LONGS, FLAGS, FLAGS, LONGS
+    PrefetchHeld, _FLAG_ROWS, _BYTE_ROWS, _BYTE_ROWS, _BYTE_ROWS, _LONG_ROWS, BYTES, LONGS, LONGS, FLAGS, FLAGS, LONGS
 )
-_COUNTED = tuple_type(Counted, _CUBE, LONGS, LONGS, LONGS, LONGS)
+_COUNTED = tuple_type(Tallied, _CUBE, LONGS, LONGS, LONGS, LONGS)
 _ENTRY, _VICTIM = types.FunctionType(ENTRY), types.FunctionType(VICTIM)
 _VERBS = (types.FunctionType(SETUP), _ENTRY, _ENTRY, _VICTIM, _ENTRY, _VICTIM)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from remoe_sim.kernels.arguments import ACCESSES, BYTES, FLAGS, INTS, LONGS, tuple_type
+from remoe_sim.kernels.arguments import BYTES, FLAGS, GROUPS, INTS, LONGS, tuple_type
 from remoe_sim.kernels.compile import ENTRY, SETUP, STATE, VICTIM, borrowed, kernel
 from remoe_sim.kernels.keyed import KEY, WORST
 
@@ -45,7 +45,7 @@ class Arrivals(NamedTuple):
     above: Flags
 
 
-class Tier(NamedTuple):
+class TierRule(NamedTuple):
     """What the tier is.
 
     sizes: int64[n_entries], what each entry takes of the limit
@@ -62,7 +62,7 @@ class Tier(NamedTuple):
     trims: bool
 
 
-class Held(NamedTuple):
+class TierHeld(NamedTuple):
     """What the tier holds while it is replayed.
 
     resident: bool[n_entries]
@@ -86,7 +86,7 @@ class Held(NamedTuple):
     counts: Longs
 
     @classmethod
-    def empty(cls, n: int) -> Held:
+    def empty(cls, n: int) -> TierHeld:
         """Nothing. Made outside the kernel, where each array would take 0.1 s to compile."""
         return cls(
             np.zeros(n, np.bool_), np.zeros(n, np.uint8), np.zeros(n, np.uint8), np.zeros(n, np.uint8),
@@ -115,8 +115,8 @@ class Passage(NamedTuple):
 
 
 _ARRIVALS = tuple_type(Arrivals, LONGS, INTS, LONGS, LONGS, INTS, FLAGS)
-_TIER = tuple_type(Tier, LONGS, types.int64, types.boolean, types.boolean, types.boolean)
-_HELD = tuple_type(Held, FLAGS, BYTES, BYTES, BYTES, BYTES, LONGS, LONGS, LONGS, LONGS)
+_TIER = tuple_type(TierRule, LONGS, types.int64, types.boolean, types.boolean, types.boolean)
+_HELD = tuple_type(TierHeld, FLAGS, BYTES, BYTES, BYTES, BYTES, LONGS, LONGS, LONGS, LONGS)
 _PASSAGE = tuple_type(Passage, FLAGS, FLAGS, LONGS, INTS, FLAGS, LONGS)
 _ENTRY, _VICTIM = types.FunctionType(ENTRY), types.FunctionType(VICTIM)
 _VERBS = (types.FunctionType(SETUP), _ENTRY, _ENTRY, _VICTIM, _ENTRY, _VICTIM)
@@ -241,7 +241,7 @@ def _close(arrivals, held, group, written):
     written.resting[group] = held.counts[USED]
 
 
-@kernel(signature=types.int64(ACCESSES, _ARRIVALS, _TIER, _HELD, STATE, *_VERBS, _PASSAGE))
+@kernel(signature=types.int64(GROUPS, _ARRIVALS, _TIER, _HELD, STATE, *_VERBS, _PASSAGE))
 def tier_replay(accesses, arrivals, tier, held, state, setup, touch, admit, victim, insert, surplus, written):
     """Replay a tier; returns 0, or NO_VICTIM when the policy named no resident entry as a victim."""
     # The caller has all of it until the end, and counting references in the loops would take longer than they do.

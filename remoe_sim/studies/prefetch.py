@@ -114,14 +114,14 @@ class PrefetchRun:
             stream.steps, layers, in_cache, stream.epochs, stream.offsets, entries, stream.kinds, keys
         )
         ahead = kernels.Ahead(guesses.targets, guesses.issued, kinds[guesses.targets], guesses.offsets, guessed)
-        counted = kernels.Counted(table, evictions, missed, came, used)
+        counted = kernels.Tallied(table, evictions, missed, came, used)
 
         def run(plain: bool) -> Any:
             loop, (*verbs, trims) = drive(kernels.prefetch_replay, policy, streams, plain)
             setting = kernels.Setting(
                 sizes, layer_of, limits, weights, first_keys, recency, self.cap, settings.mandatory, trims
             )
-            held = kernels.Held.empty(setting, demand, ahead)
+            held = kernels.PrefetchHeld.empty(setting, demand, ahead)
             return loop(demand, ahead, setting, held, _states(policy, streams, sizes), *verbs, counted)
 
         fault = run_told(policy, run)
