@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from remoe_sim.policies.belady import Belady
 
-from remoe_sim.kernels.arguments import Groups, Stock, Written
+from remoe_sim.kernels.arguments import GroupedAccesses, Stock, Written
 from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.limits import _pop, _push
 from remoe_sim.policy import Outcome, Rules, Stream
@@ -36,7 +36,7 @@ class BeladySize(Belady):  # type: ignore[misc]
         room = 4 * np.bincount(kind) + 16
         hit = np.empty(stream.entries.size, np.bool_)
         resting, running = np.empty(groups, np.int64), np.empty(groups, np.int64)
-        accesses = Groups(stream.offsets, stream.entries, stream.steps, stream.epochs)
+        accesses = GroupedAccesses(stream.offsets, stream.entries, stream.steps, stream.epochs)
         stock = Stock(distinct, stream.weights, rules.preload)
         kinds = kind.astype(np.int64), np.append(0, np.cumsum(room))
         evictions = sized_replay(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.arguments import Groups
+from remoe_sim.kernels.arguments import GroupedAccesses
 from remoe_sim.kernels.tiers import NO_VICTIM, Arrivals, Passage, TierHeld, TierRule, tier_replay
 from remoe_sim.policy.base import Policy
 from remoe_sim.policy.drive import drive, keys_of, sortable, state_of
@@ -162,7 +162,7 @@ def _pass_cache(
     hit, kept = np.empty(lookups.groups.size, np.bool_), np.empty(entering.groups.size, np.bool_)
     gone_offsets, gone = np.empty(groups.size + 1, np.int64), np.empty(kept.size, np.int32)
     had, resting = np.empty(kept.size, np.bool_), np.empty(groups.size, np.int64)
-    accesses = Groups(
+    accesses = GroupedAccesses(
         lookups.bounds(groups), _local(lookups, first), course.steps[groups], np.searchsorted(groups, course.epochs)
     )
     arrivals = Arrivals(

@@ -15,7 +15,7 @@ INTS, LONGS = types.Array(types.int32, 1, "C"), types.Array(types.int64, 1, "C")
 FLAGS, BYTES = types.Array(types.boolean, 1, "C"), types.Array(types.uint8, 1, "C")
 
 
-class Groups(NamedTuple):
+class GroupedAccesses(NamedTuple):
     """The accesses of one cache, group by group.
 
     offsets: int64[groups + 1], where each group begins
@@ -61,6 +61,6 @@ def tuple_type(of: type, *fields: Any) -> Any:
     return types.BaseTuple.from_types(fields, of)
 
 
-GROUPS = tuple_type(Groups, LONGS, INTS, INTS, LONGS)
+ACCESSES = tuple_type(GroupedAccesses, LONGS, INTS, INTS, LONGS)
 STOCK = tuple_type(Stock, LONGS, LONGS, INTS)
 WRITTEN = tuple_type(Written, FLAGS, LONGS, LONGS)

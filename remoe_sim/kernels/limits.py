@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.arguments import Groups, Stock, Written
+from remoe_sim.kernels.arguments import GroupedAccesses, Stock, Written
 from remoe_sim.kernels.compile import borrowed, kernel
 from remoe_sim.kernels.lists import at
 
@@ -173,7 +173,7 @@ class Places(NamedTuple):
 
 
 def place_replay(
-    accesses: Groups,
+    accesses: GroupedAccesses,
     keys: npt.NDArray[Any],
     preload_keys: npt.NDArray[Any],
     stock: Stock,

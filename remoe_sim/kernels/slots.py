@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from remoe_sim.kernels.arguments import GROUPS, STOCK, WRITTEN
+from remoe_sim.kernels.arguments import ACCESSES, STOCK, WRITTEN
 from remoe_sim.kernels.compile import STATE, borrowed
 from remoe_sim.kernels.lists import at
 
@@ -52,7 +52,7 @@ def surplus(state, protected):
 
 NO_VICTIM = -1
 
-LOOP = types.int64(GROUPS, STOCK, types.int64, types.boolean, STATE, WRITTEN)
+LOOP = types.int64(ACCESSES, STOCK, types.int64, types.boolean, STATE, WRITTEN)
 
 
 def slot_replay(accesses, stock, limit, mandatory, state, written):

@@ -1,6 +1,6 @@
 """One tier of a memory hierarchy: what is looked up there, what comes in, and what leaves, group by group.
 
-A tier is replayed alone and in full before the tier below it, whose lookups are its misses. Groups are numbered in
+A tier is replayed alone and in full before the tier below it, whose lookups are its misses. GroupedAccesses are numbered in
 execution order; offsets int64[groups + 1] bound what belongs to each.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from remoe_sim.kernels.arguments import BYTES, FLAGS, GROUPS, INTS, LONGS, tuple_type
+from remoe_sim.kernels.arguments import ACCESSES, BYTES, FLAGS, INTS, LONGS, tuple_type
 from remoe_sim.kernels.compile import ENTRY, SETUP, STATE, VICTIM, borrowed, kernel
 from remoe_sim.kernels.keyed import KEY, WORST
 
@@ -241,7 +241,7 @@ def _close(arrivals, held, group, written):
     written.resting[group] = held.counts[USED]
 
 
-@kernel(signature=types.int64(GROUPS, _ARRIVALS, _TIER, _HELD, STATE, *_VERBS, _PASSAGE))
+@kernel(signature=types.int64(ACCESSES, _ARRIVALS, _TIER, _HELD, STATE, *_VERBS, _PASSAGE))
 def tier_replay(accesses, arrivals, tier, held, state, setup, touch, admit, victim, insert, surplus, written):
     """Replay a tier; returns 0, or NO_VICTIM when the policy named no resident entry as a victim."""
     # The caller has all of it until the end, and counting references in the loops would take longer than they do.

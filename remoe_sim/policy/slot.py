@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.arguments import Groups, Stock, Written
+from remoe_sim.kernels.arguments import GroupedAccesses, Stock, Written
 from remoe_sim.policy.base import Policy
 from remoe_sim.policy.guard import read_only, run_told
 from remoe_sim.policy.outcome import Outcome, Rules, empty_outcome
@@ -55,7 +55,7 @@ class SlotReplay(Policy):
         hit, resting, running = empty_outcome(stream)
         preload = rules.preload if rules.preload.flags.writeable else rules.preload.copy()
         entries = stream.entries.astype(np.int32, copy=False)
-        accesses = Groups(stream.offsets, entries, stream.steps, stream.epochs)
+        accesses = GroupedAccesses(stream.offsets, entries, stream.steps, stream.epochs)
         stock, written = Stock(stream.sizes, stream.weights, preload), Written(hit, resting, running)
 
         def run(plain: bool) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.arguments import Groups, Stock, Written
+from remoe_sim.kernels.arguments import GroupedAccesses, Stock, Written
 from remoe_sim.policy.base import Policy
 from remoe_sim.policy.guard import FAST_METHODS, guard
 from remoe_sim.policy.outcome import Depths, Outcome, Part, Rules, Stack, empty_outcome
@@ -165,7 +165,7 @@ def replay_by_keys(
     stream = stream.whole
     keys, preload_keys = all_keys(policy, stream, rules, keys)
     hit, resting, running = empty_outcome(stream)
-    accesses = Groups(stream.offsets, stream.entries, stream.steps, stream.epochs)
+    accesses = GroupedAccesses(stream.offsets, stream.entries, stream.steps, stream.epochs)
     stock, written = Stock(stream.sizes, stream.weights, rules.preload), Written(hit, resting, running)
     evictions = kernel(accesses, keys, preload_keys, stock, limit, rules.mandatory, written)
     return Outcome(hit, evictions, resting, running)
