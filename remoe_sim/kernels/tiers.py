@@ -1,6 +1,6 @@
 """One tier of a memory hierarchy: what is looked up there, what comes in, and what leaves, group by group.
 
-A tier is replayed alone and in full before the tier below it, whose lookups are its misses. GroupedAccesses are numbered in
+A tier is replayed alone and in full before the tier below it, whose lookups are its misses. Groups are numbered in
 execution order; offsets int64[groups + 1] bound what belongs to each.
 """
 
