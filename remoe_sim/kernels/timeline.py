@@ -241,12 +241,12 @@ def run_timeline(
 
 @kernel
 def _run(load, mode, seconds, wires, queues, clock, filled, journal):
-    load, seconds, wires, queues, clock = (
-        borrowed(load), borrowed(seconds), borrowed(wires), borrowed(queues), borrowed(clock)
-    )  # fmt: skip
-    tokens, needed, early = load.tokens, load.needed, load.early
+    tokens, kv_tokens, needed, far, near, early, used = borrowed(load)
+    moe_of, costs, head, experts = borrowed(seconds)
+    times, parts, late = borrowed(filled)
+    wires, queues, clock = borrowed(wires), borrowed(queues), borrowed(clock)
     depth, guessed, overlap, at_once, on_cpu = mode
-    moe_of, left, there = seconds.moe_of, queues.left, queues.there
+    left, there = queues.left, queues.there
     steps, columns = needed.shape
     window = depth + 1
     ahead = 0  # pairs of step and MoE layer whose early reads are issued
@@ -258,20 +258,19 @@ def _run(load, mode, seconds, wires, queues, clock, filled, journal):
             until = step * columns + j + depth if j >= 0 and overlap == PREFETCH else -1
             if not guessed:
                 ahead = _issue(ahead, until, early, wires, queues, clock[NOW], journal)
-            costs = seconds.layers[layer]
-            takes = costs[0] + load.kv_tokens[step] * costs[1] + tokens[step] * costs[2]
-            _work(clock, DENSE, takes, costs[3], DENSE_EVENT, journal, step, layer)
+            takes = costs[layer, 0] + kv_tokens[step] * costs[layer, 1] + tokens[step] * costs[layer, 2]
+            _work(clock, DENSE, takes, costs[layer, 3], DENSE_EVENT, journal, step, layer)
             if j < 0:
                 continue
-            wanted, from_host = np.int64(needed[step, j]), np.int64(load.near[step, j])
-            from_storage = np.int64(load.far[step, j])
+            wanted, from_host = np.int64(needed[step, j]), np.int64(near[step, j])
+            from_storage = np.int64(far[step, j])
             missing = from_host + from_storage
-            one, fixed, contention = seconds.experts[j, 0], seconds.experts[j, 4], seconds.experts[j, 2]
+            one, fixed, contention = experts[j, 0], experts[j, 4], experts[j, 2]
             if wanted > 0:
-                one += tokens[step] * seconds.experts[j, 1] / wanted
+                one += tokens[step] * experts[j, 1] / wanted
             asked = clock[NOW]
             if on_cpu:
-                ready = asked + missing * seconds.experts[j, 3]
+                ready = asked + missing * experts[j, 3]
                 _work_beside_cpu(clock, wanted - missing, one, fixed, ready, journal, step, layer)
                 continue
             for i in range(missing):
@@ -284,7 +283,7 @@ def _run(load, mode, seconds, wires, queues, clock, filled, journal):
                 _work(clock, EXPERTS, wanted * one, wanted * fixed, EXPERT_EVENT, journal, step, layer)
                 continue
             came = np.int64(early[step, j]) if overlap == PREFETCH else 0
-            useful = min(min(came, np.int64(load.used[step, j])), wanted - missing)
+            useful = min(min(came, np.int64(used[step, j])), wanted - missing)
             resident = wanted - missing - useful
             _work(clock, EXPERTS, resident * one, resident * fixed, EXPERT_EVENT, journal, step, layer)
             slot = (step * columns + j) % window
@@ -294,7 +293,7 @@ def _run(load, mode, seconds, wires, queues, clock, filled, journal):
             for i in range(came - useful, came):
                 arrived = queues.early_there[slot, i]
                 last = max(last, arrived)
-                filled.late[step, j] += arrived > clock[NOW]
+                late[step, j] += arrived > clock[NOW]
                 _wait(clock, queues.early_left[slot, i], arrived, journal, step, layer)
                 _work(clock, EXPERTS, one + contention, fixed, EXPERT_EVENT, journal, step, layer)
             for i in range(missing):
@@ -308,7 +307,7 @@ def _run(load, mode, seconds, wires, queues, clock, filled, journal):
             lost = clock[NOW] + (1.0 - at_once) * max(0.0, in_turn - clock[NOW])
             far_off = wires.lanes[STORAGE] > 0 and came + from_storage > 0
             _wait(clock, lost if far_off else clock[NOW], lost, journal, step, layer)
-        takes = seconds.head[0] + tokens[step] * seconds.head[1]
-        _work(clock, DENSE, takes, seconds.head[2], DENSE_EVENT, journal, step, moe_of.size)
-        filled.times[step] = clock[NOW] - began
-        filled.parts[step] = clock[:NOW]
+        takes = head[0] + tokens[step] * head[1]
+        _work(clock, DENSE, takes, head[2], DENSE_EVENT, journal, step, moe_of.size)
+        times[step] = clock[NOW] - began
+        parts[step] = clock[:NOW]
