@@ -26,7 +26,7 @@ class Arc(CompiledSlotPolicy):
     # _REAL p and the limit.
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         n = state.shape[1] - 2
         for head in (n, n + 1):
             clear(state, _CACHE, head)
@@ -38,7 +38,7 @@ class Arc(CompiledSlotPolicy):
         state[_REAL, n + 1] = limit
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         n = state.shape[1] - 2
         remove(state, _CACHE, entry)
         push_front(state, _CACHE, n + 1, entry)
@@ -48,7 +48,7 @@ class Arc(CompiledSlotPolicy):
             state[_HELD, n + 1] += state[0, entry]
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         n = state.shape[1] - 2
         size = state[0, entry]
         ghost = state[_PLACE, entry]
@@ -66,7 +66,7 @@ class Arc(CompiledSlotPolicy):
         remove(state, _GHOSTS, entry)
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         n = state.shape[1] - 2
         limit, ghost = state[_REAL, n + 1], state[_PLACE, n]
         t1, t2 = state[_HELD, n], state[_HELD, n + 1]
@@ -102,7 +102,7 @@ class Arc(CompiledSlotPolicy):
         return entry
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         n = state.shape[1] - 2
         side = 0 if state[_PLACE, n] == 0 else 1
         state[_PLACE, n + 1] = 0

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import Longs, Outcome, Ranks, Rules, StackPolicy, Stream
-from remoe_sim.policy.outcome import Part
-from remoe_sim.policy.stack import NEVER, OrderedParts
+from remoe_sim.policy import FastPath, Longs, Outcome, Part, Ranks, Rules, StackPolicy, Stream
+from remoe_sim.policy.stack import NEVER, OrderedParts, replay_by_keys
 
 
 class Belady(StackPolicy):
@@ -18,11 +17,27 @@ class Belady(StackPolicy):
     source = "Belady: A study of replacement algorithms for a virtual-storage computer, 1966"
     optimal = True
     online = False
+
+    def keys(self, stream: Stream) -> Longs:
+        return _uses(stream, np.zeros((0, 0), np.int64), np.int64)
+
+    def preload_keys(self, stream: Stream, preload: npt.NDArray[np.int32], dtype: Any) -> Longs:
+        first = np.empty((stream.epochs.size - 1, stream.n_entries), np.int64)
+        _uses(stream, first, np.int64)
+        return first
+
+    def fast_path(self) -> FastPath:
+        return ByPlaces(self)
+
+
+class ByPlaces(FastPath):
+    """Next uses as ranks or as places, no two of which are the same."""
+
     ranked = True
     lone_from = 96
 
-    def keys(self, stream: Stream) -> Longs:
-        return self._uses(stream, np.zeros((0, 0), np.int64), np.int64)
+    def stack(self, n_entries: int, rules: Rules, in_parts: bool) -> Upcoming | None:
+        return Upcoming(self.policy, n_entries, rules) if in_parts else None
 
     def ranks(self, stream: Stream) -> Ranks | None:
         from remoe_sim.kernels.keys import MOST, next_ranks
@@ -34,24 +49,12 @@ class Belady(StackPolicy):
         next_ranks(stream.offsets, stream.entries, stream.epochs, upcoming, ranks)
         return ranks
 
-    def preload_keys(self, stream: Stream, preload: npt.NDArray[np.int32], dtype: Any) -> Longs:
-        first = np.empty((stream.epochs.size - 1, stream.n_entries), np.int64)
-        self._uses(stream, first, np.int64)
-        return first
-
-    def _uses(self, stream: Stream, first: Longs, dtype: Any) -> npt.NDArray[Any]:
-        lookups = stream.entries.size
-        return _next_uses(stream, 0, lookups, lookups + np.arange(stream.n_entries), first, dtype)
-
-    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
         from remoe_sim.kernels.limits import place_replay
 
         narrow = np.uint32 if stream.entries.size + stream.n_entries < 2**32 else np.int64
-        keys = self._uses(stream, np.zeros((0, 0), np.int64), narrow)
-        return self.by_keys(place_replay, stream, limit, rules, keys)
-
-    def resume(self, n_entries: int, rules: Rules) -> Upcoming:
-        return Upcoming(self, n_entries, rules)
+        keys = _uses(stream, np.zeros((0, 0), np.int64), narrow)
+        return replay_by_keys(self.policy, place_replay, stream, limit, rules, keys)
 
 
 class Upcoming(OrderedParts):
@@ -64,6 +67,12 @@ class Upcoming(OrderedParts):
 
     def preload_keys(self, part: Part) -> Longs:
         return self._first
+
+
+def _uses(stream: Stream, first: Longs, dtype: Any) -> npt.NDArray[Any]:
+    """[N]: the place of the next lookup of each entry, N + entry if there is none; first: written, of each epoch."""
+    lookups = stream.entries.size
+    return _next_uses(stream, 0, lookups, lookups + np.arange(stream.n_entries), first, dtype)
 
 
 def _next_uses(

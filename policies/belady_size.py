@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from remoe_sim.policies.belady import Belady
 
+from remoe_sim.kernels.arguments import GroupedAccesses, Stock, Written
 from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.limits import _pop, _push
 from remoe_sim.policy import Outcome, Rules, Stream
+from remoe_sim.policy.stack import all_keys
 
 
 class BeladySize(Belady):  # type: ignore[misc]
@@ -26,7 +28,7 @@ class BeladySize(Belady):  # type: ignore[misc]
         if stream.equal_sizes:
             plain: Outcome = super().replay(stream, limit, rules)
             return plain
-        keys, preload_keys = self._keys(stream, rules)
+        keys, preload_keys = all_keys(self, stream, rules)
         groups = stream.steps.size
         group_at = np.repeat(np.arange(groups), np.diff(stream.offsets))  # of each of Belady's places
         group_at = np.append(group_at, np.full(stream.n_entries, groups))
@@ -34,27 +36,29 @@ class BeladySize(Belady):  # type: ignore[misc]
         room = 4 * np.bincount(kind) + 16
         hit = np.empty(stream.entries.size, np.bool_)
         resting, running = np.empty(groups, np.int64), np.empty(groups, np.int64)
+        accesses = GroupedAccesses(stream.offsets, stream.entries, stream.steps, stream.epochs)
+        stock = Stock(distinct, stream.weights, rules.preload)
+        kinds = kind.astype(np.int64), np.append(0, np.cumsum(room))
         evictions = sized_replay(
-            stream.offsets, stream.entries, group_at[keys], stream.epochs, rules.preload, group_at[preload_keys],
-            distinct, kind.astype(np.int64), np.append(0, np.cumsum(room)), stream.weights, limit, rules.mandatory,
-            hit, resting, running,
+            accesses, group_at[keys], group_at[preload_keys], stock, *kinds, limit, rules.mandatory,
+            Written(hit, resting, running),
         )  # fmt: skip
         return Outcome(hit, evictions, resting, running)
 
 
 @kernel
-def sized_replay(  # type: ignore[no-untyped-def]
-    offsets, entries, keys, epochs, preload, preload_keys, sizes, kind, bounds, weights, limit, mandatory,
-    hit, resting, running,
-):  # fmt: skip
-    """As `limits.ordered_replay`, but what leaves first is the largest size × (key − running group), which changes
+def sized_replay(accesses, keys, preload_keys, stock, kind, bounds, limit, mandatory, written):
+    """Do what `limits.ordered_replay` does, but evict the largest size × (key − running group) first, which changes
     with every group; returns the evictions.
 
-    keys int64[N]: the group that uses the entry next, the number of groups if none does; preload_keys likewise. sizes
-    int64[k]: all different sizes; kind int64[n_entries]: which of them each entry has. Entries of one size never
-    change their order, so each size has a heap of its own, in heap[bounds[i]:bounds[i + 1]], and only the k tops have
-    to be compared.
+    keys int64[N]: the group that uses the entry next, the number of groups if none does; preload_keys likewise.
+    stock.sizes int64[k]: all different sizes; kind int64[n_entries]: which of them each entry has. Entries of one size
+    never change their order, so each size has a heap of its own, in heap[bounds[i]:bounds[i + 1]], and only the k tops
+    have to be compared.
     """
+    offsets, entries, _, epochs = accesses
+    sizes, weights, preload = stock
+    hit, resting, running = written
     n = kind.size
     groups = offsets.size - 1
     key = np.empty(n, np.int64)
@@ -121,7 +125,7 @@ def sized_replay(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _push_sized(heap, heap_keys, pushed, bounds, kind, entry, key):  # type: ignore[no-untyped-def]
+def _push_sized(heap, heap_keys, pushed, bounds, kind, entry, key):
     of = kind[entry]
     low, high = bounds[of], bounds[of + 1]
     _push(heap[low:high], heap_keys[low:high], pushed[of], entry, key)
@@ -129,7 +133,7 @@ def _push_sized(heap, heap_keys, pushed, bounds, kind, entry, key):  # type: ign
 
 
 @kernel
-def _worst_kind(heap, heap_keys, pushed, bounds, sizes, resident, key, group, never):  # type: ignore[no-untyped-def]
+def _worst_kind(heap, heap_keys, pushed, bounds, sizes, resident, key, group, never):
     """The size whose top goes first, tops that went stale removed; -1 if all heaps are empty."""
     worst, worst_cost, worst_entry = -1, np.int64(0), np.int64(0)
     for of in range(sizes.size):
@@ -146,7 +150,7 @@ def _worst_kind(heap, heap_keys, pushed, bounds, sizes, resident, key, group, ne
 
 
 @kernel
-def _make_room(heap, heap_keys, pushed, bounds, kind, resident, key, coming):  # type: ignore[no-untyped-def]
+def _make_room(heap, heap_keys, pushed, bounds, kind, resident, key, coming):
     """Rebuild every heap that `coming` more could overflow from its residents, without what went stale."""
     for of in range(pushed.size):
         if pushed[of] + coming > bounds[of + 1] - bounds[of]:

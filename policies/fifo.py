@@ -15,24 +15,24 @@ class Fifo(CompiledSlotPolicy):
     state_rows = 3
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         clear(state, _QUEUE, state.shape[1] - 2)
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         pass
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         pass
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         entry = oldest_outside(state, _QUEUE, state.shape[1] - 2, protected)
         if entry >= 0:
             remove(state, _QUEUE, entry)
         return entry
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         push_front(state, _QUEUE, state.shape[1] - 2, entry)

@@ -34,7 +34,7 @@ class LeastStale(CompiledSlotPolicy):
         return state
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         behind = state.shape[1] - 2
         for head in range(state[0, behind], behind):
             clear(state, _RECENCY, head)
@@ -42,18 +42,18 @@ class LeastStale(CompiledSlotPolicy):
         state[0, behind + 1] = -1  # what is there before the first step is stale
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         state[_HEAD, state.shape[1] - 2] = state[_HEAD, entry]
         state[_PASS, entry] = state[0, state.shape[1] - 1]
         remove(state, _RECENCY, entry)
         push_front(state, _RECENCY, state[_HEAD, entry], entry)
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         state[_HEAD, state.shape[1] - 2] = state[_HEAD, entry]
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         behind = state.shape[1] - 2
         first, running, now = state[0, behind], state[_HEAD, behind], state[0, behind + 1]
         for current in range(2):
@@ -70,6 +70,6 @@ class LeastStale(CompiledSlotPolicy):
         return -1
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         state[_PASS, entry] = state[0, state.shape[1] - 1]
         push_front(state, _RECENCY, state[_HEAD, entry], entry)

@@ -43,7 +43,7 @@ class LeCar(CompiledSlotPolicy):
         return first_state(self.seed)
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         n = state.shape[1] - 2
         clear(state, _RECENCY, n)
         clear(state, _HISTORY, n)
@@ -58,7 +58,7 @@ class LeCar(CompiledSlotPolicy):
         set_real(state, _REAL, n, 0.5)
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         n = state.shape[1] - 2
         state[_WHEN, n] += 1
         remove(state, _RECENCY, entry)
@@ -66,7 +66,7 @@ class LeCar(CompiledSlotPolicy):
         count_use(state, _FREQUENCY, entry)
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         n = state.shape[1] - 2
         state[_WHEN, n] += 1
         state[_USES, n] = 0
@@ -85,7 +85,7 @@ class LeCar(CompiledSlotPolicy):
         set_real(state, _REAL, n, min(max(lru / (lru + lfu), _LEAST), 1 - _LEAST))
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         n = state.shape[1] - 2
         lru = oldest_outside(state, _RECENCY, n, protected)
         if lru < 0:
@@ -110,7 +110,7 @@ class LeCar(CompiledSlotPolicy):
         return entry
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         n = state.shape[1] - 2
         push_front(state, _RECENCY, n, entry)
         add_counted(state, _FREQUENCY, entry, state[_USES, n] + 1)

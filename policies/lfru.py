@@ -39,7 +39,7 @@ class Lfru(CompiledSlotPolicy):
         return state
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         behind = state.shape[1] - 2
         for head in range(state[0, behind], behind):
             clear(state, _RECENCY, head)
@@ -48,17 +48,17 @@ class Lfru(CompiledSlotPolicy):
         state[_LAST, behind + 1] = 0
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         state[_COUNT, entry] += 1
         remove(state, _RECENCY, entry)
         touch(state, entry)
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         state[_COUNT, entry] = state[_COUNT, entry] * state[_COUNT, state.shape[1] - 2] + 1
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         """Within a range of counts only those can be worse that are about as old as the worst so far, or older."""
         heads, behind = state[0, state.shape[1] - 2], state.shape[1] - 1
         now = state[_LAST, behind] + 1
@@ -79,13 +79,13 @@ class Lfru(CompiledSlotPolicy):
         return best
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         state[_COUNT, entry] = max(state[_COUNT, entry], 1)  # what the cache starts with was never admitted
         touch(state, entry)
 
 
 @kernel
-def count_range(count):  # type: ignore[no-untyped-def]
+def count_range(count):
     """The range that a count is in: itself below 16, eight to every doubling above."""
     shift = 0
     while count >> shift >= 16:
@@ -94,7 +94,7 @@ def count_range(count):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def touch(state, entry):  # type: ignore[no-untyped-def]
+def touch(state, entry):
     """Put an entry that is in no list in front of the one of its count."""
     behind = state.shape[1] - 1
     of = count_range(state[_COUNT, entry])

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.policy import Longs, Outcome, Ranks, Rules, StackPolicy, Stream
-from remoe_sim.policy.outcome import Part
-from remoe_sim.policy.stack import OrderedParts
+from remoe_sim.policy import FastPath, Longs, Outcome, Part, Ranks, Rules, StackPolicy, Stream
+from remoe_sim.policy.stack import OrderedParts, replay_by_keys
 
 
 class Lfu(StackPolicy):
     name = "lfu"
     summary = "least often used in the whole history goes first, ties by recency"
     source = "BigMoeOnEdge cache replay (lfu); 'perfect LFU' in the caching literature"
-    ranked = True
 
     def keys(self, stream: Stream) -> Longs:
         count = np.zeros(stream.n_entries, np.int64)
         return _keys(stream, count, 1, stream.entries.size + 1)
+
+    def fast_path(self) -> FastPath:
+        return ByCounts(self)
+
+
+class ByCounts(FastPath):
+    """Ranks, which are half as large as keys and in the same order; and counts that go on in parts."""
+
+    ranked = True
+
+    def stack(self, n_entries: int, rules: Rules, in_parts: bool) -> Uses | None:
+        return Uses(self.policy, n_entries, rules) if in_parts else None
 
     def ranks(self, stream: Stream) -> Ranks | None:
         from remoe_sim.kernels.keys import MOST, count_ranks
@@ -28,16 +38,13 @@ class Lfu(StackPolicy):
         count_ranks(stream.offsets, stream.entries, stream.epochs, np.empty(stream.n_entries, np.int64), ranks)
         return ranks
 
-    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome | None:
         ranks = None if stream.per_layer else self.ranks(stream)
         if ranks is None:
-            return super().at_limit(stream, limit, rules)
+            return None
         from remoe_sim.kernels.limits import ordered_replay
 
-        return self.by_keys(ordered_replay, stream, limit, rules, ranks)  # half as large as keys, in the same order
-
-    def resume(self, n_entries: int, rules: Rules) -> Uses:
-        return Uses(self, n_entries, rules)
+        return replay_by_keys(self.policy, ordered_replay, stream, limit, rules, ranks)
 
 
 class Uses(OrderedParts):
@@ -45,7 +52,7 @@ class Uses(OrderedParts):
 
     _spread = 2**32  # more than a part has lookups, and with all tokens that a trace can have below 2^63
 
-    def __init__(self, policy: Lfu, n_entries: int, rules: Rules) -> None:
+    def __init__(self, policy: StackPolicy, n_entries: int, rules: Rules) -> None:
         super().__init__(policy, n_entries, rules)
         self._count = np.zeros(n_entries, np.int64)
 

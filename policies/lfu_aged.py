@@ -36,7 +36,7 @@ class LfuAged(StackPolicy):
 
 
 @kernel
-def decayed_counts(offsets, entries, steps, epochs, half_life, unit, log_score, last, keys):  # type: ignore[no-untyped-def]
+def decayed_counts(offsets, entries, steps, epochs, half_life, unit, log_score, last, keys):
     """keys int64[N], written: −log2 of the sum of 2^(step / half_life) over the entry's uses so far, in 1/unit.
 
     offsets int64[groups + 1]; entries[N]; steps int32[groups]; epochs int64[n + 1], group bounds; half_life in steps.

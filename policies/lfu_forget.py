@@ -16,24 +16,24 @@ class LfuForget(CompiledSlotPolicy):
     state_rows = 1 + ROWS
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         clear_counts(state, _USES)
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         count_use(state, _USES, entry)
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         pass
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         entry = oldest_outside(state, _USES, state.shape[1] - 2, protected)
         if entry >= 0:
             drop_counted(state, _USES, entry)
         return entry
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         add_counted(state, _USES, entry, 1)

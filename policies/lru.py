@@ -8,11 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import Depths, Longs, Outcome, Rules, StackPolicy, Stream, empty_outcome
-from remoe_sim.policy.outcome import Part
+from remoe_sim.policy import (
+    Depths,
+    FastPath,
+    Longs,
+    Outcome,
+    Part,
+    Rules,
+    Stack,
+    StackPolicy,
+    Stream,
+    empty_outcome,
+)
 
 
-class Recency:
+class Recency(Stack):
     """How many entries were touched more recently than each; members of a group are in front under either admission."""
 
     def __init__(self, n_entries: int, preload: npt.NDArray[np.int32]) -> None:
@@ -35,8 +45,10 @@ class Recency:
         )  # fmt: skip
         return Depths(before, None, self._n_entries)
 
-    def count_with(self, other: Recency, parts: Sequence[Part], tables: Sequence[Longs]) -> None:
-        """As `StackPolicy.count_parts`, of this cache and another whose parts are `_alike`."""
+    def count_with(self, other: Recency, parts: Sequence[Part], tables: Sequence[Longs]) -> bool:
+        """Two caches together where their groups are alike and positions are bytes."""
+        if not _alike(self, other, *parts):
+            return False
         from remoe_sim.kernels.stacks import recency_counts_of_two
 
         one, two = parts[0].stream, parts[1].stream
@@ -44,6 +56,7 @@ class Recency:
             one.offsets, one.epochs, not parts[0].fresh, self._n_entries,
             one.entries, one.kinds, self.position, tables[0], two.entries, two.kinds, other.position, tables[1],
         )  # fmt: skip
+        return True
 
     def known(self) -> int:
         return int(np.count_nonzero(self.position < self._n_entries))
@@ -53,37 +66,26 @@ class Lru(StackPolicy):
     name = "lru"
     summary = "least recently used goes first"
     source = "Mattson, Gecsei, Slutz, Traiger: Evaluation techniques for storage hierarchies, 1970"
-    lone_from = 256
-    abreast = 2
 
     def keys(self, stream: Stream) -> npt.NDArray[np.int64]:
         return -np.arange(stream.entries.size, dtype=np.int64)
 
-    def resume(self, n_entries: int, rules: Rules) -> Recency:
+    def fast_path(self) -> FastPath:
+        return ByRecency(self)
+
+
+class ByRecency(FastPath):
+    """Positions instead of keys."""
+
+    lone_from = 256
+    abreast = 2
+
+    def stack(self, n_entries: int, rules: Rules, in_parts: bool) -> Recency:
         return Recency(n_entries, rules.preload)
 
-    def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
-        return self.resume(stream.n_entries, rules).depths(Part(slice(None), stream, fresh=True))
-
-    def count(self, streams: Sequence[Stream], rules: Sequence[Rules], tables: Sequence[Longs]) -> None:
-        runs = [self.resume(stream.n_entries, rule) for stream, rule in zip(streams, rules, strict=True)]
-        self.count_parts(runs, [Part(slice(None), stream, fresh=True) for stream in streams], tables)
-
-    def count_parts(self, runs: Sequence[Recency], parts: Sequence[Part], tables: Sequence[Longs]) -> None:
-        """Two caches together where their groups are alike and positions are bytes."""
-        at = 0
-        while at < len(runs):
-            two = slice(at, at + 2)
-            if at + 1 < len(runs) and _alike(runs[at], runs[at + 1], *parts[two]):
-                runs[at].count_with(runs[at + 1], parts[two], tables[two])
-                at += 2
-            else:
-                super().count_parts(runs[at : at + 1], parts[at : at + 1], tables[at : at + 1])
-                at += 1
-
-    def at_limit(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome | None:
         if stream.per_layer and stream.n_entries < self.lone_from:
-            return super().at_limit(stream, limit, rules)
+            return None
         from remoe_sim.kernels.recency import recency_replay
 
         hit, resting, running = empty_outcome(stream)

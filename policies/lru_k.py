@@ -33,7 +33,7 @@ class LruK(StackPolicy):
 
 
 @kernel
-def kth_last_uses(offsets, entries, epochs, ring, uses, keys):  # type: ignore[no-untyped-def]
+def kth_last_uses(offsets, entries, epochs, ring, uses, keys):
     """keys int64[N], written: smaller for a later K-th last use, then for a later last use.
 
     offsets int64[groups + 1]; entries[N]; epochs int64[n + 1], group bounds; scratch: ring int64[n_entries, k], the

@@ -26,21 +26,21 @@ class Random(CompiledSlotPolicy):
         return first_state(self.seed)
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         n = state.shape[1] - 2
         state[_RESIDENTS, n] = 0
         state[_RESIDENTS, n + 1] = state[0, n]
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         pass
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         pass
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         """Drawn again until it is not protected; the last resident takes the free place."""
         n = state.shape[1] - 2
         count = state[_RESIDENTS, n]
@@ -60,7 +60,7 @@ class Random(CompiledSlotPolicy):
         return entry
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         n = state.shape[1] - 2
         state[_RESIDENTS, state[_RESIDENTS, n]] = entry
         state[_RESIDENTS, n] += 1

@@ -27,7 +27,7 @@ class S3Fifo(CompiledSlotPolicy):
     # was a ghost; of _PLACE what small and main hold; of _USES what the ghosts take and whether anything was evicted.
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         n = state.shape[1] - 2
         clear(state, _CACHE, n)
         clear(state, _CACHE, n + 1)
@@ -38,11 +38,11 @@ class S3Fifo(CompiledSlotPolicy):
         state[_USES] = 0
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         state[_USES, entry] += 1
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         n = state.shape[1] - 2
         returns = state[_PLACE, entry] == _GHOST
         state[_GHOSTS + 1, n + 1] = returns
@@ -51,7 +51,7 @@ class S3Fifo(CompiledSlotPolicy):
             state[_USES, n] -= state[0, entry]
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         n = state.shape[1] - 2
         limit = state[_GHOSTS, n + 1]
         entry = np.int64(-1)
@@ -94,7 +94,7 @@ class S3Fifo(CompiledSlotPolicy):
         return entry
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         n = state.shape[1] - 2
         small = state[_PLACE, n]
         full = small > 0 and small >= state[_GHOSTS, n + 1] // 10

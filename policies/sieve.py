@@ -19,22 +19,22 @@ class Sieve(CompiledSlotPolicy):
     state_rows = 4  # the extra columns of row 3: where the hand is, the head for "at the oldest"; how many residents
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         n = state.shape[1] - 2
         clear(state, _QUEUE, n)
         state[_USED, n] = n
         state[_USED, n + 1] = 0
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         state[_USED, entry] = 1
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         pass
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         n = state.shape[1] - 2
         entry = state[_USED, n]
         for _ in range(2 * state[_USED, n + 1]):  # in two rounds it finds one, or all are protected
@@ -52,7 +52,7 @@ class Sieve(CompiledSlotPolicy):
         return -1
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         n = state.shape[1] - 2
         state[_USED, entry] = 0
         state[_USED, n + 1] += 1

@@ -54,7 +54,7 @@ class Slru(CompiledSlotPolicy):
         return round(1000 * self.protected) if self.segments == 2 else -1
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         clear_segments(state, _SEGMENTS, _TOP)
         thousandths = state[0, state.shape[1] - 2]
         if thousandths >= 0:
@@ -65,30 +65,30 @@ class Slru(CompiledSlotPolicy):
             set_share(state, _SEGMENTS, level, limit // (_TOP + 1))
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         raise_entry(state, _SEGMENTS, top_of(state), entry)
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         pass
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         entry = lowest_outside(state, _SEGMENTS, protected)
         if entry >= 0:
             leave_segments(state, _SEGMENTS, entry)
         return entry
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         enter_segments(state, _SEGMENTS, top_of(state), entry)
 
     @staticmethod
-    def surplus(state, protected):  # type: ignore[no-untyped-def,override]
+    def surplus(state, protected):
         return overflow(state, _SEGMENTS, protected) if overflowed(state, _SEGMENTS) else -1
 
 
 @kernel(inline=True)
-def top_of(state):  # type: ignore[no-untyped-def]
+def top_of(state):
     """The number of the highest segment."""
     return 1 if state[0, state.shape[1] - 2] >= 0 else _TOP

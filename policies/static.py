@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import Depths, Longs, Outcome, Rules, StackPolicy, Stream
+from remoe_sim.policy import Depths, FastPath, Longs, Outcome, Part, Rules, Stack, StackPolicy, Stream
 
 
 class StaticSet(StackPolicy):
@@ -24,19 +24,11 @@ class StaticSet(StackPolicy):
         """Entries that may be members, the best first."""
         raise NotImplementedError
 
-    def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
-        ones = np.ones(stream.n_entries, np.int64)
-        starts, member = self._takes(stream, rules, ones, stream.n_entries + 1)
-        return Depths(_needed(stream, starts, member) - 1, member[stream.entries] - 1, stream.n_entries)
-
-    def needed_bytes(self, stream: Stream, rules: Rules) -> Longs:
-        """Exact for unequal sizes too: what fits is a beginning of one list at every limit."""
-        from remoe_sim.kernels.recency import ABSENT
-
-        return _needed(stream, *self._takes(stream, rules, stream.sizes, int(ABSENT)))
+    def fast_path(self) -> FastPath:
+        return ByRanking(self)
 
     def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        starts, member = self._takes(stream, rules, stream.sizes, limit + 1)
+        starts, member = self.takes(stream, rules, stream.sizes, limit + 1)
         hit = _needed(stream, starts, member) <= limit
         starting, members = starts <= limit, member <= limit
         entered = _sums(stream, members[stream.entries] & ~hit)
@@ -50,10 +42,37 @@ class StaticSet(StackPolicy):
         evictions = int(np.count_nonzero(starting & ~members) * np.count_nonzero(opens))
         return Outcome(hit, evictions, held + entered[stream.offsets[1:]], running)
 
-    def _takes(self, stream: Stream, rules: Rules, sizes: Longs, never: int) -> tuple[Longs, Longs]:
+    def takes(self, stream: Stream, rules: Rules, sizes: Longs, never: int) -> tuple[Longs, Longs]:
         """int64[n_entries], the smallest limits at which the cache starts with an entry, and at which it is a member;
         `never` if it is not."""
         return _upto(rules.preload, sizes, never), _upto(self.ranking(stream, rules), sizes, never)
+
+
+class ByRanking(FastPath):
+    """What fits is a beginning of one list at every limit, also where sizes are unequal."""
+
+    policy: StaticSet
+
+    def stack(self, n_entries: int, rules: Rules, in_parts: bool) -> Beginnings | None:
+        return None if in_parts else Beginnings(self.policy, rules)
+
+    def needed_bytes(self, stream: Stream, rules: Rules) -> Longs:
+        from remoe_sim.kernels.recency import ABSENT
+
+        return _needed(stream, *self.policy.takes(stream, rules, stream.sizes, int(ABSENT)))
+
+
+class Beginnings(Stack):
+    """Depths are places in the ranking."""
+
+    def __init__(self, policy: StaticSet, rules: Rules) -> None:
+        self._policy, self._rules = policy, rules
+
+    def depths(self, part: Part) -> Depths:
+        stream = part.stream
+        ones = np.ones(stream.n_entries, np.int64)
+        starts, member = self._policy.takes(stream, self._rules, ones, stream.n_entries + 1)
+        return Depths(_needed(stream, starts, member) - 1, member[stream.entries] - 1, stream.n_entries)
 
 
 class Static(StaticSet):

@@ -24,7 +24,7 @@ class TwoQ(CompiledSlotPolicy):
     # returns from A1out; of _PLACE what A1in and A1out hold.
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         n = state.shape[1] - 2
         clear(state, _CACHE, n)
         clear(state, _CACHE, n + 1)
@@ -34,13 +34,13 @@ class TwoQ(CompiledSlotPolicy):
         state[_PLACE] = 0
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         if state[_PLACE, entry] == _MAIN:
             remove(state, _CACHE, entry)
             push_front(state, _CACHE, state.shape[1] - 1, entry)
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         n = state.shape[1] - 2
         returns = state[_PLACE, entry] == _OUT
         state[_GHOSTS + 1, n + 1] = returns
@@ -49,7 +49,7 @@ class TwoQ(CompiledSlotPolicy):
             state[_PLACE, n + 1] -= state[0, entry]
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         n = state.shape[1] - 2
         limit = state[_GHOSTS, n + 1]
         over = state[_PLACE, n] > limit // 4 and has_several(state, _CACHE, n)
@@ -75,7 +75,7 @@ class TwoQ(CompiledSlotPolicy):
         return entry
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         n = state.shape[1] - 2
         if state[_GHOSTS + 1, n + 1]:
             state[_PLACE, entry] = _MAIN

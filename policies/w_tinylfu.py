@@ -61,7 +61,7 @@ class WTinyLfu(CompiledSlotPolicy):
         return state
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         n = state.shape[1] - 2
         total, largest = 0, 0
         for entry in range(n):
@@ -81,7 +81,7 @@ class WTinyLfu(CompiledSlotPolicy):
         state[_SEEN, n + 1] = _SAMPLE * max(held, 1)
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         n = state.shape[1] - 2
         if state[_PLACE, entry] == 1:
             remove(state, _WINDOW, entry)
@@ -93,11 +93,11 @@ class WTinyLfu(CompiledSlotPolicy):
         _use(state, entry)
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         pass
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         n = state.shape[1] - 2
         first = oldest(state, _WINDOW, n)
         while first != n and state[_PLACE, n] + state[0, first] <= state[_PLACE, n + 1]:
@@ -122,7 +122,7 @@ class WTinyLfu(CompiledSlotPolicy):
         return older if wins else newer
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         push_front(state, _WINDOW, state.shape[1] - 2, entry)
         state[_PLACE, entry] = 1
         if state[0, state.shape[1] - 2]:
@@ -131,7 +131,7 @@ class WTinyLfu(CompiledSlotPolicy):
             count_sketched(state, _SKETCH, entry)
 
     @staticmethod
-    def surplus(state, protected):  # type: ignore[no-untyped-def,override]
+    def surplus(state, protected):
         if not overflowed(state, _MAIN):
             return -1
         entry = overflow(state, _MAIN, protected)
@@ -141,7 +141,7 @@ class WTinyLfu(CompiledSlotPolicy):
 
 
 @kernel
-def _move(state, entry):  # type: ignore[no-untyped-def]
+def _move(state, entry):
     """From the window to the segments."""
     remove(state, _WINDOW, entry)
     enter_segments(state, _MAIN, _TOP, entry)
@@ -150,7 +150,7 @@ def _move(state, entry):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _use(state, entry):  # type: ignore[no-untyped-def]
+def _use(state, entry):
     """One use more, which may end the sample."""
     n = state.shape[1] - 2
     count_sketched(state, _SKETCH, entry)
@@ -161,7 +161,7 @@ def _use(state, entry):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _leave(state, entry):  # type: ignore[no-untyped-def]
+def _leave(state, entry):
     """An entry leaves the window, which libCacheSim counts."""
     if not state[0, state.shape[1] - 2]:
         count_sketched(state, _SKETCH, entry)

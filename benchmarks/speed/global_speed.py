@@ -22,6 +22,7 @@ import remoe_sim
 from benchmarks.script import options, show
 from remoe_sim.policy import Rules
 from remoe_sim.policy.find import find_policy
+from remoe_sim.policy.stack import needed_bytes
 from remoe_sim.trace.accesses import global_stream, select_tokens
 
 LAYERS, EXPERTS, TOP_K = 60, 384, 8
@@ -41,7 +42,7 @@ def measure(tokens: int, runs: int) -> dict[str, Any]:
     total = int(stream.sizes.sum())
     calls: dict[str, Callable[[], object]] = {
         "stream": lambda: global_stream(trace, chosen, "set", True),
-        "lru, every budget": lambda: lru.needed_bytes(stream, rules),
+        "lru, every budget": lambda: needed_bytes(lru, stream, rules),
         "belady, 10 % of the bytes": lambda: belady.replay(stream, total // 10, rules),
         "belady, 50 % of the bytes": lambda: belady.replay(stream, total // 2, rules),
         "curve lru": lambda: remoe_sim.curve(trace, "lru", scope="global"),

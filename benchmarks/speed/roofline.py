@@ -32,6 +32,7 @@ from remoe_sim.cache.settings import Settings
 from remoe_sim.kernels import lanes
 from remoe_sim.policy import Rules
 from remoe_sim.policy.find import find_policy
+from remoe_sim.policy.stack import needed_bytes
 from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
 
 LAYERS, EXPERTS, TOP_K = 16, 64, 6
@@ -66,12 +67,12 @@ def calls(count: int) -> tuple[int, dict[str, tuple[Callable[[], object], float,
     sinking = EXPERTS * (sought + 2 * 1 + 3 / TOP_K)
     return ids.size, {
         "reference": (lambda: copy_and_compare(ids, other, target), 6, 1),
-        "lru, all capacities": (lambda: lru.count(streams, [rules] * LAYERS, tables), 3, EXPERTS * (2 + 1 / TOP_K)),
+        "lru, all capacities": (lambda: count(lru, streams, [rules] * LAYERS, tables), 3, EXPERTS * (2 + 1 / TOP_K)),
         "lfu, all capacities": (lambda: curve.lane_curves(lfu, caches, streams), 22, sinking),
         "belady, all capacities": (lambda: curve.lane_curves(belady, caches, streams), 22, sinking),
         "belady, one capacity": (lambda: [belady.replay(one, 16, rules) for one in streams], 80, None),
         "fifo, one capacity": (lambda: [fifo.replay(one, 16, rules) for one in streams], 20, None),
-        "lru, all byte budgets": (lambda: lru.needed_bytes(whole, rules), 12, 4 * np.log2(2 * LAYERS * EXPERTS)),
+        "lru, all byte budgets": (lambda: needed_bytes(lru, whole, rules), 12, 4 * np.log2(2 * LAYERS * EXPERTS)),
         "lru, one byte budget": (lambda: lru.replay(whole, budget, rules), 33, None),
         "belady, one byte budget": (lambda: belady.replay(whole, budget, rules), 80, None),
     }

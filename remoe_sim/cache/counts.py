@@ -15,7 +15,8 @@ from remoe_sim.cache.holdings import of_replay
 from remoe_sim.cache.parts import hits_of_layers, in_parts
 from remoe_sim.devices.run import StepCounts
 from remoe_sim.kernels import tallies
-from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.policy.base import Policy
+from remoe_sim.policy.stack import StackPolicy, depths, needed_bytes
 from remoe_sim.trace.holdings import of_shared
 from remoe_sim.util.threads import fewer, map_layers, most_threads
 
@@ -48,7 +49,7 @@ class Accesses:
         stream, rules = caches.layer_views(index).get(policy.by_last), caches.layer_rules(index)
         needs = None
         if isinstance(policy, StackPolicy):
-            before = policy.depths(stream, rules).before
+            before = depths(policy, stream, rules).before
             needs = before.astype(np.uint16 if stream.n_entries < 2**16 - 1 else np.int64) + 1
         return cls(policy, stream, rules, index, needs)
 
@@ -56,7 +57,7 @@ class Accesses:
     def of_all_layers(cls, caches: Caches, policy: Policy, in_bytes: bool) -> Accesses:
         """Take those of the one cache of all layers, whose limit counts bytes or experts."""
         stream, rules = caches.global_views(in_bytes).get(policy.by_last), caches.global_rules()
-        needs = policy.needed_bytes(stream, rules) if isinstance(policy, StackPolicy) else None
+        needs = needed_bytes(policy, stream, rules) if isinstance(policy, StackPolicy) else None
         return cls(policy, stream, rules, None, needs)
 
     def hits(self, limit: int) -> npt.NDArray[np.bool_]:

@@ -17,8 +17,9 @@ from remoe_sim.kernels import lanes, tallies
 from remoe_sim.kernels.keys import ranks_before
 from remoe_sim.kernels.lanes import LANES
 from remoe_sim.kernels.recency import ABSENT
-from remoe_sim.policy.base import Policy, Ranks, StackPolicy
+from remoe_sim.policy.base import Policy
 from remoe_sim.policy.outcome import Rules, hits_below
+from remoe_sim.policy.stack import Ranks, StackPolicy, count, needed_bytes
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, Stream, Tokens
 from remoe_sim.trace.holdings import of_part, of_shared
 from remoe_sim.trace.reader import as_trace
@@ -47,7 +48,7 @@ def in_lanes(caches: Caches, policies: Sequence[Policy]) -> bool:
         and 0 < lookups <= MOST_LOOKUPS
         and caches.settings.order == "set"
         and not caches.preload.counts
-        and any(isinstance(policy, StackPolicy) and policy.ranked for policy in policies)
+        and any(isinstance(policy, StackPolicy) and policy.fast_path().ranked for policy in policies)
         and _step_kinds(tokens) is not None
     )
 
@@ -78,7 +79,7 @@ def lane_curves(policy: Policy, caches: Caches, streams: Sequence[Stream]) -> li
     ranks = np.empty_like(before)
     offsets = np.zeros((lanes.LANES, caches.tokens.n_steps + 1), np.int64)
     for lane, stream in enumerate(streams):
-        own = policy.ranks(stream) if isinstance(policy, StackPolicy) else None
+        own = policy.fast_path().ranks(stream) if isinstance(policy, StackPolicy) else None
         if own is None or kinds is None:
             return None
         _fill(stream, own, before[lane], ranks[lane], offsets[lane])
@@ -233,13 +234,13 @@ def at_capacities(hits: Longs, wanted: Longs | None) -> Longs:
 
 def _hits_of(policy: StackPolicy, streams: Sequence[Stream], rules: Sequence[Rules]) -> list[Longs]:
     tables = [np.zeros((3, stream.n_entries + 1), np.int64) for stream in streams]
-    policy.count(streams, rules, tables)
+    count(policy, streams, rules, tables)
     return [hits_below(table) for table in tables]
 
 
 def _alone(policy: Policy, experts: int, wanted: Longs | None) -> bool:
     """Whether a pass at each wanted capacity is quicker than one for all capacities."""
-    least = policy.lone_from if isinstance(policy, StackPolicy) else None
+    least = policy.fast_path().lone_from if isinstance(policy, StackPolicy) else None
     return least is not None and wanted is not None and wanted.size * least <= experts
 
 
@@ -247,7 +248,7 @@ def layer_curves(
     caches: Caches, policies: Sequence[Policy], wanted: Longs | None = None
 ) -> Iterator[list[tuple[Longs, Longs]]]:
     """Layer by layer, of each policy: lookups of each kind, int64[3]; and the hits of `layer_curve`."""
-    abreast = max((policy.abreast for policy in policies if isinstance(policy, StackPolicy)), default=1)
+    abreast = max((policy.fast_path().abreast for policy in policies if isinstance(policy, StackPolicy)), default=1)
     split = in_parts(caches, policies)
     together = not split and in_lanes(caches, policies)
     each = of_part(caches.trace, PART_ROWS, 1) if split else of_lane(caches) if together else of_replay(caches)
@@ -323,7 +324,7 @@ def _global_rows(caches: Caches, policies: list[Policy], in_bytes: bool, limits:
     rows = []
     for policy in policies:
         stream = views.get(policy.by_last)
-        needed = policy.needed_bytes(stream, rules) if isinstance(policy, StackPolicy) else None
+        needed = needed_bytes(policy, stream, rules) if isinstance(policy, StackPolicy) else None
         at = _limits(policy, stream, limits, needed)
         lookups = np.bincount(stream.kinds, minlength=3)
         hits = _hits_at(policy, stream, rules, at) if needed is None else _hits_below(stream, needed, at)

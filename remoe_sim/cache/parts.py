@@ -1,7 +1,7 @@
 """Large traces, whose layers are replayed in parts: what a policy knows goes on from one part to the next.
 
 Done for traces that are read from a file part by part, in scope `layer`, where every token is a step of its own, by
-policies that can go on (`Policy.resume`).
+policies that can go on (`FastPath.stack`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from remoe_sim.kernels import grouping, tallies
 from remoe_sim.kernels.stacks import stack_replay
-from remoe_sim.policy.base import Policy, StackPolicy
-from remoe_sim.policy.outcome import Outcome, Part, Resumed, Rules, hits_below
-from remoe_sim.policy.stack import NEVER
+from remoe_sim.policy.base import Policy
+from remoe_sim.policy.outcome import Outcome, Part, Rules, Stack, hits_below
+from remoe_sim.policy.stack import NEVER, StackPolicy, count_parts
 from remoe_sim.trace.accesses import Stream, layer_stream
 from remoe_sim.trace.holdings import of_part
 from remoe_sim.trace.sources import PART_ROWS, PartSource, parts_of
@@ -37,7 +37,10 @@ def in_parts(caches: Caches, policies: Sequence[Policy]) -> bool:
         and caches.tokens.rows is None
         and caches.tokens.one_per_step
         and not caches.pins.everywhere.size
-        and all(isinstance(policy, StackPolicy) and policy.resume(1, Rules()) is not None for policy in policies)
+        and all(
+            isinstance(policy, StackPolicy) and policy.fast_path().stack(1, Rules(), True) is not None
+            for policy in policies
+        )
     )
 
 
@@ -94,16 +97,14 @@ class PartReplay:
     """One policy on one layer, part after part."""
 
     def __init__(self, policy: StackPolicy, n_entries: int, rules: Rules) -> None:
-        resumed = policy.resume(n_entries, rules)
-        assert resumed is not None
-        self._resumed: Resumed = resumed
+        self._stack = _stack(policy, n_entries, rules)
         self._rules = rules
         self._seen = np.full(n_entries, -1, np.int64)
         self._known = rules.preload.size  # entries in the stack
 
     def outcome(self, part: Part, limit: int) -> tuple[Stream, Outcome]:
         """The next part at one limit; its stream comes back knowing which lookups are first ones."""
-        depths, stream, fresh = self._resumed.depths(part), part.stream, part.fresh
+        depths, stream, fresh = self._stack.depths(part), part.stream, part.fresh
         hit = np.empty(stream.entries.size, np.bool_)
         resting, running = np.empty(stream.steps.size, np.int64), np.empty(stream.steps.size, np.int64)
         after, capacity, evictions = depths.after_group(stream), min(limit, stream.n_entries), 0
@@ -118,7 +119,7 @@ class PartReplay:
             )  # fmt: skip
         weight = stream.weights[0]
         stream = self._with_first(stream, fresh)
-        self._known = self._resumed.known()
+        self._known = self._stack.known()
         return stream, Outcome(hit, evictions, resting * weight, running * weight)
 
     def _with_first(self, stream: Stream, fresh: bool) -> Stream:
@@ -135,16 +136,22 @@ def hits_of_layers(
 ) -> list[list[tuple[Longs, Longs]]]:
     """Of each of these layers, per policy: int64[3], lookups of each kind, and int64[3, E + 1], hits at capacities 0 to
     E."""
-    stacks, sizes = _stacks(policies), [caches.trace.model.experts[index] for index in layers]
+    sizes = [caches.trace.model.experts[index] for index in layers]
     rules = [caches.layer_rules(index) for index in layers]
-    runs = [[policy.resume(*one) for one in zip(sizes, rules, strict=True)] for policy in stacks]
-    counts = [[np.zeros((3, n + 1), np.int64) for _ in stacks] for n in sizes]
+    runs = [[_stack(policy, *one) for one in zip(sizes, rules, strict=True)] for policy in _stacks(policies)]
+    counts = [[np.zeros((3, n + 1), np.int64) for _ in runs] for n in sizes]
     for parts in zip(*(parts_for(caches, policies, index) for index in layers), strict=True):
         some = [at for at, part in enumerate(parts) if part.stream.steps.size]
-        for number, policy in enumerate(stacks):
+        for number, run in enumerate(runs):
             tables = [counts[at][number] for at in some]
-            policy.count_parts([runs[number][at] for at in some], [parts[at] for at in some], tables)
+            count_parts([run[at] for at in some], [parts[at] for at in some], tables)
     return [[(table.sum(axis=1), hits_below(table)) for table in tables] for tables in counts]
+
+
+def _stack(policy: StackPolicy, n_entries: int, rules: Rules) -> Stack:
+    stack = policy.fast_path().stack(n_entries, rules, in_parts=True)
+    assert stack is not None
+    return stack
 
 
 def _stacks(policies: Sequence[Policy]) -> list[StackPolicy]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.tiers import NO_VICTIM, tier_replay
-from remoe_sim.policy.base import Policy, SlotPolicy
+from remoe_sim.kernels.arguments import GroupedAccesses
+from remoe_sim.kernels.tiers import NO_VICTIM, Arrivals, Passage, TierHeld, TierRule, tier_replay
+from remoe_sim.policy.base import Policy
 from remoe_sim.policy.drive import drive, keys_of, sortable, state_of
 from remoe_sim.policy.guard import run_told
+from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.trace.accesses import Stream
 from remoe_sim.util.threads import map_layers
 
@@ -152,8 +154,6 @@ def _pass_cache(
         taking_part[items.groups] = True
     groups = np.flatnonzero(taking_part)
     none = np.zeros(0, np.int64)
-    offsets = lookups.bounds(groups)
-    coming_offsets = entering.bounds(groups)
     stream = stream_of_cache(lookups, memory, index, course)
     if coming is None:
         keys = sortable(keys_of(policy, stream))
@@ -162,17 +162,22 @@ def _pass_cache(
     hit, kept = np.empty(lookups.groups.size, np.bool_), np.empty(entering.groups.size, np.bool_)
     gone_offsets, gone = np.empty(groups.size + 1, np.int64), np.empty(kept.size, np.int32)
     had, resting = np.empty(kept.size, np.bool_), np.empty(groups.size, np.int64)
+    accesses = GroupedAccesses(
+        lookups.bounds(groups), _local(lookups, first), course.steps[groups], np.searchsorted(groups, course.epochs)
+    )
+    arrivals = Arrivals(
+        entering.bounds(groups), _local(entering, first), keys,
+        none if above is None else above[0].bounds(groups),
+        np.zeros(0, np.int32) if above is None else _local(above[0], first),
+        np.zeros(0, np.bool_) if above is None else above[1],
+    )  # fmt: skip
+    written = Passage(hit, kept, gone_offsets, gone, had, resting)
 
     def run(plain: bool) -> Any:
-        loop, verbs = drive(tier_replay, policy, [stream], plain)
-        return loop(
-            course.steps[groups], np.searchsorted(groups, course.epochs), offsets, _local(lookups, first),
-            coming_offsets, _local(entering, first), keys, none if above is None else above[0].bounds(groups),
-            np.zeros(0, np.int32) if above is None else _local(above[0], first),
-            np.zeros(0, np.bool_) if above is None else above[1],
-            memory.sizes[first:past], limit, mandatory, coming is not None, state_of(policy, stream), *verbs,
-            hit, kept, gone_offsets, gone, had, resting,
-        )  # fmt: skip
+        loop, (*verbs, trims) = drive(tier_replay, policy, [stream], plain)
+        sizes = memory.sizes[first:past]
+        tier = TierRule(sizes, int(limit), bool(mandatory), coming is not None, trims)
+        return loop(accesses, arrivals, tier, TierHeld.empty(sizes.size), state_of(policy, stream), *verbs, written)
 
     fault = run_told(policy, run)
     if fault == NO_VICTIM:
@@ -209,7 +214,7 @@ def _keys_of_arrivals(
     policy: Policy, lookups: Items, coming: Items, memory: Memory, index: int, course: Course
 ) -> Longs:
     """Keys of what comes down, where lookups and arrivals both are uses: those of a group first, then these."""
-    if isinstance(policy, SlotPolicy):
+    if not isinstance(policy, StackPolicy):
         return np.zeros(0, np.int64)
     groups = np.concatenate((2 * lookups.groups, 2 * coming.groups + 1))
     order = np.argsort(groups, kind="stable")

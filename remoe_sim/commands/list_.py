@@ -107,7 +107,8 @@ def _formats() -> list[Row]:
 def _policies() -> list[Row]:
     """kind: "stack" where one pass serves all capacities, else "slot"; options: their defaults; needs: what the user
     must give for it to work."""
-    from remoe_sim.policy.base import Policy, StackPolicy
+    from remoe_sim.policy.base import Policy
+    from remoe_sim.policy.stack import StackPolicy
     from remoe_sim.util.plugins import plugins
 
     rows = []

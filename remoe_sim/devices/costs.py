@@ -22,7 +22,7 @@ PLACES = ("host", "storage", "cpu")
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds and bytes as the timeline takes them (`kernels.timeline.run_timeline`), all at context 0.
+    """Seconds and bytes as the timeline takes them (`kernels.timeline`), all at context 0.
 
     misses_from: where missing experts are read from: `host` memory, `storage`, or not at all but computed by the
     `cpu`; notes: sentences about what is not known, that any output has to print.

@@ -309,7 +309,7 @@ def measure_memory(quick: bool = False) -> MemorySpeed:
     """The best of several runs over arrays far larger than caches, repeated until two agree."""
     import numpy as np
 
-    from remoe_sim.kernels.bandwidth import triad
+    from remoe_sim.kernels.statistics import triad
 
     caches, least, threads = cache_bytes(), QUICK_ARRAY_BYTES if quick else ARRAY_BYTES, cores()
     size = min(max(least, BEYOND * caches), memory_bytes() // 16) // 8192 * 8192  # whole rows of the matrix

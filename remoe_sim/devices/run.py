@@ -14,11 +14,10 @@ from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Counts, Log, Reads, Steps, Times, check_overlap, log, run
-from remoe_sim.kernels.tallies import DECODE, PREFILL
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
-from remoe_sim.trace.trace import PREFILL as PREFILL_PHASE
-from remoe_sim.trace.trace import Trace
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
+from remoe_sim.trace.trace import PREFILL, Trace
 from remoe_sim.util.cards import card_names
 from remoe_sim.util.units import MOST_LANES, MOST_TOKENS, parse_count, parse_number
 
@@ -237,7 +236,7 @@ class RunsOn:
         of_token = np.repeat(np.arange(tokens.n_steps), np.diff(starts))
         count = np.diff(starts)
         request, position = trace.request[rows], trace.position[rows]
-        decode = np.bincount(of_token, kinds == DECODE, tokens.n_steps).astype(np.int64)
+        decode = np.bincount(of_token, kinds == DECODE_LOOKUP, tokens.n_steps).astype(np.int64)
         return Steps(
             count, self._cached(of_token, request, position, tokens.n_steps), decode, needed,
             _prompts(trace, rows, of_token, kinds),
@@ -260,13 +259,13 @@ def _prompts(trace: Trace, rows: Longs, of_token: Longs, kinds: np.ndarray) -> L
     first token on are left out. rows, of_token, kinds: of the tokens that take part, their rows, steps and kinds.
     """
     order = np.argsort(trace.request, kind="stable")
-    request, prefill = trace.request[order], trace.phase[order] == PREFILL_PHASE
+    request, prefill = trace.request[order], trace.phase[order] == PREFILL
     begins = prefill.copy()
     begins[1:] &= (request[1:] != request[:-1]) | ~prefill[:-1]
     turn = np.empty(order.size, np.int64)
     turn[order] = np.cumsum(begins)
-    own = trace.phase[rows] == PREFILL_PHASE
-    turns, steps, counted = turn[rows][own], of_token[own], kinds[own] == PREFILL
+    own = trace.phase[rows] == PREFILL
+    turns, steps, counted = turn[rows][own], of_token[own], kinds[own] == PREFILL_LOOKUP
     if not turns.size:
         return np.zeros((0, 2), np.int64)
     order = np.argsort(turns, kind="stable")

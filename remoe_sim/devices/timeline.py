@@ -165,18 +165,22 @@ def log(costs: Costs, steps: Steps, reads: Reads, overlap: str, first: int, room
 
 
 def _run(costs: Costs, steps: Steps, reads: Reads, overlap: str, room: int = 0) -> tuple[Times, Log]:
-    from remoe_sim.kernels.timeline import EVENT_COLUMNS, run_timeline
+    from remoe_sim.kernels import timeline as kernels
 
     count = steps.tokens.size
     seconds, parts, late = np.zeros(count), np.zeros((count, len(PARTS))), np.zeros(steps.needed.shape, np.int64)
-    events, spans = np.zeros((room + 1, EVENT_COLUMNS), np.int32), np.zeros((room, 2))
+    events, spans = np.zeros((room + 1, kernels.EVENT_COLUMNS), np.int32), np.zeros((room, 2))
     if count:
-        run_timeline(
-            steps.tokens, steps.kv_tokens, steps.needed, reads.far, reads.near, reads.early, reads.used, reads.depth,
-            reads.guessed, OVERLAPS.index(overlap), costs.at_once, costs.misses_from == "cpu", costs.moe_of,
-            _layer_costs(costs, steps), costs.head_costs, costs.expert_costs, costs.far_sizes, costs.near_sizes,
-            costs.link, costs.lanes, seconds, parts, late, *((events, spans) if room else (None, None)),
-        )  # fmt: skip
+        kernels.run_timeline(
+            kernels.Load(steps.tokens, steps.kv_tokens, steps.needed, reads.far, reads.near, reads.early, reads.used),
+            kernels.Mode(
+                reads.depth, reads.guessed, OVERLAPS.index(overlap), costs.at_once, costs.misses_from == "cpu"
+            ),
+            kernels.Seconds(costs.moe_of, _layer_costs(costs, steps), costs.head_costs, costs.expert_costs),
+            kernels.Wires(costs.far_sizes, costs.near_sizes, costs.link, costs.lanes),
+            kernels.Filled(seconds, parts, late),
+            kernels.Journal(events, spans) if room else None,
+        )
     written = int(events[0, 0])
     return Times(steps, seconds, parts, late), Log(events[1 : written + 1], spans[:written])
 

@@ -20,6 +20,7 @@ from numba import types
 from numba.core import cgutils, event
 from numba.core import config as _config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.dispatcher import Dispatcher
 from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic, overload
 
@@ -233,19 +234,42 @@ def bound(function: FunctionType, verbs: dict[str, Any], name: str) -> Any:
     return made
 
 
+def plain(kernel: Any) -> Any:
+    """A kernel in plain Python, with the helpers from its own file in plain Python too.
+
+    It can then be given functions that are not compiled, and hand them to its helpers.
+    """
+    function = getattr(kernel, "py_func", kernel)
+    known = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    helpers = {
+        name: plain(value)
+        for name, value in known.items()
+        if isinstance(value, Dispatcher) and value.py_func.__module__ == function.__module__
+    }
+    return bound(function, helpers, function.__name__)
+
+
 def borrowed(array):
-    """The same array with its references not counted, for as long as `array` itself is in use."""
+    """The same array, or tuple of arrays, with references not counted, for as long as `array` itself is in use."""
     return array
+
+
+def _without_owners(context: Any, builder: Any, of: Any, value: Any) -> Any:
+    if isinstance(of, types.Array):
+        struct = cgutils.create_struct_proxy(of)(context, builder, value)
+        struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
+        return struct._getvalue()
+    if isinstance(of, types.BaseTuple):
+        fields: Any = of
+        for place, field in enumerate(fields.types):
+            inner = _without_owners(context, builder, field, builder.extract_value(value, place))
+            value = builder.insert_value(value, inner, place)
+    return value
 
 
 @intrinsic
 def _without_owner(context, array):
-    def generate(context, builder, signature, given):
-        struct = cgutils.create_struct_proxy(array)(context, builder, given[0])
-        struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
-        return struct._getvalue()
-
-    return array(array), generate
+    return array(array), lambda context, builder, signature, given: _without_owners(context, builder, array, given[0])
 
 
 @overload(borrowed)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.kernels.arguments import GroupedAccesses, Stock, Written
 from remoe_sim.kernels.compile import borrowed, kernel
 from remoe_sim.kernels.lists import at
 
 
 @kernel
-def ordered_replay(
-    offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running
-):
+def ordered_replay(accesses, keys, preload_keys, stock, limit, mandatory, written):
     """Keep the smallest keys, members of the group before all others if `mandatory`; returns the evictions.
 
-    keys, preload_keys as in `stacks.ordered_depths`. Residents lie in a heap with the worst on top; an entry that
+    keys, preload_keys as in `stacks.ordered_depths`. Residents are in a heap with the worst on top; an entry that
     was used since it was pushed is recognised by its stale key and skipped.
     """
+    offsets, entries, _, epochs = accesses
+    sizes, weights, preload = stock
+    hit, resting, running = written
     n = sizes.size
     key = np.empty(n, keys.dtype)
     resident = np.zeros(n, np.bool_)
@@ -139,29 +144,59 @@ def _compact(heap, heap_keys, resident, key):
 ONE = np.uint64(1)
 
 
+class Places(NamedTuple):
+    """The residents of `place_replay`, by their places in the order of keys, and a set of the places that are taken.
+
+    starts: int64[levels + 1], where each level of `bits` begins, the lowest first
+    bits: uint64, of each place whether it is taken; above, of each word whether it has a bit that is set
+    owner: uint16 or int32[places], the entry that was last at each place
+    place: int64[n_entries], the place of each resident
+    resident: bool[n_entries]
+    member: int64[n_entries], the last group that each entry was in
+    """
+
+    starts: npt.NDArray[np.int64]
+    bits: npt.NDArray[np.uint64]
+    owner: npt.NDArray[Any]
+    place: npt.NDArray[np.int64]
+    resident: npt.NDArray[np.bool_]
+    member: npt.NDArray[np.int64]
+
+    @classmethod
+    def free(cls, places: int, n: int) -> Places:
+        """No place is taken. Made outside the kernel, where each array would take 0.1 s to compile."""
+        starts = _levels(places)
+        return cls(
+            starts, np.zeros(starts[-1], np.uint64), np.empty(places, np.uint16 if n <= 2**16 else np.int32),
+            np.empty(n, np.int64), np.zeros(n, np.bool_), np.full(n, -1, np.int64),
+        )  # fmt: skip
+
+
 def place_replay(
-    offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running
-):
-    """Arguments, what is written and what is returned as in `limits.ordered_replay`; keys and preload_keys are below
-    N + n_entries, and no two entries have the same at a time."""
-    n = sizes.size
-    starts = _levels(keys.size + n)
-    return _replay(
-        offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running,
-        starts, np.zeros(starts[-1], np.uint64), np.empty(keys.size + n, np.uint16 if n <= 2**16 else np.int32),
-        np.empty(n, np.int64),
-        np.zeros(n, np.bool_), np.full(n, -1, np.int64),
-    )  # fmt: skip
+    accesses: GroupedAccesses,
+    keys: npt.NDArray[Any],
+    preload_keys: npt.NDArray[Any],
+    stock: Stock,
+    limit: int,
+    mandatory: bool,
+    written: Written,
+) -> int:
+    """Do what `ordered_replay` does, for keys and preload_keys below N + n_entries of which no two entries have the
+    same at a time."""
+    n = stock.sizes.size
+    places = Places.free(keys.size + n, n)
+    evictions: int = _replay(accesses, keys, preload_keys, stock, limit, mandatory, written, places)
+    return evictions
 
 
 @kernel
-def _replay(
-    offsets, entries, keys, epochs, preload, preload_keys, sizes, weights, limit, mandatory, hit, resting, running,
-    starts, bits, owner, place, resident, member,
-):  # fmt: skip
-    """The arrays behind `running` are scratch; made outside, for each would take 0.1 s to compile."""
-    entries, keys, hit = borrowed(entries), borrowed(keys), borrowed(hit)
-    bits, starts = borrowed(bits), borrowed(starts)
+def _replay(accesses, keys, preload_keys, stock, limit, mandatory, written, places):
+    offsets, entries, epochs = accesses.offsets, borrowed(accesses.entries), accesses.epochs
+    sizes, weights, preload = stock
+    hit, resting, running = borrowed(written.hit), written.resting, written.running
+    starts, bits, owner = borrowed(places.starts), borrowed(places.bits), places.owner
+    place, resident, member = places.place, places.resident, places.member
+    keys = borrowed(keys)
     n = sizes.size
     evictions = 0
     for epoch in range(epochs.size - 1):

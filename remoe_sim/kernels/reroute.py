@@ -1,16 +1,16 @@
 """Routing that looks at the cache: what a token would have chosen, or left out, had its router known the residents.
 
 One layer with an LRU cache of its own. All tokens of a step see what is resident before it; then the step's group is
-touched in order of last appearance, and the cache keeps the most recent. Arguments that all have in common: experts
-uint16[rows, k] and valid bool[rows, k], the decisions, which are rewritten; decode bool[rows], the tokens that may be
-re-routed; starts int64[n_steps + 1], the rows of each step; recency int64[2, E + 1] and resident bool[E], scratch, all
-false; changed int64[rows], all 0, and lost float64[rows], all 0: changed slots of each decision, and the share of its
-mass that it lost, written. Both return (row, fault) of the first fault, or (-1, 0).
+touched in order of last appearance, and the cache keeps the most recent. Both ways return (row, fault) of the first
+fault, or (-1, 0).
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 
 from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.lists import clear, push_front, remove
@@ -18,6 +18,40 @@ from remoe_sim.kernels.lists import clear, push_front, remove
 PRIOR, MAX_RANK, CUMULATIVE = 0, 1, 2
 NO_DISTRIBUTION, NOT_THE_LARGEST = 1, 2
 SMALLEST = 2.0**-24  # of the positive numbers that float16 holds
+
+
+class Rows(NamedTuple):
+    """The decisions of a layer.
+
+    experts: uint16[rows, k], rewritten
+    valid: bool[rows, k], rewritten
+    decode: bool[rows], the tokens that may be re-routed
+    starts: int64[n_steps + 1], the first row of each step
+    """
+
+    experts: npt.NDArray[np.uint16]
+    valid: npt.NDArray[np.bool_]
+    decode: npt.NDArray[np.bool_]
+    starts: npt.NDArray[np.int64]
+
+
+class Cache(NamedTuple):
+    """An empty cache: its capacity in experts, recency int64[2, E + 1] and resident bool[E], all false."""
+
+    capacity: int
+    recency: npt.NDArray[np.int64]
+    resident: npt.NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, capacity: int, experts: int) -> Cache:
+        return cls(capacity, np.empty((2, experts + 1), np.int64), np.zeros(experts, np.bool_))
+
+
+class Changed(NamedTuple):
+    """What becomes of each decision, written: how many slots change, and the share of its mass that it loses."""
+
+    slots: npt.NDArray[np.int64]
+    lost: npt.NDArray[np.float64]
 
 
 @kernel
@@ -44,11 +78,14 @@ def settle(experts, valid, first, last, capacity, held, recency, resident):
 
 
 @kernel
-def drop_cold(experts, valid, weights, decode, starts, threshold, keep, capacity, recency, resident, changed, lost):
+def drop_cold(rows, weights, threshold, keep, cache, changes):
     """Leave out slots whose expert is not resident and has less than threshold / slots of its decision's weight.
 
     The `keep` largest weights of a decision always stay, of equal ones the first. weights float32[rows, k].
     """
+    experts, valid, decode, starts = rows
+    capacity, recency, resident = cache
+    changed, lost = changes
     clear(recency, 0, resident.size)
     held = 0
     leaves = np.empty(experts.shape[1], np.bool_)
@@ -98,9 +135,7 @@ def place(weights, valid, slot):
 
 
 @kernel
-def prefer_resident(
-    experts, valid, probs, decode, starts, method, amount, keep, capacity, recency, resident, changed, lost
-):
+def prefer_resident(rows, probs, method, amount, keep, cache, changes):
     """Replace experts that are not resident by residents that the router nearly chose: the most probable resident that
     was not chosen takes the place of the least probable of them, as often as the method allows.
 
@@ -110,6 +145,9 @@ def prefer_resident(
     `amount` of the probability (both same paper). The `keep` most probable of a decision always stay. A decision with a
     null slot stays as it is; one that changed is in order of probability. probs float32[rows, E].
     """
+    experts, valid, decode, starts = rows
+    capacity, recency, resident = cache
+    changed, lost = changes
     clear(recency, 0, resident.size)
     held = 0
     chosen = np.zeros(resident.size, np.bool_)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
+from remoe_sim.kernels.arguments import ACCESSES, STOCK, WRITTEN
 from remoe_sim.kernels.compile import STATE, borrowed
 from remoe_sim.kernels.lists import at
 
@@ -51,20 +52,17 @@ def surplus(state, protected):
 
 NO_VICTIM = -1
 
-_LONGS = types.Array(types.int64, 1, "C")
-_INTS = types.Array(types.int32, 1, "C")
-_FLAGS = types.Array(types.boolean, 1, "C")
-_INPUT = (_LONGS, _INTS, _INTS, _LONGS, _INTS, _LONGS, _LONGS, types.int64, types.boolean, STATE)
-LOOP = types.int64(*_INPUT, _FLAGS, _LONGS, _LONGS)
+LOOP = types.int64(ACCESSES, STOCK, types.int64, types.boolean, STATE, WRITTEN)
 
 
-def slot_replay(
-    offsets, entries, steps, epochs, preload, sizes, weights, limit, mandatory, state, hit, resting, running
-):
-    """Returns the evictions, or NO_VICTIM when the policy named no resident entry as a victim.
+def slot_replay(accesses, stock, limit, mandatory, state, written):
+    """Replay group by group; returns the evictions, or NO_VICTIM when the policy named no resident entry as a victim.
 
-    steps int32[groups]; the last cell of the state's first row says which step is being replayed.
+    The last cell of the state's first row says which step is being replayed.
     """
+    offsets, entries, steps, epochs = accesses
+    sizes, weights, preload = stock
+    hit, resting, running = written
     n = sizes.size
     state = borrowed(state)
     resident = np.zeros(n, np.bool_)
@@ -157,11 +155,14 @@ def slot_replay(
     return np.int64(evictions)
 
 
-def lone_replay(
-    offsets, entries, steps, epochs, preload, sizes, weights, limit, mandatory, state, hit, resting, running
-):
-    """Arguments and answer as of `slots.slot_replay`; offsets are not read. Nobody is protected, for a lone newcomer is
-    not resident when victims are chosen, except who was just hit."""
+def lone_replay(accesses, stock, limit, mandatory, state, written):
+    """Do what `slot_replay` does, where every access is a group of its own.
+
+    Nothing is protected but an entry that was just hit: a lone newcomer is not resident when victims are chosen.
+    """
+    entries, steps, epochs = accesses.entries, accesses.steps, accesses.epochs
+    sizes, weights, preload = stock
+    hit, resting, running = written
     n = sizes.size
     state = borrowed(state)
     step = state.shape[1] - 1

@@ -83,3 +83,10 @@ def working_sets(experts, valid, routed, order, request, span, marks):
             total += distinct
             begin, tokens, distinct = i + 1, 0, 0
     return windows, total
+
+
+@kernel
+def triad(a, b, c, factor):
+    """a = b + factor · c over float64[n]: 24 bytes per element, as STREAM counts them (McCalpin, 1995)."""
+    for i in range(a.size):
+        a[i] = b[i] + factor * c[i]

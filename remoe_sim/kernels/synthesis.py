@@ -11,14 +11,14 @@ import numpy as np
 from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.state import RANGE, draw
 
-FIRST, PREFILL, DECODE, ABSENT = 0, 1, 2, 3  # kinds of tokens; nothing pulls at the first token of a request
+FIRST_TOKEN, PREFILL_TOKEN, DECODE_TOKEN, ABSENT_TOKEN = 0, 1, 2, 3  # nothing pulls at the first of a request
 STRATA = 64  # tokens among which each slot's random numbers are spread evenly
 _BLOCK = 8
 
 
 @kernel
 def draw_decisions(kinds, popularity, pull, stack, used, state, strata, experts, counts, uses):
-    """Write experts uint16[tokens, k], 0 for tokens that are ABSENT; returns how many experts were used by then.
+    """Write experts uint16[tokens, k], 0 for tokens that are ABSENT_TOKEN; returns how many experts were used by then.
 
     kinds uint8[tokens]; popularity float64[E]; pull float64[3, E + 1], by kind and depth, the last for experts that
     were never used; stack int64[E], all experts, the first `used` of them by recency; state int64[1, 2], where the
@@ -37,7 +37,7 @@ def draw_decisions(kinds, popularity, pull, stack, used, state, strata, experts,
     chosen = np.empty(k, np.int64)
     for token in range(experts.shape[0]):
         kind = kinds[token]
-        if kind == ABSENT:
+        if kind == ABSENT_TOKEN:
             for slot in range(k):
                 experts[token, slot] = 0
             continue
@@ -140,7 +140,7 @@ def count_depths(experts, valid, kinds, stack, counts, uses, exposed):
     chosen = np.empty(k, np.int64)
     for token in range(experts.shape[0]):
         kind = kinds[token]
-        if kind == ABSENT:
+        if kind == ABSENT_TOKEN:
             continue
         exposed[kind, n] += n - used
         for depth in range(used):

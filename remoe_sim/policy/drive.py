@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels.tallies import DECODE
-from remoe_sim.policy.base import CompiledSlotPolicy, Policy, SlotPolicy, StackPolicy, checked_keys
-from remoe_sim.policy.slot import plain_verbs
-from remoe_sim.trace.accesses import Stream
+from remoe_sim.policy.base import Policy
+from remoe_sim.policy.slot import VERBS, CompiledSlotPolicy, SlotPolicy, SlotReplay, plain_verbs
+from remoe_sim.policy.stack import StackPolicy, checked_keys
+from remoe_sim.trace.accesses import DECODE_LOOKUP, Stream
 
 if TYPE_CHECKING:
     from remoe_sim.util.arrays import Longs
-
-_VICTIM = 3  # which of the verbs
 
 
 def check_drivable(policy: Policy, what: str) -> None:
     """ValueError unless the policy can be driven by verbs; `what` would drive it, such as "prefetch"."""
     own: Any = type(policy)
-    by_verbs = isinstance(policy, SlotPolicy) and own.replay is SlotPolicy.replay
+    by_verbs = isinstance(policy, SlotReplay) and own.replay is SlotReplay.replay
     by_keys = isinstance(policy, StackPolicy) and own.replay is StackPolicy.replay and own.keys is not StackPolicy.keys
     if policy.needs_training or not (by_verbs or by_keys):
         raise ValueError(
@@ -60,7 +58,7 @@ def recency_of(policy: Policy) -> int:
     entries = np.array([0, 1, 0, 2, 2, 1, 3, 0, 0, 3, 1, 4, 0, 2, 4, 4, 1, 0, 3, 2], np.int32)
     groups = entries.size
     stream = Stream(
-        np.arange(groups + 1), entries, np.full(groups, DECODE, np.uint8), np.arange(groups, dtype=np.int32),
+        np.arange(groups + 1), entries, np.full(groups, DECODE_LOOKUP, np.uint8), np.arange(groups, dtype=np.int32),
         np.array([0, groups]), np.ones(5, np.int64),
     )  # fmt: skip
     rises = np.diff(sortable(keys_of(policy, stream)))
@@ -82,20 +80,20 @@ def state_of(policy: Policy, stream: Stream, number: int = 0) -> npt.NDArray[np.
 def drive(loop: Any, policy: Policy, streams: list[Stream], plain: bool = False) -> tuple[Any, tuple[Any, ...]]:
     """The loop as it can call the policy's verbs, and these: setup, touch, admit, victim, insert, surplus, and whether
     the last is to be asked. The states of the caches are of `state_of`. plain: in Python, if the policy is compiled."""
-    if not isinstance(policy, SlotPolicy):
+    if not isinstance(policy, SlotReplay):
         from remoe_sim.kernels import keyed
 
         return loop, (keyed.setup, keyed.touch, keyed.admit, keyed.victim, keyed.insert, keyed.victim, False)
-    trims = type(policy).surplus is not SlotPolicy.surplus
+    from remoe_sim.kernels.compile import plain as in_python
+
     if isinstance(policy, CompiledSlotPolicy) and plain:
-        return getattr(loop, "py_func", loop), (*plain_verbs(type(policy), policy.fast), trims)
+        return in_python(loop), (*plain_verbs(type(policy), policy.fast), policy._trims)
     if isinstance(policy, CompiledSlotPolicy):
-        verbs = policy._verbs(streams[0])[1:]
-        return loop, (*verbs, policy._surplus() if trims else verbs[_VICTIM], trims)
+        return loop, (*policy._verbs(streams[0]), policy._trims)
     own = [deepcopy(policy) for _ in streams]  # an object for each cache
-    each = [(*one._verbs(stream)[1:], one._surplus()) for one, stream in zip(own, streams, strict=True)]
+    each = [one._verbs(stream) for one, stream in zip(own, streams, strict=True)]
 
     def of_its_cache(verb: int) -> Any:
         return lambda state, what: each[int(state[0, 0])][verb](state, what)
 
-    return getattr(loop, "py_func", loop), (*(of_its_cache(verb) for verb in range(len(each[0]))), trims)
+    return in_python(loop), (*map(of_its_cache, range(len(VERBS))), policy._trims)

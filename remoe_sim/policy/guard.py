@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from remoe_sim.policy.outcome import Part, Rules
+from remoe_sim.policy.outcome import Part, Rules, Stack
 from remoe_sim.trace.accesses import Stream
 from remoe_sim.util.errors import one_line
 from remoe_sim.util.plugin_sources import PolicyError, is_ours, place_of
 
 METHODS = (
-    "replay", "keys", "ranks", "preload_keys", "depths", "count", "count_parts", "needed_bytes", "at_limit", "by_keys",
-    "resume", "_state",
+    "replay", "keys", "preload_keys", "fast_path", "ranks", "depths", "count", "needed_bytes", "at_limit", "resume",
+    "_state",
 )  # fmt: skip
+FAST_METHODS = ("stack", "ranks", "needed_bytes", "replay")
 _FAST: ContextVar[bool] = ContextVar("fast policies", default=False)
 
 
@@ -84,8 +85,8 @@ def read_only(value: Any) -> Any:
     return value
 
 
-class _Run:
-    """What a policy's `resume` gave, which is told of parts that it cannot write to."""
+class _Guarded(Stack):
+    """The stack of a policy of somebody else, which is told of parts that it cannot write to."""
 
     def __init__(self, policy: Any, run: Any) -> None:
         self._policy, self._run = policy, run
@@ -98,21 +99,22 @@ class _Run:
         return int(self._run.known())
 
 
-def guard(own: type) -> None:
+def guard(own: type, methods: Sequence[str] = METHODS) -> None:
     """Let the methods that a class of somebody else defines see read-only arrays, and say in words what they raise."""
     if not is_ours(own.__module__):
-        for name in METHODS:
+        for name in methods:
             method = vars(own).get(name)
             if isinstance(method, FunctionType):
-                setattr(own, name, _guarded(method, name == "resume"))
+                setattr(own, name, _guarded(method, name in ("stack", "resume")))
 
 
-def _guarded(method: Callable[..., Any], runs: bool) -> Any:
+def _guarded(method: Callable[..., Any], stacks: bool) -> Any:
     @functools.wraps(method)
     def call(self: Any, *given: Any, **named: Any) -> Any:
-        with in_words(self):
+        policy = getattr(self, "policy", self)  # of a fast path
+        with in_words(policy):
             answer = method(self, *map(read_only, given), **{name: read_only(one) for name, one in named.items()})
-        return _Run(self, answer) if runs and answer is not None else answer
+        return _Guarded(policy, answer) if stacks and answer is not None else answer
 
     return call
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.kernels.tallies import depth_histogram
+
 if TYPE_CHECKING:
     from remoe_sim.trace.accesses import Stream
-    from remoe_sim.util.arrays import Longs
+    from remoe_sim.util.arrays import Flags, Longs
 
-Flags = npt.NDArray[np.bool_]
 NO_PRELOAD = np.zeros(0, np.int32)
 
 
@@ -99,14 +101,28 @@ class Part:
     base: int = 0
     later: Longs | None = None
 
+    @classmethod
+    def of_all(cls, stream: Stream) -> Part:
+        """All accesses of a cache as one part."""
+        return cls(slice(None), stream, fresh=True)
 
-class Resumed(Protocol):
-    """A stack that goes on from one part of its accesses to the next."""
+
+class Stack:
+    """The stack of one cache, which goes on from one part of its accesses to the next."""
 
     def depths(self, part: Part) -> Depths:
-        """Depths of the next part; its first epoch goes on with the stack as it is, or starts anew if `fresh`."""
-        ...
+        """Depths of the next part; its first epoch goes on with the stack as it is, or with a new one if `fresh`."""
+        raise NotImplementedError
+
+    def count(self, part: Part, table: Longs) -> None:
+        """Add to table int64[3, n_entries + 1] the lookups of each kind in the next part at each depth, those of
+        entries that were not there last."""
+        depth_histogram(self.depths(part).before, part.stream.kinds, table)
+
+    def count_with(self, other: Any, parts: Sequence[Part], tables: Sequence[Longs]) -> bool:
+        """As `count`, of this cache and another in one pass; False, and nothing done, where they do not go together."""
+        return False
 
     def known(self) -> int:
         """How many entries are in the stack."""
-        ...
+        raise NotImplementedError

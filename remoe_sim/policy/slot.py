@@ -1,20 +1,205 @@
-"""Which loop replays a slot policy, and the loop made for it: its verbs are bound to the policy's own functions."""
+"""Slot policies, in plain Python or compiled, and the loop that replays one, made of its verbs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cache
 from hashlib import sha256
+from operator import index
 from pathlib import Path
 from sys import modules
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
+from remoe_sim.kernels.arguments import GroupedAccesses, Stock, Written
+from remoe_sim.policy.base import Policy
+from remoe_sim.policy.guard import read_only, run_told
+from remoe_sim.policy.outcome import Outcome, Rules, empty_outcome
 from remoe_sim.util.plugin_sources import is_ours, sources_of
 
 if TYPE_CHECKING:
     from remoe_sim.trace.accesses import Stream
+    from remoe_sim.util.arrays import Longs
 
 VERBS = ("setup", "hit", "admit", "victim", "insert", "surplus")  # in a policy; a loop says touch for hit
+
+
+class SlotReplay(Policy):
+    """What slot policies in plain Python and compiled ones share: the replay of one cache at one limit."""
+
+    by_last: ClassVar[bool] = False
+
+    @property
+    def _trims(self) -> bool:
+        """Whether the policy defines `surplus`, which is then asked after every hit."""
+        raise NotImplementedError
+
+    def _verbs(self, stream: Stream) -> tuple[Any, ...]:
+        """Functions for VERBS, each of the state array and what the verb is told; the last matters only if it
+        `_trims`."""
+        raise NotImplementedError
+
+    def _loop(self, stream: Stream, plain: bool) -> Any:
+        """Bind the loop to this policy's verbs. plain: in Python, whatever the policy is."""
+        raise NotImplementedError
+
+    def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
+        """Make the state array of a cache."""
+        raise NotImplementedError
+
+    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        stream = stream.whole
+        hit, resting, running = empty_outcome(stream)
+        preload = rules.preload if rules.preload.flags.writeable else rules.preload.copy()
+        entries = stream.entries.astype(np.int32, copy=False)
+        accesses = GroupedAccesses(stream.offsets, entries, stream.steps, stream.epochs)
+        stock, written = Stock(stream.sizes, stream.weights, preload), Written(hit, resting, running)
+
+        def run(plain: bool) -> int:
+            own = copy(self)  # layers are replayed side by side, each with an object of its own
+            loop = own._loop(stream, plain)
+            return int(loop(accesses, stock, limit, rules.mandatory, own._state(stream), written))
+
+        evictions: int = run_told(self, run)
+        if evictions < 0:
+            raise ValueError(
+                f"policy '{self.label or self.name}' chose a victim that is not resident, or is protected; "
+                "correct its victim()"
+            )
+        return Outcome(hit, evictions, resting, running)
+
+
+class SlotPolicy(SlotReplay):
+    """A policy in ordinary Python: one object per cache, told of what happens and asked for victims.
+
+    An entry is a whole number; in scope `layer` it is the expert. For every distinct expert of a step, in order of
+    first appearance: `hit` if it is resident; otherwise `admit`, then `victim` until it fits, then `insert` (under
+    bypass `insert` comes before `victim`, and the newcomer may be chosen).
+    """
+
+    def setup(self, limit: int, sizes: Longs) -> None:
+        """Start empty. limit: what the cache holds, in the unit of sizes; sizes: int64[n_entries]."""
+
+    def hit(self, entry: int) -> None:
+        """A resident entry is used."""
+
+    def admit(self, entry: int) -> None:
+        """An entry that is not resident is needed; nothing was evicted for it yet."""
+
+    def victim(self, protected: npt.NDArray[np.uint8]) -> int:
+        """Choose, forget and return a resident entry e with protected[e] == 0, or -1 if there is none."""
+        raise NotImplementedError(f"policy '{self.label or self.name}' must define victim(protected)")
+
+    def insert(self, entry: int) -> None:
+        """The entry is resident from now on."""
+
+    def surplus(self, protected: npt.NDArray[np.uint8]) -> int:
+        """Choose, forget and return a resident entry e with protected[e] == 0 that leaves because of the hit before, or
+        -1. For the few policies that define it, asked after each hit until it is -1."""
+        return -1
+
+    @property
+    def _trims(self) -> bool:
+        own: Any = type(self)
+        return own.surplus is not SlotPolicy.surplus
+
+    def _verbs(self, stream: Stream) -> tuple[Any, ...]:
+        def checked(verb: Any) -> Any:
+            return lambda state, protected: checked_victim(self.label or self.name, verb(read_only(protected)))
+
+        return (
+            lambda state, limit: self.setup(int(limit), read_only(stream.sizes)),
+            lambda state, entry: self.hit(int(entry)),
+            lambda state, entry: self.admit(int(entry)),
+            checked(self.victim),
+            lambda state, entry: self.insert(int(entry)),
+            checked(self.surplus),
+        )
+
+    def _loop(self, stream: Stream, plain: bool) -> Any:
+        return plain_loop(loop_for(stream), self._verbs(stream), self._trims)
+
+    def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
+        return np.zeros((1, 1), np.int64)
+
+
+class CompiledSlotPolicy(SlotReplay):
+    """A slot policy whose verbs are compiled: static functions over one state array.
+
+    state: int64[state_rows, n_entries + 2], zero at first but for row 0, which holds the sizes, `parameter` and the
+    number of the running step. In the other rows the two extra columns serve as list heads or scalars. The verbs are
+    those of `SlotPolicy`, and called when it is.
+    """
+
+    state_rows: ClassVar[int] = 1
+
+    @property
+    def parameter(self) -> int:
+        """What the verbs need to know of the options."""
+        return 0
+
+    @staticmethod
+    def setup(state: Any, limit: Any) -> None:
+        """Start empty. limit: what the cache holds, in the unit of the sizes."""
+
+    @staticmethod
+    def hit(state: Any, entry: Any) -> None:
+        """A resident entry is used."""
+
+    @staticmethod
+    def admit(state: Any, entry: Any) -> None:
+        """An entry that is not resident is needed; nothing was evicted for it yet."""
+
+    @staticmethod
+    def victim(state: Any, protected: Any) -> Any:
+        """Choose, forget and return a resident entry e with protected[e] == 0, or -1 if there is none."""
+        raise NotImplementedError("a compiled slot policy must define victim(state, protected)")
+
+    @staticmethod
+    def insert(state: Any, entry: Any) -> None:
+        """The entry is resident from now on."""
+
+    @staticmethod
+    def surplus(state: Any, protected: Any) -> Any:
+        """Choose, forget and return a resident entry e with protected[e] == 0 that leaves because of the hit before, or
+        -1. For the few policies that define it, asked after each hit until it is -1."""
+        return -1
+
+    @property
+    def _trims(self) -> bool:
+        own: Any = type(self)
+        return own.surplus is not CompiledSlotPolicy.surplus
+
+    def _verbs(self, stream: Stream) -> tuple[Any, ...]:
+        own: Any = type(self)
+        verbs = VERBS if self._trims else (*VERBS[:-1], "victim")  # the last is not called
+        return tuple(compiled_verb(own, verb, self.fast) for verb in verbs)
+
+    def _loop(self, stream: Stream, plain: bool) -> Any:
+        own: Any = type(self)
+        if plain:
+            return plain_loop(loop_for(stream), plain_verbs(own, self.fast), self._trims)
+        return compiled_loop(loop_for(stream), own, self._trims, self.fast)
+
+    def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
+        state = np.zeros((self.state_rows, stream.n_entries + 2), np.int64)
+        state[0, : stream.n_entries] = stream.sizes
+        state[0, stream.n_entries] = self.parameter
+        return state
+
+
+def checked_victim(policy: str, victim: Any) -> int:
+    """The number of a victim; ValueError if it is no whole number."""
+    try:
+        return index(victim)
+    except TypeError:
+        raise ValueError(
+            f"policy '{policy}' chose {victim!r} as a victim; its victim() must return a resident entry, or -1 if "
+            "there is none"
+        ) from None
 
 
 def loop_for(stream: Stream) -> Any:

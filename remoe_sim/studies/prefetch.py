@@ -17,10 +17,11 @@ from remoe_sim.cache.settings import Limit, Settings, check_policies, find_polic
 from remoe_sim.cache.tier import Course, Items, Memory, stream_of_cache
 from remoe_sim.devices.run import RunsOn, StepCounts, Timed
 from remoe_sim.devices.timeline import Reads
-from remoe_sim.kernels.prefetch import COLUMNS, NO_VICTIM, prefetch_replay
-from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.kernels import prefetch as kernels
+from remoe_sim.policy.base import Policy
 from remoe_sim.policy.drive import check_drivable, drive, keys_of, recency_of, sortable, state_of
 from remoe_sim.policy.guard import run_told
+from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.studies.predictors import PREDICTORS, Guesses, Known, guess
 from remoe_sim.studies.prefetch_result import PrefetchCounts, PrefetchReport, PrefetchResult
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, WARMUP_LOOKUP, Stream, Tokens
@@ -51,7 +52,7 @@ class PrefetchRun:
     def result(self, predictor: str, policy: Policy, guesses: Guesses) -> PrefetchResult:
         """Replay one policy with the guesses of one predictor."""
         trace, tokens, settings = self.call.trace, self.call.tokens, self.call.settings
-        table, evictions = np.zeros((3, trace.moe_layers, COLUMNS), np.int64), np.zeros(2, np.int64)
+        table, evictions = np.zeros((3, trace.moe_layers, kernels.COLUMNS), np.int64), np.zeros(2, np.int64)
         read = self._replay(policy, guesses, table, evictions)
         sizes = trace.model.expert_bytes
         weights = None if sizes is None else np.array(sizes, np.int64)
@@ -108,18 +109,23 @@ class PrefetchRun:
         weights = np.array(trace.model.expert_bytes or (1,) * trace.moe_layers, np.int64)
         missed, came, used = (np.zeros(size, np.int64) for size in (layers.size, *(guesses.targets.size,) * 2))
 
+        limits = np.array([limit for _, _, limit in memory.caches], np.int64)
+        demand = kernels.Demand(
+            stream.steps, layers, in_cache, stream.epochs, stream.offsets, entries, stream.kinds, keys
+        )
+        ahead = kernels.Ahead(guesses.targets, guesses.issued, kinds[guesses.targets], guesses.offsets, guessed)
+        counted = kernels.Tallied(table, evictions, missed, came, used)
+
         def run(plain: bool) -> Any:
-            loop, verbs = drive(prefetch_replay, policy, streams, plain)
-            return loop(
-                stream.steps, layers, in_cache, stream.epochs, stream.offsets, entries, stream.kinds, guesses.targets,
-                guesses.issued, kinds[guesses.targets], guesses.offsets, guessed, keys, first_keys, recency,
-                sizes, layer_of, weights, np.array([limit for _, _, limit in memory.caches], np.int64), self.cap,
-                settings.mandatory, _states(policy, streams, sizes), *verbs, table, evictions, missed, came,
-                used,
-            )  # fmt: skip
+            loop, (*verbs, trims) = drive(kernels.prefetch_replay, policy, streams, plain)
+            setting = kernels.Setting(
+                sizes, layer_of, limits, weights, first_keys, recency, self.cap, settings.mandatory, trims
+            )
+            held = kernels.PrefetchHeld.empty(setting, demand, ahead)
+            return loop(demand, ahead, setting, held, _states(policy, streams, sizes), *verbs, counted)
 
         fault = run_told(policy, run)
-        if fault == NO_VICTIM:
+        if fault == kernels.NO_VICTIM:
             raise ValueError(f"policy '{policy.label}' chose a victim that it may not; correct its victim()")
         return missed, came, used
 

@@ -276,12 +276,12 @@ class Rerouted:
         slots = np.count_nonzero(valid, axis=1)
         changed, lost = np.zeros(trace.tokens, np.int64), np.zeros(trace.tokens)
         column, scores = self._scores(index, before)
-        common = rule.keep, rule.cache, np.empty((2, experts + 1), np.int64), np.zeros(experts, np.bool_), changed, lost
-        rows = chosen, valid, scores, decode, self._tokens.starts
+        rows = kernels.Rows(chosen, valid, decode, self._tokens.starts)
+        common = rule.keep, kernels.Cache.empty(rule.cache, experts), kernels.Changed(changed, lost)
         if rule.method == DROP:
-            row, fault = kernels.drop_cold(*rows, float(rule.amount), *common)
+            row, fault = kernels.drop_cold(rows, scores, float(rule.amount), *common)
         else:
-            row, fault = kernels.prefer_resident(*rows, KERNEL_METHODS[rule.method], float(rule.amount), *common)
+            row, fault = kernels.prefer_resident(rows, scores, KERNEL_METHODS[rule.method], float(rule.amount), *common)
         if fault:
             raise trace.error(f"row {row}, column '{column}': {FAULTS[fault]}")
         chosen[~valid] = 0

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.kernels import synthesis
 from remoe_sim.kernels.state import first_state
-from remoe_sim.kernels.synthesis import STRATA, count_depths, draw_decisions
+from remoe_sim.kernels.synthesis import (
+    ABSENT_TOKEN,
+    DECODE_TOKEN,
+    FIRST_TOKEN,
+    PREFILL_TOKEN,
+    STRATA,
+    count_depths,
+    draw_decisions,
+)
 from remoe_sim.trace.trace import Decisions, InMemory
 from remoe_sim.util.threads import map_layers
 
@@ -20,9 +27,6 @@ if TYPE_CHECKING:
     from remoe_sim.util.arrays import Flags, Int32s, Longs, Reals
 
 Kinds = npt.NDArray[np.uint8]
-# Kinds of tokens: the first of a request, at which nothing pulls, the others by phase, and those that are not routed.
-FIRST_TOKEN, PREFILL_TOKEN = synthesis.FIRST, synthesis.PREFILL
-DECODE_TOKEN, ABSENT_TOKEN = synthesis.DECODE, synthesis.ABSENT
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.kernels.synthesis import ABSENT_TOKEN, DECODE_TOKEN, FIRST_TOKEN, PREFILL_TOKEN
 from remoe_sim.synthetic.laws import (
-    ABSENT_TOKEN,
-    DECODE_TOKEN,
-    FIRST_TOKEN,
-    PREFILL_TOKEN,
     Drawing,
     DrawnLayers,
     Kinds,

@@ -13,6 +13,7 @@ import remoe_sim
 from remoe_sim.cache import caches as caches_module
 from remoe_sim.cache.caches import Preload
 from remoe_sim.policy import Policy, Rules, SlotPolicy, StackPolicy, find
+from remoe_sim.policy.stack import depths as depths_of
 from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
 from tests.oracle.naive import DECODE, Row, events, exhaustive_optimum
 from tests.oracle.oracle import POLICIES
@@ -45,7 +46,7 @@ def test_inclusion(case, arguments, scope):
     for stream, rules in streams(case, arguments, scope):
         for name in STACK:
             policy = find.find_policy(name)
-            depths = policy.depths(stream, rules).before.astype(int)
+            depths = depths_of(policy, stream, rules).before.astype(int)
             for limit in range(min(stream.n_entries, 14) + 2):
                 hit = policy.replay(stream, limit, rules).hit
                 assert (hit == (depths < min(limit, stream.n_entries))).all()

@@ -18,7 +18,7 @@ from remoe_sim import Link, cli
 from remoe_sim.devices import probes
 from remoe_sim.devices.measure import fit_link
 from remoe_sim.devices.probes import DEPTHS, SIZES, ReadSpeed
-from remoe_sim.kernels.bandwidth import triad
+from remoe_sim.kernels.statistics import triad
 
 MIB = 2**20
 SMALL = "32MiB"

@@ -77,6 +77,15 @@ def keys(statement):
     return FAVOURITE.replace('print("one pass")', statement)
 
 
+def fast(method):
+    return (
+        "from remoe_sim.policy import FastPath, Stack\n"
+        + keys("pass")
+        + "\n    def fast_path(self):\n        return Quick(self)\n"
+        + f"\n\nclass Quick(FastPath):\n    {method}"
+    )
+
+
 WRITES = {
     "keys": keys("stream.entries[:] = 0; 'here'"),
     "sizes of the stream": keys("stream.weights[0] = 3; 'here'"),
@@ -86,6 +95,9 @@ WRITES = {
     "counts": keys("pass")
     + "\n    def count(self, streams, rules, tables):\n        streams[0].steps[:] = 0; 'here'\n",
     "replay": keys("pass") + "\n    def replay(self, stream, limit, rules):\n        stream.offsets[1:] = 9; 'here'\n",
+    "fast path": fast("def replay(self, stream, limit, rules):\n        stream.offsets[1:] = 9; 'here'\n"),
+    "stack": fast("def stack(self, n_entries, rules, in_parts):\n        return Own()\n")
+    + "\n\nclass Own(Stack):\n    def depths(self, part):\n        part.stream.kinds[:] = 0; 'here'\n",
     "setup": FEWEST_HITS.replace("self.hits = {}", "sizes[:] = 9; 'here'; self.hits = {}"),
     "victim": FEWEST_HITS.replace("free = [", "protected[:] = 0; 'here'; free = ["),
     "compiled": COMPILED.replace("entry = oldest", "protected[0] = 1; 'here'\n        entry = oldest"),

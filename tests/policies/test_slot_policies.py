@@ -11,7 +11,7 @@ from remoe_sim.policies.lecar import LeCar
 
 import remoe_sim
 from remoe_sim.policy import Rules, find
-from remoe_sim.policy import base as policies
+from remoe_sim.policy import slot as policies
 from remoe_sim.trace.accesses import global_stream, select_tokens
 from tests.oracle import naive_slots
 from tests.oracle.naive import DECODE, PREFILL, Row

@@ -7,8 +7,10 @@ from hypothesis import given
 from numba import config
 
 import remoe_sim
+from remoe_sim.kernels.limits import ordered_replay
 from remoe_sim.policy import Policy, Rules, StackPolicy
 from remoe_sim.policy.find import find_policy
+from remoe_sim.policy.stack import count, depths, replay_by_keys
 from remoe_sim.trace.accesses import Stream
 from remoe_sim.util.plugins import plugins
 from tests.oracle import naive, naive_keys
@@ -67,7 +69,10 @@ def test_the_quick_way_at_one_limit_equals_the_heap(name, admission):
     policy, preload = find_policy(name), np.array([70, 3, 80], np.int32)
     for limit in (0, 7, 100, 300, 10_000):
         for rules in (Rules(admission == "mandatory"), Rules(admission == "mandatory", preload)):
-            quick, heap = policy.replay(stream, limit, rules), StackPolicy.at_limit(policy, stream, limit, rules)
+            quick, heap = (
+                policy.replay(stream, limit, rules),
+                replay_by_keys(policy, ordered_replay, stream, limit, rules),
+            )
             assert quick.evictions == heap.evictions
             for found, wanted in ((quick.hit, heap.hit), (quick.resting, heap.resting), (quick.running, heap.running)):
                 assert (found == wanted).all()
@@ -101,10 +106,10 @@ def check_counts(caches, groups):
         streams.append(Stream(offsets, entries, kinds, steps, epochs, sizes, True, True))
         rules.append(Rules(preload=np.array([1, 0], np.int32)) if preloaded else Rules())
     tables = [np.ones((3, stream.n_entries + 1), np.int64) for stream in streams]  # counts are added
-    policy.count(streams, rules, tables)
+    count(policy, streams, rules, tables)
     for found, stream, rule in zip(tables, streams, rules, strict=True):
         wanted = np.ones_like(found)
-        np.add.at(wanted, (stream.kinds, policy.depths(stream, rule).before), 1)
+        np.add.at(wanted, (stream.kinds, depths(policy, stream, rule).before), 1)
         np.testing.assert_array_equal(found, wanted)
 
 

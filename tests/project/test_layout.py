@@ -16,6 +16,7 @@ pytestmark = pytest.mark.once
 FREE = ("", "__main__", "cli", "commands")  # the face, the command line
 CONTRACTS = ("assembling", "importing")  # files that only repeat names, at the paths that documents show to users
 MOST_FILES, MOST_LINES, MOST_LEVELS, MOST_BESIDE = 260, 400, 11, 5
+MOST_ARGUMENTS = 12  # of a kernel
 # Nothing imports these: they are found by listing, or run on a worker.
 FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "__main__", "assembling", "importing")
 # One user each, in the same room, which would be too long with them, or loads them only when they are needed.
@@ -100,6 +101,18 @@ def levels(whole=True):
 def test_files_are_short():
     lengths = {name: len(path.read_text("utf-8").splitlines()) for name, path in modules().items()}
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_kernels_take_few_arguments():
+    taken = {
+        f"{name}.{one.name}": len(one.args.posonlyargs + one.args.args + one.args.kwonlyargs)
+        for name, path in modules().items()
+        for one in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(one, ast.FunctionDef)
+        and (room(name) == "kernels" or any("kernel" in ast.unparse(by) for by in one.decorator_list))
+    }
+    assert len(taken) > 100
+    assert {name: count for name, count in taken.items() if count > MOST_ARGUMENTS} == {}
 
 
 def test_few_files():

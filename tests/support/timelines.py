@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from remoe_sim.kernels.timeline import LAYER, NONE, PREFETCH, run_timeline
+from remoe_sim.kernels import timeline as kernels
+from remoe_sim.kernels.timeline import LAYER, NONE, PREFETCH
 from tests.oracle import naive_timeline
 
 SECONDS = st.floats(0, 1e-2)
@@ -12,7 +13,7 @@ SECONDS = st.floats(0, 1e-2)
 
 @st.composite
 def cases(draw, exact=False):
-    """Arguments of `run_timeline`, all but the arrays that it fills; exact: what was read ahead is what is missing."""
+    """What `run_timeline` reads, by name; exact: what was read ahead is what is missing."""
     steps, layers = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     dense = [draw(st.booleans()) for _ in range(layers)]
     dense[draw(st.integers(0, layers - 1))] = False
@@ -47,7 +48,12 @@ def run(case, events=None, **changes):
     case = {**case, **changes}
     steps = case["tokens"].size
     times, parts, late = np.zeros(steps), np.zeros((steps, 5)), np.zeros(case["needed"].shape, np.int64)
-    run_timeline(*case.values(), times, parts, late, *(events or (None, None)))
+    load = kernels.Load(*(case[name] for name in kernels.Load._fields))
+    mode = kernels.Mode(*(case[name] for name in kernels.Mode._fields))
+    seconds = kernels.Seconds(*(case[name] for name in ("moe_of", "layer_costs", "head_costs", "expert_costs")))
+    wires = kernels.Wires(*(case[name] for name in ("far_sizes", "near_sizes", "link", "lanes")))
+    journal = None if events is None else kernels.Journal(*events)
+    kernels.run_timeline(load, mode, seconds, wires, kernels.Filled(times, parts, late), journal)
     return times, parts, late
 
 

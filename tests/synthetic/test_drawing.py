@@ -8,11 +8,8 @@ import pytest
 from hypothesis import given
 
 from remoe_sim.kernels.state import first_state
-from remoe_sim.kernels.synthesis import STRATA, count_depths
+from remoe_sim.kernels.synthesis import DECODE_TOKEN, FIRST_TOKEN, PREFILL_TOKEN, STRATA, count_depths
 from remoe_sim.synthetic.laws import (
-    DECODE_TOKEN,
-    FIRST_TOKEN,
-    PREFILL_TOKEN,
     Drawing,
     Law,
     _classes,

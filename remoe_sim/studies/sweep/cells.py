@@ -19,9 +19,10 @@ from remoe_sim.cache.caches import Preload, check_alike
 from remoe_sim.cache.call import sized
 from remoe_sim.cache.settings import Limit, Settings, known_sizes
 from remoe_sim.devices.costs import place_of_misses
-from remoe_sim.policy.base import Policy, StackPolicy
+from remoe_sim.policy.base import Policy
 from remoe_sim.policy.find import find_policy
 from remoe_sim.policy.guard import fast_policy
+from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.trace.accesses import DECODE_LOOKUP, select_tokens
 from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.schedule import batch

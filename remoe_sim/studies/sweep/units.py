@@ -12,7 +12,7 @@ import numpy as np
 from remoe_sim.cache.caches import Caches
 from remoe_sim.cache.counts import COLD, HITS, LOOKUPS, Counted, counted
 from remoe_sim.devices.timeline import PARTS, Times
-from remoe_sim.policy.base import StackPolicy
+from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, Tokens, select_tokens
 from remoe_sim.trace.holdings import of_decisions, of_timeline
 from remoe_sim.trace.metrics import decode_order, layer_reuse
