@@ -16,7 +16,8 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 COVERAGE := $(BIN)/python -m coverage
-PYTEST := $(BIN)/python -m pytest -n auto
+# The tests of a file share a process: what they prepare and the kernels that only they need are made once.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 LEAST_COVERAGE := 95
 FUZZ_SECONDS ?= 300
 TORCH ?= torch==2.13.0+cpu

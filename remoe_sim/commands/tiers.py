@@ -152,7 +152,7 @@ def _links_table(report: TierReport, phase: str) -> Table:
     tokens = max(getattr(report[0], phase).tokens, 1)
     rows = [[getattr(getattr(result, phase), name) for name in names] for result in report]
     unit, factor = size_unit(max((amount or 0) / tokens for row in rows for amount in row))
-    table = new_table(f"{unit}/token", "device", "host", "storage→host", "host→device", "device→host", left=3)
+    table = new_table(f"{unit}/{phase} token", "device", "host", "storage→host", "host→device", "device→host", left=3)
     for result, row in zip(report, rows, strict=True):
         shown = [sized(None if amount is None else amount / tokens, factor) for amount in row]
         table.add_row(result.relation, result.device.policy, result.host.policy, *shown)

@@ -17,8 +17,7 @@ from remoe_sim.reports.page import Charts, Facts, Page, RoutingMap, Section, Tab
 from remoe_sim.reports.times_section import times_section
 from remoe_sim.studies.verdict import verdict
 from remoe_sim.studies.verdict_result import RULE, Verdict
-from remoe_sim.trace.info import Info, info
-from remoe_sim.trace.metrics import layer_statistics
+from remoe_sim.trace.info import Info, info_of
 from remoe_sim.trace.schema import content_hash
 from remoe_sim.util.units import percent, plural, rate
 
@@ -44,7 +43,7 @@ def trace_page(trace: Trace, timing: Mapping[str, Any], **given: Any) -> Page:
     trace = known_sizes(trace, given.get("expert_bytes"))
     trace, model = (trace, None) if run is None else run.sized(trace)
     found = verdict(trace, **{name: value for name, value in given.items() if name != "expert_bytes"})
-    facts = info(trace)
+    facts = info_of(trace, found.statistics)
     sized = "expert_bytes" not in given and trace.model.expert_bytes != read.model.expert_bytes
     sizes_of = f"Those of {model.title} in {model.quant}, not of the trace." if sized and model is not None else ""
     why = f"No limit was given; this is that of one in {DEFAULT_SHARE} experts." if chosen else ""
@@ -55,7 +54,7 @@ def trace_page(trace: Trace, timing: Mapping[str, Any], **given: Any) -> Page:
         Section("Policies", [_policies(found), _needed(found)]),
         Section("Figures", [Charts(_figures(trace, found, facts, given))]),
         *([] if run is None else [times_section(read, found, given, timing)]),
-        Section("Routing", [RoutingMap(routing_map(trace)), *_map_note(trace)] if trace.tokens else []),
+        Section("Routing", _routing(trace) if trace.tokens else []),
         Section("Layers", [_layers(facts)]),
         Section("Reproduce", _reproduce(read, given, timing, sized)),
     ]  # fmt: skip
@@ -127,9 +126,11 @@ def _layers(facts: Info) -> Table:
     return Table(columns, rows, "", note)
 
 
-def _map_note(trace: Trace) -> list[Text]:
-    shown = routing_map(trace)["tokens"]
-    return [Text(f"The first {shown:,} of {trace.tokens:,} tokens.")] if shown < trace.tokens else []
+def _routing(trace: Trace) -> list[RoutingMap | Text]:
+    found = routing_map(trace)
+    shown = found["tokens"]
+    note = [Text(f"The first {shown:,} of {trace.tokens:,} tokens.")] if shown < trace.tokens else []
+    return [RoutingMap(found), *note]
 
 
 # --- figures
@@ -143,7 +144,7 @@ def _figures(trace: Trace, found: Verdict, facts: Info, given: dict[str, Any]) -
     if read is not None and found.best.decode.tokens:
         charts.append(_bytes_chart(read, found.best.decode.tokens))
     charts.append(_reuse_chart(facts))
-    charts.append(_popularity(trace))
+    charts.append(_popularity(found))
     return charts
 
 
@@ -229,9 +230,9 @@ def _reuse_chart(facts: Info) -> Chart:
                      f"Overall {overall}.")  # fmt: skip
 
 
-def _popularity(trace: Trace) -> Chart:
+def _popularity(found: Verdict) -> Chart:
     """Share of slots by rank of an expert in its layer, all layers together."""
-    ranked = [np.sort(one.uses)[::-1] for one in layer_statistics(trace)]
+    ranked = [np.sort(one.uses)[::-1] for one in found.statistics]
     total = np.zeros(max(one.size for one in ranked), np.int64)
     for uses in ranked:
         total[: uses.size] += uses

@@ -248,7 +248,7 @@ def verdict(
         if other != admission:
             (bounds[other],) = results_of(call.also(find_policies(OPTIMUM), admission=other))
     online = sorted(found, key=lambda result: (result.misses, result.policy != USUAL, result.policy))
-    statistics = list(layer_statistics(trace))
+    statistics = tuple(layer_statistics(trace))
     by_label = {one.label: one for one in (*candidates.values(), *find_policies(OPTIMUM))}
     shown = [by_label[name] for name in dict.fromkeys((online[0].policy, USUAL, OPTIMUM)) if name in by_label]
     return Verdict(
@@ -263,6 +263,7 @@ def verdict(
         token_cycle=token_cycle(caches, limit, statistics),
         working_set=working_sets(trace, statistics),
         experts_needed=experts_needed(caches, shown),
+        statistics=statistics,
     )  # fmt: skip
 
 

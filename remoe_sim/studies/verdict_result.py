@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.util.display import Shown, stamp
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from remoe_sim.cache.results import ReplayResult
+    from remoe_sim.trace.metrics import LayerStatistics
 
 SCHEMA = "remoe-sim.verdict.v1"
 FITS, POLICY, WORKING_SET = "fits", "policy", "working set"
@@ -29,7 +30,8 @@ class Verdict(Shown):
     """The answer for one limit.
 
     online: the online policies, fewest misses first; bounds: Belady under each admission; least_misses: no rule misses
-    less under these settings, None if unknown; left_out: registered policies that are no candidates, and why. The other
+    less under these settings, None if unknown; left_out: registered policies that are no candidates, and why;
+    statistics: of each MoE layer of the trace, not in the JSON. The other
     dictionaries are described where they are made, in `remoe_sim.studies.verdict`. Counts are of lookups, rates of one.
     """
 
@@ -44,6 +46,7 @@ class Verdict(Shown):
     token_cycle: dict[str, Any]
     working_set: list[dict[str, Any]]
     experts_needed: list[dict[str, Any]]
+    statistics: tuple[LayerStatistics, ...] = field(compare=False)
 
     @property
     def best(self) -> ReplayResult:

@@ -165,7 +165,11 @@ def info(trace: Trace) -> Info:
     Every layer is read once, so memory is bounded by one layer of the trace per processor.
     """
     with layers_stage("measuring", trace):
-        layers = list(layer_statistics(trace))
+        return info_of(trace, list(layer_statistics(trace)))
+
+
+def info_of(trace: Trace, layers: Sequence[LayerStatistics]) -> Info:
+    """The same from statistics of all layers that are known already."""
     model, sizes = trace.model, trace.model.expert_bytes
     decode = int(np.count_nonzero(trace.phase == DECODE))
     wanted = sum(layer.reuse.wanted for layer in layers)

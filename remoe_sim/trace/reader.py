@@ -75,7 +75,7 @@ def _read(path: str | os.PathLike[str]) -> Trace:
 
 
 class _FileLayers:
-    """The layers of a trace file, read anew whenever they are asked for. `name` is what messages call the file."""
+    """The layers of a trace file, read again whenever they are asked for. `name` is what messages call the file."""
 
     resident = False
 

@@ -98,8 +98,15 @@ def _layer_hash(trace: Trace, index: int) -> str:
 def content_hash(trace: Trace) -> str:
     """Hash of all that a replay looks at: tokens, decisions, sizes and shapes, wherever the trace is from.
 
-    Layers whose hash stands in a file are not read for it: whoever reads them finds out if they are others.
+    Layers whose hash stands in a file are not read for it: whoever reads them finds out if they are others. A trace
+    does not change, so it is hashed once.
     """
+    if not trace._hashes:
+        trace._hashes.append(_hash_of_all(trace))
+    return trace._hashes[0]
+
+
+def _hash_of_all(trace: Trace) -> str:
     model = trace.model
     parts: list[Any] = [trace.layer_numbers, model.experts, model.top_k, model.expert_bytes, model.dense_bytes]
     parts += [row_hash(trace, name) for name in (*ROWS, "phase")]

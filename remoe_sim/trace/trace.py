@@ -143,6 +143,7 @@ class Trace:
     notes: str = ""
     path: str = ""
     _checked: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+    _hashes: list[str] = field(default_factory=list, init=False, repr=False, compare=False)  # one, once it is known
 
     def __post_init__(self) -> None:
         tokens = len(self.request)

@@ -59,6 +59,22 @@ def test_the_page_agrees_with_the_commands(page):
     assert page.html == remoe_sim.report(DEMO, cache=8, policy="lru,lfu").html  # nothing of the moment
 
 
+def test_what_describes_the_trace_is_counted_once():
+    trace, entered = remoe_sim.read_trace(DEMO), []
+
+    def look(frame, event, argument):
+        if event == "call" and frame.f_code.co_name in ("layer_statistics", "_hash_of_all", "routing_map"):
+            entered.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        remoe_sim.report(trace, cache=8, policy="lru", device="rtx-4090")
+    finally:
+        sys.setprofile(before)
+    assert sorted(entered) == ["_hash_of_all", "layer_statistics", "routing_map"]
+
+
 def test_the_reporting_block(page):
     said = facts(page)
     verdict = remoe_sim.verdict(DEMO, cache=8, policy="lru,lfu")

@@ -178,6 +178,7 @@ def test_the_command(tmp_path):
     remoe_sim.write_trace(random_trace(), trace)
     arguments = ("tiers", trace, "--device-cache", "3", "--host-budget", "50B")
     shown = printed(*arguments, "--relation", "inclusive,exclusive")
+    assert "/decode token " in shown
     assert "device: 3 experts per layer, scope layer\nhost: 50 B, scope global" in shown
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
