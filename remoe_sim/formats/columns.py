@@ -143,7 +143,8 @@ def find_columns(names: Iterable[str], chosen: Sequence[tuple[str, str]] = ()) -
         taken.update([*many.get(kind, []), *([single[kind]] if kind in single else [])])
     experts, weights = many.pop("experts"), many.pop("weights")
     single |= {kind: several[0] for kind, several in many.items()}
-    counted = len(experts) > 1 or (bool(experts) and plain(experts[0]) not in SYNONYMS["experts"])
+    exact = plain(experts[0]) in SYNONYMS["experts"] or ("experts", experts[0]) in chosen if experts else True
+    counted = len(experts) > 1 or not exact
     numbers = tuple(int(match[2]) for match in map(_COUNTED.fullmatch, map(plain, experts)) if match) if counted else ()
     return Columns(**single, experts=tuple(experts), weights=tuple(weights), counted=counted, numbers=numbers)
 

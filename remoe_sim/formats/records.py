@@ -83,10 +83,13 @@ def request_ids(source: Source, names: Sequence[Any]) -> npt.NDArray[np.int64]:
     return np.array([distinct[name] for name in stripped], np.int64)
 
 
+_PHASE_WORDS = dict.fromkeys(("prefill", "prompt", "0", "pp", "context"), PREFILL)
+_PHASE_WORDS |= dict.fromkeys(("decode", "generated", "generation", "generate", "1", "tg"), DECODE)
+
+
 def phase_codes(words: Sequence[Any], codes: Ints, error: Callable[[int, str], TraceError]) -> npt.NDArray[np.uint8]:
     """PREFILL or DECODE for each row, from codes[rows] into `words`; raises error(row, why) for other words."""
-    known = {PHASES[PREFILL]: PREFILL, PHASES[DECODE]: DECODE}
-    table = np.array([known.get(str(word).strip(), 255) for word in words], np.uint8)
+    table = np.array([_PHASE_WORDS.get(str(word).strip().lower(), 255) for word in words], np.uint8)
     phases = table[codes]
     wrong = np.flatnonzero(phases == 255)
     if wrong.size:

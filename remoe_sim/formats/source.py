@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import hashlib
 import io
 import os
+import shutil
+import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -55,9 +59,11 @@ _SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
 
 @dataclass(frozen=True)
 class Given:
-    """What the user said of the model; it goes before what a file says. None stands for "nothing".
+    """What the user said of the model and the file; it goes before what a file says. None stands for "nothing".
 
-    expert_bytes and dense_bytes: one entry for all layers, or one per MoE layer and one per layer of the model.
+    expert_bytes and dense_bytes: one entry for all layers, or one per MoE layer and one per layer of the model;
+    columns: (kind, column) pairs of `columns.parse_columns`; phase: of all tokens; axes: what the axes of an array
+    are, of layers, tokens and k; moe_layers: how many MoE layers a known model has.
     """
 
     experts: int | None = None
@@ -66,6 +72,10 @@ class Given:
     name: str | None = None
     quant: str | None = None
     top_k: int | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    phase: int | None = None
+    axes: tuple[str, ...] | None = None
+    moe_layers: int | None = None
 
 
 class _Counted(io.FileIO):
@@ -113,6 +123,7 @@ class Source:
     guessed: int | None = None
     requests: list[dict[str, Any]] | None = None
     remote: RemotePath | None = None
+    unit: str = "line"
 
     @property
     def name(self) -> str:
@@ -142,7 +153,7 @@ class Source:
 
     def error(self, text: str, line: int | None = None, column: str | None = None) -> TraceError:
         """A TraceError that names the file, and the line and column if they are known."""
-        place = [] if line is None else [f"line {line}"]
+        place = [] if line is None else [f"{self.unit} {line}"]
         place += [] if column is None else [f"column '{column}'"]
         return TraceError(": ".join([self.name, *([", ".join(place)] if place else []), text]))
 
@@ -300,7 +311,9 @@ class Source:
 
 
 def as_source(path: str | os.PathLike[str], given: Given) -> Source:
-    """The source at a path or URL; TraceError if there is nothing to read."""
+    """The source at a path or URL, `-` for the standard input; TraceError if there is nothing to read."""
+    if str(path) == "-":
+        path = _standard_input()
     there = place(path)
     if isinstance(there, RemotePath):
         source = Source(Path(there.name), given, remote=there)
@@ -318,3 +331,13 @@ def as_source(path: str | os.PathLike[str], given: Given) -> Source:
     if not source.is_dir and not source.head:
         raise source.error("the file is empty; record it again")
     return source
+
+
+def _standard_input() -> Path:
+    """What comes from the standard input, in a file until the process ends: formats read parts of it twice."""
+    folder = Path(tempfile.mkdtemp(prefix="remoe-sim-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    kept = folder / "standard-input"
+    with kept.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return kept

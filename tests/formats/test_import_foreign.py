@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from remoe_sim import TraceError, import_trace
-from remoe_sim.formats.format import PACKAGE, TraceFormat
+from remoe_sim.formats.format import PACKAGE, TraceFormat, fitting_formats
 from remoe_sim.formats.source import Source
 from remoe_sim.util.plugins import plugins
 from tests.support.bigmoe import capture
@@ -29,7 +29,8 @@ def test_every_format_becomes_the_trace_it_records(tmp_path, case):
 
 
 def formats_that_fit(path):
-    return [name for name, plugin in plugins(PACKAGE, TraceFormat).items() if plugin().recognises(Source(path))]
+    formats = [plugin() for plugin in plugins(PACKAGE, TraceFormat).values()]
+    return [format.name for format in fitting_formats(Source(path), formats)]
 
 
 @pytest.mark.parametrize("case", FOREIGN)
@@ -49,7 +50,7 @@ def test_only_one_format_recognises_a_capture(tmp_path):
 
 def test_every_format_has_a_fixture():
     assert set(plugins(PACKAGE, TraceFormat)) == {one.format for one in FOREIGN.values()} | {
-        "bigmoe", "csv", "jsonl", "npz",
+        "bigmoe", "csv", "jsonl", "npz", "tables",
     }  # fmt: skip
 
 
