@@ -28,6 +28,10 @@ class Tables(TraceFormat):
     shape = "binary"
     words = ("PAR1", "ARROW1")
     general = True
+    writer = "pandas, polars, Spark, Nemotron captures: Parquet and Arrow"
+    kept = "all that has a column of a known name (or `--columns`)"
+    lost = "what is not there: requests (one), phases (`--phase`), forward passes"
+    sure = "you say it"
 
     def recognises(self, source: Source) -> bool:
         return source.head.startswith((_PARQUET, _ARROW, _STREAM))

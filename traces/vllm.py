@@ -40,7 +40,9 @@ class Vllm(TraceFormat):
     words = ("routed_experts",)
 
     def recognises(self, source: Source) -> bool:
-        if source.head.startswith(_NPY) or "routed_experts.npy" in source.members:
+        if source.head.startswith(_NPY):
+            return b"'descr': '<f" not in source.head[:128]
+        if "routed_experts.npy" in source.members:
             return True
         fields = first_fields(source)
         if "experts_b64" in fields:

@@ -125,6 +125,8 @@ class TraceFormat:
     words: what files of the format contain near their start; shape: `Source.shape` of its files; both only serve
     to name the nearest ones when no format fits; directories: whether an input may be a directory; general: whether
     its files are of another format where that recognises them, too.
+    writer, kept, lost: for the table of formats, who writes such files, what a trace keeps of them, and what it loses
+    or assumes; sure: what the layout is known from.
     """
 
     kind: ClassVar[str] = "trace format"
@@ -135,6 +137,10 @@ class TraceFormat:
     shape: ClassVar[str] = ""
     directories: ClassVar[bool] = False
     general: ClassVar[bool] = False
+    writer: ClassVar[str] = ""
+    kept: ClassVar[str] = ""
+    lost: ClassVar[str] = ""
+    sure: ClassVar[str] = ""
 
     def recognises(self, source: Source) -> bool:
         """Whether the content (`source.head`, `head_text`, `members`, `file_name`) is of this format."""

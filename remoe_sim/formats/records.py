@@ -98,6 +98,19 @@ def phase_codes(words: Sequence[Any], codes: Ints, error: Callable[[int, str], T
     return phases
 
 
+def runs_of(source: Source, position: Ints, layer: Ints) -> npt.NDArray[np.int64]:
+    """The run that each row is of, where a log is appended to: another begins where neither position nor layer rises,
+    if a token is there twice without that."""
+    same = np.append(False, (position[1:] == position[:-1]) & (layer[1:] == layer[:-1]))
+    key = (position * (int(layer.max()) + 1) + layer)[~same]
+    if np.unique(key).size == key.size:
+        return np.zeros(position.size, np.int64)
+    again = np.append(False, (position[1:] <= position[:-1]) & (layer[1:] <= layer[:-1])) & ~same
+    runs: npt.NDArray[np.int64] = np.cumsum(again)
+    source.note(f"{int(runs[-1]) + 1} runs are appended to one another, where positions start again: each is a request")
+    return runs
+
+
 def assume_steps(source: Source, records: Records) -> None:
     """Notes where the steps come from."""
     source.note(ASSUMED_STEPS if records.step is None else "forward passes as the column 'step' gives them")

@@ -12,9 +12,12 @@ from remoe_sim.formats.format import PACKAGE, TraceFormat, fitting_formats
 from remoe_sim.formats.source import Source
 from remoe_sim.util.plugins import plugins
 from tests.support.bigmoe import capture
-from tests.support.foreign_files import FOREIGN
+from tests.support.foreign_files import FOREIGN as OLDER
 from tests.support.imported import assert_round_trip, rows_of
+from tests.support.more_foreign import MORE
 from tests.support.plain_files import written
+
+FOREIGN = OLDER | MORE
 
 
 @pytest.mark.parametrize("case", FOREIGN)
