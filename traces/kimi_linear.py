@@ -29,6 +29,10 @@ class KimiLinear(TraceFormat):
     layout = __doc__ or ""
     shape = "text"
     words = ("decode,1,",)
+    writer = "kimi-linear-48b-ssd-streaming CSV"
+    kept = "phases, prompts cut at the last layer"
+    lost = "requests found by phase"
+    sure = "files of it"
 
     def recognises(self, source: Source) -> bool:
         lines = [line for line in source.head_text.splitlines()[:20] if line.strip()]

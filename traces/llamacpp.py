@@ -27,6 +27,10 @@ class LlamaCpp(TraceFormat):
     layout = __doc__ or ""
     shape = "text"
     words = ("layer,expert",)
+    writer = "llama.cpp `moe-trace` CSV"
+    kept = "prompts cut at the last layer"
+    lost = "k (`--top-k`); passes and requests found by layer order"
+    sure = "code that writes it"
 
     def recognises(self, source: Source) -> bool:
         lines = source.head_text.splitlines()[:20]

@@ -59,6 +59,10 @@ class PlainCsv(TraceFormat):
     shape = "text"
     words = ("request", "position", "phase", "layer", "expert")
     general = True
+    writer = "you: the plain layout below, in many variants"
+    kept = "all that has a column of a known name (or `--columns`)"
+    lost = "what is not there: requests (one), phases (`--phase`), forward passes"
+    sure = "you say it"
 
     def recognises(self, source: Source) -> bool:
         if source.shape != "text":

@@ -56,6 +56,10 @@ class PlainJsonLines(TraceFormat):
     shape = "json"
     words = tuple(f'"{name}"' for name in ("request", "position", "phase", "layer", "experts"))
     general = True
+    writer = "you, or a router hook that prints objects; the playbook's `route_sim.py`"
+    kept = "all that has a field of a known name (or `--columns`)"
+    lost = "what is not there: requests (one), phases (`--phase`), forward passes"
+    sure = "you say it"
 
     def recognises(self, source: Source) -> bool:
         fields = first_fields(source)

@@ -47,6 +47,10 @@ class PlainNpz(TraceFormat):
     layout = __doc__ or ""
     shape = "zip"
     words = ("experts.npy",)
+    writer = "you: the plain layout below"
+    kept = "all that is there"
+    lost = "forward passes, requests and phases where arrays for them are missing"
+    sure = "you say it"
 
     def recognises(self, source: Source) -> bool:
         return "experts.npy" in source.members

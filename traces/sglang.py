@@ -34,6 +34,10 @@ class SgLang(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('"meta_info"', '"routed_experts"')
+    writer = "SGLang `return_routed_experts`: saved `/generate` or OpenAI responses"
+    kept = "prompt and generation apart, `routed_experts_start_len`"
+    lost = "k is not in a response (`--top-k`)"
+    sure = "code that writes it"
 
     def recognises(self, source: Source) -> bool:
         fields = first_fields(source)

@@ -38,6 +38,10 @@ class Vllm(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ("routed_experts",)
+    writer = "vLLM `--enable-return-routed-experts`: .npy, .npz, saved outputs or responses, JSON Lines with base64"
+    kept = "prompt and generation apart, token ids where they are there"
+    lost = "forward passes; a single array says nothing of the prompt"
+    sure = "code that writes it"
 
     def recognises(self, source: Source) -> bool:
         if source.head.startswith(_NPY):

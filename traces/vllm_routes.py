@@ -38,6 +38,10 @@ class VllmRoutes(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('"type"', '"topk_ids"', '"token_idx"')
+    writer = 'vLLM "moe_routes" JSON Lines'
+    kept = "forward passes, gate weights"
+    lost = "warm-up tokens left out; requests are guessed from rows of passes"
+    sure = "files of it"
 
     def recognises(self, source: Source) -> bool:
         fields = first_fields(source)
