@@ -121,7 +121,7 @@ def _record(
             raise ValueError(f"{k} experts, where its header says {top_k}")
         ids = struct.unpack_from(f"<{k}i", body, begin + 4)
         weights = struct.unpack_from(f"<{k}f", body, begin + 4 + 4 * k)
-        end = begin + 4 + 8 * k
+        end: int = begin + 4 + 8 * k
         if magic != _RECORD or number != ordinal or phase not in (1, 2) or end != at + 8 + length:
             raise ValueError("not a record in its place")
         if min(request, ubatch, layer, position, *ids) < 0 or max(request, ubatch) >= 2**31 or layer >= 2**16:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from remoe_sim.formats.activations import trace_of_activations
 from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.records import trace_of_activations
 from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
 from remoe_sim.util.arrays import Array

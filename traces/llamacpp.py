@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 
-from remoe_sim.formats.activations import trace_of_activations
 from remoe_sim.formats.csv_files import WHOLE, read_csv
 from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.records import trace_of_activations
 from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
 

@@ -16,7 +16,7 @@ from collections import Counter
 import numpy as np
 
 from remoe_sim.formats.assemble import Records, assemble
-from remoe_sim.formats.facts import Facts, facts_of
+from remoe_sim.formats.facts import StatedFacts, facts_of
 from remoe_sim.formats.format import TraceFormat
 from remoe_sim.formats.json_files import Entry, first_fields, read_objects, shown
 from remoe_sim.formats.records import ASSUMED_STEPS, DecisionRows
@@ -43,7 +43,7 @@ class MoeCacheLab(TraceFormat):
         return fields.get("format") == _FORMAT or {"record_type", "selected_experts"} <= fields.keys()
 
     def read(self, source: Source) -> Trace:
-        rows, facts, others = DecisionRows(), Facts(), Counter[str]()
+        rows, facts, others = DecisionRows(), StatedFacts(), Counter[str]()
         columns = {name: array("q") for name in ("request", "position", "layer", "phase", "token_id")}
         requests, lines = 0, 0
         for entry in read_objects(source):

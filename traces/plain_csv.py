@@ -156,7 +156,7 @@ def _assemble(source: Source, table: CsvColumns, found: Columns, listed: bool) -
 
     rank = values.get(found.rank) if found.rank else None
     rows = Rows(
-        values[found.layer], column(found.position), named(found.request), named(found.phase), column(found.step),
+        column(found.layer), column(found.position), named(found.request), named(found.phase), column(found.step),
         column(found.token_id), rank,
     )  # fmt: skip
     single = not found.counted and not listed

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from remoe_sim.formats.assemble import Slots, assemble
 from remoe_sim.formats.columns import Columns, find_columns
-from remoe_sim.formats.facts import Facts, facts_of, has_facts
+from remoe_sim.formats.facts import StatedFacts, facts_of, has_facts
 from remoe_sim.formats.format import TraceFormat
 from remoe_sim.formats.json_files import first_fields, read_json
 from remoe_sim.formats.rows import Rows, records_of_rows, scores
@@ -73,7 +73,7 @@ class PlainJsonLines(TraceFormat):
         return has_facts(fields) and find_columns(_second(source)).is_rows
 
     def read(self, source: Source) -> Trace:
-        rows, facts = None, Facts()
+        rows, facts = None, StatedFacts()
         for line, record in _objects(source):
             if not isinstance(record, dict):
                 raise source.error('not a JSON object; each line is one, such as {"request": 0, ...}', line)
@@ -93,7 +93,7 @@ class PlainJsonLines(TraceFormat):
         records = records_of_rows(source, rows.rows(), rows.columns, rows.lines.__getitem__, not rows.listed)
         slots, column = rows.slots(source), rows.columns.experts[0]
         if rows.listed:
-            records = replace(records, called=records.called | {"slot": column})
+            records = replace(records, called={**records.called, "slot": column})
         experts = source.experts(int(slots.expert.max(initial=-1)), facts.experts)
         padded = rows.columns.counted or not rows.listed
         trace = assemble(source, records, slots, experts=experts, column=column, padded=padded)

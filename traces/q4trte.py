@@ -55,8 +55,7 @@ class Q4Trte(TraceFormat):
             for name in ("request", "position", "phase", "layer", "step", "ids")
         }
         ids = column["ids"]
-        names = ("request", "position", "phase", "layer")
-        records = Records(*(column[name] for name in names), int, column["step"])
+        records = Records(column["request"], column["position"], column["phase"], column["layer"], int, column["step"])
         source.unit = "decision"
         source.note(f"{passes} forward passes as the file gives them")
         slots = Slots(np.repeat(np.arange(len(ids)), head.top_k), ids.reshape(-1))

@@ -45,7 +45,7 @@ class RoutesLayers(TraceFormat):
         if not isinstance(routes, list) or not routes:
             raise entry.error("not a list of routes; record it again", "routes")
         meta = entry.inside("meta") if "meta" in entry.fields else entry
-        _check_count(meta, len(routes))
+        _check_count(meta, routes)
         rows, columns = DecisionRows(), {name: array("q") for name in ("position", "layer", "token", "id")}
         phases: list[Any] = []
         for number, one in enumerate(routes):
@@ -65,10 +65,10 @@ class RoutesLayers(TraceFormat):
             phases.append(route.fields.get("phase"))
         if not len(rows):
             raise source.error("there is no layer in any route; record it again")
-        token, position = np.array(columns["token"], np.int64), np.array(columns["position"], np.int64)
+        tokens, position = np.array(columns["token"], np.int64), np.array(columns["position"], np.int64)
         ids = np.array(columns["id"], np.int64)
         records = Records(
-            np.zeros(token.size, np.int64), position, _phases(source, meta, phases, token, position),
+            np.zeros(tokens.size, np.int64), position, _phases(source, meta, phases, tokens, position),
             np.array(columns["layer"], np.int64), rows.line, None, ids if ids.min() >= 0 else None,
             {"position": "token_pos"},
         )  # fmt: skip
@@ -84,13 +84,15 @@ def _route(source: Source, number: int, value: Any) -> Entry:
     return Entry(source, value, 1, f"route {number}: ")
 
 
-def _check_count(meta: Entry, routes: int) -> None:
-    """TraceError where there are neither as many routes as tokens, nor one less."""
+def _check_count(meta: Entry, routes: list[Any]) -> None:
+    """TraceError where there are neither as many routes as tokens (or as were generated), nor one less."""
     prompt, generated = meta.maybe_whole("prompt_len"), meta.maybe_whole("generated_len")
     if prompt is None or generated is None:
         return
-    if routes not in (prompt + generated, prompt + generated - 1, generated, generated - 1):
-        text = f"{routes} routes, but {prompt} tokens of the prompt and {generated} generated ones"
+    first = routes[0].get("token_pos") if isinstance(routes[0], dict) else None
+    tokens = generated if type(first) is int and first >= prompt else prompt + generated
+    if len(routes) not in (tokens, tokens - 1):
+        text = f"{len(routes)} routes, but {prompt} tokens of the prompt and {generated} generated ones"
         raise meta.source.error(f"{text}; routes are missing, record it again")
 
 

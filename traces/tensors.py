@@ -95,6 +95,10 @@ class Tensors(TraceFormat):
             if k is None:
                 raise source.error("logits do not say how many experts each token has; pass --top-k N")
             experts, weights, probs = _chosen(source, tables, k)
+            for count in (facts.experts, source.given.experts):
+                if count is not None and count != tables[0].shape[1]:
+                    text = f"its rows have {tables[0].shape[1]} numbers, one for each expert, not {count}"
+                    raise source.error(f"{text}; correct the number of experts")
         else:
             shapes = ", ".join(f"{name or 'array'} {value.dtype} {value.shape}" for name, value in named.items())
             raise source.error(f"neither logits nor expert ids are in it (there are {shapes[:300]}); name them so")

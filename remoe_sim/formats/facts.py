@@ -27,7 +27,7 @@ _ROWS = ("num_entries", "n_entries", "num_rows", "num_records", "n_records")
 
 
 @dataclass(frozen=True)
-class Facts:
+class StatedFacts:
     """experts and top_k of each MoE layer, name of the model, how many MoE layers and how many rows there are; None
     for what is not said."""
 
@@ -49,7 +49,7 @@ class Facts:
         return replace(trace, model=replace(trace.model, name=self.name)) if self.name else trace
 
 
-def facts_of(fields: Mapping[str, Any]) -> Facts:
+def facts_of(fields: Mapping[str, Any]) -> StatedFacts:
     """What an object says of the model; numbers that are not possible are left out."""
     named = {plain(name): value for name, value in fields.items()}
 
@@ -58,7 +58,7 @@ def facts_of(fields: Mapping[str, Any]) -> Facts:
         return next((one for one in values if type(one) is int and 0 < one <= most), None)
 
     names = (named.get(name) for name in _NAMES)
-    return Facts(
+    return StatedFacts(
         number(_EXPERTS, MOST_EXPERTS),
         number(_TOP_K, MOST_EXPERTS),
         next((one for one in names if isinstance(one, str) and one), None),
@@ -69,4 +69,4 @@ def facts_of(fields: Mapping[str, Any]) -> Facts:
 
 def has_facts(fields: Mapping[str, Any]) -> bool:
     """Whether an object says something of a model."""
-    return facts_of(fields) != Facts()
+    return facts_of(fields) != StatedFacts()

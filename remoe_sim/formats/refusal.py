@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from remoe_sim.formats.columns import SYNONYMS, find_columns, plain
 from remoe_sim.formats.csv_files import csv_head, likely_columns
@@ -13,7 +13,6 @@ from remoe_sim.formats.facts import has_facts
 from remoe_sim.formats.json_files import first_fields
 
 if TYPE_CHECKING:
-    from remoe_sim.formats.format import TraceFormat
     from remoe_sim.formats.source import Source
     from remoe_sim.util.errors import TraceError
 
@@ -35,8 +34,8 @@ _HINTS |= {"position": ("token", "pos", "index", "idx")}
 _MOST_SHOWN = 12
 
 
-def refuse(source: Source, formats: Sequence[TraceFormat]) -> TraceError:
-    """A TraceError in one sentence; the lines of a file that can be read are among its notes."""
+def refuse(source: Source, formats: Sequence[Any]) -> TraceError:
+    """A TraceError in one sentence; the lines of a file that can be read are among its notes. formats: all of them."""
     found, what = _found(source)
     sums = sorted(name for name in found if plain(name) in _SUMS)
     if sums:
@@ -112,7 +111,7 @@ def _similar(kind: str, names: list[str]) -> str | None:
     return next((name for name, close in near.items() if close), None)
 
 
-def _nearest(source: Source, found: list[str], formats: Sequence[TraceFormat]) -> list[str]:
+def _nearest(source: Source, found: list[str], formats: Sequence[Any]) -> list[str]:
     """The known layouts that share most of the names."""
     there = set(map(plain, found)) | {plain(one) for one in re.findall(r'"(\w+)"\s*:', source.head_text[:4096])}
     shares = {}

@@ -54,7 +54,7 @@ def records_of_rows(source: Source, rows: Rows, columns: Columns, line: Callable
         why = "because the phase is not recorded" if given is None else "as --phase says"
         source.note(f"all tokens are taken as {PHASES[assumed]}, {why}")
         phase = np.full(rows.layer.size, assumed, np.uint8)
-    position = rows.position.astype(np.int64)
+    position: Ints = rows.position.astype(np.int64)
     if rows.request is None:
         request, position = _requests(source, position, rows.layer, phase if rows.phase is not None else None)
     else:
@@ -160,5 +160,5 @@ def _starts(source: Source, rows: Rows, begins: Flags) -> Flags:
         )
     first = np.flatnonzero(begins)
     index = np.arange(begins.size) - np.repeat(first, np.diff(np.append(first, begins.size)))
-    starts: Flags = index % k == 0
+    starts: Flags = np.equal(index % k, 0)
     return starts

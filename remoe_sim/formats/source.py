@@ -310,11 +310,11 @@ class Source:
             return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
-def as_source(path: str | os.PathLike[str], given: Given) -> Source:
+def as_source(path: str | os.PathLike[str] | RemotePath, given: Given) -> Source:
     """The source at a path or URL, `-` for the standard input; TraceError if there is nothing to read."""
     if str(path) == "-":
         path = _standard_input()
-    there = place(path)
+    there = path if isinstance(path, RemotePath) else place(path)
     if isinstance(there, RemotePath):
         source = Source(Path(there.name), given, remote=there)
         with source._guarded():

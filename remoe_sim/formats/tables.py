@@ -112,7 +112,7 @@ def _of_tokens(source: Source, table: pa.Table, found: Columns) -> Trace:
         weights = np.concatenate([part[3] for part in parts])
     elif found.weights:
         source.note("weights not imported, because not all layers have them")
-    record, expert, slot = (np.concatenate([part[at] for part in parts]) for at in range(3))  # type: ignore[misc]
+    record, expert, slot = (np.concatenate([part[at] for part in parts]) for at in range(3))
     experts = source.experts(int(expert.max(initial=-1)))
     slots = Slots(record, expert, slot, weights)
     return assemble(source, several, slots, experts=experts, column=found.experts[0], padded=False)
