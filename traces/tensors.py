@@ -284,9 +284,7 @@ def _chosen(source: Source, tables: list[Array], k: int) -> tuple[Array, Array, 
         weights.append(np.concatenate([part[1] for part in parts]))
         probs.append(np.concatenate([part[2] for part in parts]))
         sums |= parts[0][3]
-    source.note(
-        "they are probabilities" if sums else "gate weights are the softmax of logits, of which the largest count"
-    )
+    source.note("they are probabilities" if sums else "gate weights are the softmax of logits, the largest of them")
     return np.stack(experts, axis=1), np.stack(weights, axis=1), probs
 
 

@@ -152,7 +152,8 @@ def _by_layers(source: Source, rows: Rows, phase: Ints | None, line: Callable[[i
 def _starts(source: Source, rows: Rows, begins: Flags) -> Flags:
     """Where a decision begins, in rows of one expert."""
     if rows.rank is not None:
-        return begins | np.append(True, rows.rank[1:] <= rows.rank[:-1])
+        ranked: Flags = begins | np.append(True, rows.rank[1:] <= rows.rank[:-1])
+        return ranked
     k = source.given.top_k
     if k is None:
         raise source.error(

@@ -124,11 +124,12 @@ class Source:
     requests: list[dict[str, Any]] | None = None
     remote: RemotePath | None = None
     unit: str = "line"
+    called: str = ""
 
     @property
     def name(self) -> str:
         """What messages call it: the path as it was given."""
-        return str(self.remote or self.path)
+        return self.called or str(self.remote or self.path)
 
     @property
     def is_dir(self) -> bool:
@@ -313,7 +314,7 @@ class Source:
 def as_source(path: str | os.PathLike[str] | RemotePath, given: Given) -> Source:
     """The source at a path or URL, `-` for the standard input; TraceError if there is nothing to read."""
     if str(path) == "-":
-        path = _standard_input()
+        return _checked(Source(_standard_input(), given, called="standard input"))
     there = path if isinstance(path, RemotePath) else place(path)
     if isinstance(there, RemotePath):
         source = Source(Path(there.name), given, remote=there)
@@ -328,6 +329,10 @@ def as_source(path: str | os.PathLike[str] | RemotePath, given: Given) -> Source
             raise source.error(f"this {error.why}") from None
         except IsADirectoryError:
             pass
+    return _checked(source)
+
+
+def _checked(source: Source) -> Source:
     if not source.is_dir and not source.head:
         raise source.error("the file is empty; record it again")
     return source

@@ -36,8 +36,8 @@ def test_a_file_of_no_format_lists_them_and_says_what_might_do(tmp_path):
     refused(path, "none of the known formats")
     path.write_bytes(bytes(range(256)) * 9)
     assert "nearest" not in refused(path, "none of the known formats")
-    np.savez(tmp_path / "t.npz", ids=[1])
-    refused(tmp_path / "t.npz", "its arrays are ids;")
+    np.savez(tmp_path / "t.npz", other=[1])
+    refused(tmp_path / "t.npz", "its arrays are other;")
     (tmp_path / "t.pt").write_bytes(b"PK\x03\x04 cut off")
     refused(tmp_path / "t.pt", "damaged or truncated archive")
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from remoe_sim import import_trace
+from remoe_sim import TraceError, import_trace
 from remoe_sim.commands.import_ import command
 from tests.oracle.naive import DECODE, PREFILL, Row
 from tests.support.imported import assert_round_trip, refused, rows_of
@@ -193,6 +193,8 @@ def test_standard_input(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys, "stdin", Piped)
     assert rows_of(import_trace("-")) == TWO
+    with pytest.raises(TraceError, match="standard input: the file is empty"):
+        import_trace("-")
 
 
 def test_a_format_of_the_users_own(tmp_path):

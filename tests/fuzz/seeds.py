@@ -64,6 +64,7 @@ def imports(folder):
     with pa.ipc.new_stream(folder / "rows.arrow", rows.schema) as writer:
         writer.write_table(rows)
     found += [("tables", (folder / name).read_bytes()) for name in ("rows.parquet", "rows.arrow")]
+    found.append(("layer-json", b'{"selected_experts": [[5, 2], [2, 7]], "weights": [[0.6, 0.4], [0.5, 0.5]]}'))
     full = plain_files.write_csv(folder, f"{plain_files.LONG},weight,slot,step,token_id", ["a,0,decode,0,1,.5,0,0,7"])
     found.append(("csv", full.read_bytes()))
     found += [(name, gzip.compress(content, 1)) for name, content in found[::5]]
