@@ -35,7 +35,7 @@ from remoe_sim.formats.rows import Rows, records_of_rows, scores
 from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
 
-_OPTIONAL = ("step", "token_id")
+_ALL_OR_NONE = ("request", "position", "phase", "step", "token_id")
 _LARGEST = 2**31 - 1
 _LIST = re.compile(r"(?<=:)\s*\[\s*\{")
 _BETWEEN = re.compile(r"[\s,]*")
@@ -199,6 +199,7 @@ class _Rows:
     requests: dict[Any, int] = field(default_factory=dict)
     phases: dict[Any, int] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, source: Source, record: dict[str, Any], line: int) -> _Rows:
@@ -215,11 +216,14 @@ class _Rows:
         names = (columns.position, columns.layer, columns.step, columns.token_id, columns.rank if single else None)
         rows = cls(columns, not single, tuple(name for name in (columns.step, columns.token_id) if name))
         rows.values = {name: _longs() for name in names if name is not None}
+        rows.known = columns.used
         rows.values |= {name: _longs() for name in (columns.request, columns.phase) if name is not None}
         return rows
 
     def add(self, line: int, record: dict[str, Any]) -> None:
         """Append one record; KeyError for a missing field, _WrongError for a wrong one."""
+        if not record.keys() <= self.known | self.unknown:
+            self._add_late(record)
         columns = self.columns
         for name, column in self.values.items():
             if name == columns.request:
@@ -232,9 +236,6 @@ class _Rows:
                 column.append(self.phases.setdefault(record[name], len(self.phases)))
             else:
                 column.append(_whole(record, name))
-        for name in _OPTIONAL:
-            if name in record and name not in self.values and getattr(columns, name) is None:
-                raise _WrongError(name, record[name], "in the records before this one; give it in all or in none")
         if columns.counted:
             self._add_slots([record[name] for name in columns.experts], self._gates(record))
         elif self.listed:
@@ -244,13 +245,23 @@ class _Rows:
             self.expert.append(_whole(record, columns.experts[0]))
             self._add_weights(record, 1)
         self.lines.append(line)
-        known = columns.used
-        if not record.keys() <= known:
-            self.unknown.update(record.keys() - known)
+        if not record.keys() <= self.known:
+            self.unknown.update(record.keys() - self.known)
+
+    def _add_late(self, record: dict[str, Any]) -> None:
+        """Look at the fields of a record that the ones before it lack; some may have weights, all or none the rest."""
+        late = find_columns(record)
+        for kind in _ALL_OR_NONE:
+            name = getattr(late, kind)
+            if name is not None and name not in self.known and getattr(self.columns, kind) is None:
+                raise _WrongError(name, record[name], "in the records before this one; give it in all or in none")
+        if not self.columns.weights and self.lines:
+            self.columns = replace(self.columns, weights=late.weights)
+            self.known = self.columns.used
 
     def _gates(self, record: dict[str, Any]) -> Any:
         """The weights of a record, None if there are none."""
-        names = self.columns.weights or (["weights"] if "weights" in record else [])
+        names = self.columns.weights
         if self.columns.counted and len(names) > 1:
             return [record[name] for name in names]
         return record.get(names[0]) if names else None

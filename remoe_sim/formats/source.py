@@ -114,7 +114,8 @@ class Source:
 
     notes: what a format assumed, one sentence each; guessed: the number of experts if it had to be assumed;
     requests: what the input says of each request, by number, where it says anything; remote: the URL that was given, if
-    any: a file was fetched to `path`, a directory is read where it lies.
+    any: a file was fetched to `path`, a directory is read where it lies; unit: what messages count, lines or rows;
+    called: what messages call it, if not its path.
     """
 
     path: Path
