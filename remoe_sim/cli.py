@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -130,7 +131,9 @@ def run() -> None:
         sys.stderr.close()
         sys.exit(1)
     except (ValueError, OSError) as error:
-        _stop(_in_words(error), 2)
+        from remoe_sim.util.errors import TraceError
+
+        _stop(_in_words(error), 2, getattr(error, "__notes__", []) if isinstance(error, TraceError) else [])
     except (MemoryError, OverflowError, RuntimeError) as error:
         from remoe_sim.util.errors import in_words
 
@@ -155,12 +158,12 @@ def _in_words(error: Exception) -> str:
     return f"{about}: {error.strerror.lower()}"
 
 
-def _stop(sentence: str, code: int) -> None:
+def _stop(sentence: str, code: int, more: Sequence[str] = ()) -> None:
     from remoe_sim.util.errors import one_line
 
     if _TRACEBACK.get() and sys.exc_info()[1] is not None:
         traceback.print_exc()
-    print(f"remoe-sim: {one_line(sentence)}", file=sys.stderr)
+    print(f"remoe-sim: {one_line(sentence)}", *more, sep="\n", file=sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:  # it is what went wrong, and Python would say so again, at length

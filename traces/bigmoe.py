@@ -39,6 +39,10 @@ class BigMoeOnEdge(TraceFormat):
     layout = __doc__ or ""
     shape = "text"
     words = ("route_trace", *_COLUMNS, "residency")
+    writer = "BigMoeOnEdge `--route-trace`"
+    kept = "phases, turns, sizes per layer, gate weights, dropped slots"
+    lost = "the engine's own hits and reads"
+    sure = "files of it"
 
     def recognises(self, source: Source) -> bool:
         lines = source.head_text.splitlines()

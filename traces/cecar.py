@@ -29,6 +29,10 @@ class Cecar(TraceFormat):
     layout = __doc__ or ""
     shape = "zip"
     words = ("data.pkl",)
+    writer = "CECAR `save_routing_logits.py` (.pt, read without torch)"
+    kept = "gate weights, all probabilities of logits"
+    lost = "decode only; tokens after the end of an answer are left out"
+    sure = "code that writes it"
 
     def recognises(self, source: Source) -> bool:
         return b"routing_decode" in torch_pickle(source)

@@ -30,6 +30,10 @@ class Colibri(TraceFormat):
     layout = __doc__ or ""
     shape = "text"
     words = ("0 0 ",)
+    writer = "colibri `ROUTE_TRACE`"
+    kept = "gate weights, passes"
+    lost = "requests found by pass size"
+    sure = "its document"
 
     def recognises(self, source: Source) -> bool:
         return bool(_LINE.fullmatch(source.head_text.lstrip().split("\n", 1)[0]))

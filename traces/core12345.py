@@ -28,6 +28,10 @@ class Core12345(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('[{"0":',)
+    writer = "core12345/MoE_expert_selection_trace"
+    kept = "prompt and generation apart, null layers"
+    lost = "forward passes beyond the prompt and a token each; weights"
+    sure = "files of it"
 
     def recognises(self, source: Source) -> bool:
         fields = first_fields(source)

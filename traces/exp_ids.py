@@ -20,6 +20,10 @@ class ExpIds(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('"exp_ids"', '"input_ids"')
+    writer = "allenai/analysis_olmoe, analysis_mixtral JSON Lines"
+    kept = "token ids"
+    lost = "teacher-forced: each token a step"
+    sure = "code that writes it"
 
     def recognises(self, source: Source) -> bool:
         return {"exp_ids", "input_ids"} <= first_fields(source).keys() or '"exp_ids"' in source.head_text[:16]

@@ -39,6 +39,10 @@ class FlameMoe(TraceFormat):
     shape = "directory"
     words = (".parquet", "layer_")
     directories = True
+    writer = "CMU-FLAME/FLAME-MoE-Traces: a directory of Parquet files, read in blocks"
+    kept = "gate weights, token ids from `samples`"
+    lost = "a packed stream: one request, each token a step"
+    sure = "its data card"
 
     def recognises(self, source: Source) -> bool:
         return source.is_dir and any(_LAYER.fullmatch(Path(name).name) for name in source.members)

@@ -30,6 +30,10 @@ class GptOss(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('"router_data"', '"has_repetition"', '"row_index"')
+    writer = "GPT-OSS-MoE-ExpertFingerprinting JSON"
+    kept = "gate weights, positions"
+    lost = "prompts; `has_repetition` is noted, and `--where` chooses by it"
+    sure = "files of it"
 
     def recognises(self, source: Source) -> bool:
         fields = first_fields(source).keys()

@@ -30,6 +30,10 @@ class Imp(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('"trace"', '"top_k"')
+    writer = "imp `diagnostics.moe_expert_trace` JSON"
+    kept = "ids in the order of the file"
+    lost = "decode only, one request; k of a flat list (`--top-k`)"
+    sure = "code that reads it"
 
     def recognises(self, source: Source) -> bool:
         text = source.head_text

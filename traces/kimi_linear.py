@@ -14,6 +14,7 @@ from array import array
 import numpy as np
 
 from remoe_sim.formats.assemble import assemble
+from remoe_sim.formats.columns import SYNONYMS, plain
 from remoe_sim.formats.format import TraceFormat
 from remoe_sim.formats.records import DecisionRows, records_of_passes
 from remoe_sim.formats.source import Source
@@ -28,21 +29,27 @@ class KimiLinear(TraceFormat):
     layout = __doc__ or ""
     shape = "text"
     words = ("decode,1,",)
+    writer = "kimi-linear-48b-ssd-streaming CSV"
+    kept = "phases, prompts cut at the last layer"
+    lost = "requests found by phase"
+    sure = "files of it"
 
     def recognises(self, source: Source) -> bool:
         lines = [line for line in source.head_text.splitlines()[:20] if line.strip()]
-        return any(map(_ROW.fullmatch, lines[:2])) and not lines[0].startswith("#")
+        rows = [match for match in map(_ROW.fullmatch, lines[:2]) if match]
+        in_range = bool(rows) and int(rows[0][4]) < int(rows[0][2])
+        return in_range and (bool(_ROW.fullmatch(lines[0])) or _names(lines[0]))
 
     def read(self, source: Source) -> Trace:
         rows, phases = DecisionRows(), array("b")
         tokens, layers, indexes = array("q"), array("q"), array("q")
         for line, text in source.lines():
-            if not text.strip() or (line == 1 and not _ROW.fullmatch(text) and not text[0].isdigit() and "e0" in text):
+            if not text.strip() or (line == 1 and _names(text)):
                 continue
             match = _ROW.fullmatch(text)
             if match is None:
                 shape = "phase,tokens,layer,token,e0,e1,..."
-                raise source.error(f"'{text[:60]}' is not '{shape}'; the line is truncated or broken", line)
+                raise source.error(f"'{text[:60]}' is not '{shape}'; correct the line", line)
             phases.append(DECODE if match[1] == "decode" else PREFILL)
             for column, value in zip((tokens, layers, indexes), match.groups()[1:4], strict=True):
                 column.append(int(value))
@@ -56,3 +63,9 @@ class KimiLinear(TraceFormat):
         records = records_of_passes(source, layer, begins, rows.line, phase)
         slots = rows.slots()
         return assemble(source, records, slots, experts=source.experts(int(slots.expert.max())))
+
+
+def _names(line: str) -> bool:
+    """Whether a line has the column names of copies; other tables have the position in the second column."""
+    cells = [plain(cell) for cell in line.split(",")]
+    return "e0" in cells and cells[0] == "phase" and cells[1] not in SYNONYMS["position"]

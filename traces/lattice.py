@@ -25,6 +25,10 @@ class Lattice(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('"layer_idx"', '"token_idx"', '"selected_ids"')
+    writer = "lattice router trace JSON Lines"
+    kept = "gate weights"
+    lost = "phases, requests: one, all decode"
+    sure = "code that reads it"
 
     def recognises(self, source: Source) -> bool:
         return {"layer_idx", "selected_ids"} <= first_fields(source).keys()

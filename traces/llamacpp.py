@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-
-from remoe_sim.formats.assemble import Slots, assemble
 from remoe_sim.formats.csv_files import WHOLE, read_csv
 from remoe_sim.formats.format import TraceFormat
-from remoe_sim.formats.records import records_of_passes
+from remoe_sim.formats.records import trace_of_activations
 from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
 
@@ -30,6 +27,10 @@ class LlamaCpp(TraceFormat):
     layout = __doc__ or ""
     shape = "text"
     words = ("layer,expert",)
+    writer = "llama.cpp `moe-trace` CSV"
+    kept = "prompts cut at the last layer"
+    lost = "k (`--top-k`); passes and requests found by layer order"
+    sure = "code that writes it"
 
     def recognises(self, source: Source) -> bool:
         lines = source.head_text.splitlines()[:20]
@@ -50,22 +51,9 @@ class LlamaCpp(TraceFormat):
             if values.min() < 0:
                 row = int(values.argmin())
                 raise table.error(row, name, f"{values[row]} is not possible; correct it")
-        begins = np.append(True, layer[1:] != layer[:-1])
-        first = np.flatnonzero(begins)
-        sizes = np.diff(np.append(first, layer.size))
-        broken = np.flatnonzero(sizes % k)
-        if broken.size:
-            text = f"{sizes[broken[0]]} rows in sequence are not a multiple of {k}"
-            remedy = (
-                "the file seems truncated" if broken[0] == first.size - 1 and broken.size == 1 else "correct --top-k"
-            )
-            raise table.error(int(first[broken[0]]), "layer", f"{text} experts per token; {remedy}")
-        if first.size == 1:
-            begins[::k] = True
-            source.note("there is one layer only, so each token is taken as a forward pass of its own")
-        records = records_of_passes(source, layer[::k], begins[::k], lambda record: table.line(record * k))
-        slots = Slots(np.repeat(np.arange(layer.size // k), k), expert)
-        return assemble(source, records, slots, experts=source.experts(int(expert.max())), top_k=k)
+        return trace_of_activations(
+            source, layer, expert, k, table.line, lambda row, text: table.error(row, "layer", text)
+        )
 
 
 def _has_names(source: Source) -> bool:

@@ -31,6 +31,10 @@ class MoeBeyond(TraceFormat):
     layout = __doc__ or ""
     shape = "text"
     words = _COLUMNS
+    writer = "MoE-Beyond CSV"
+    kept = "batches as requests"
+    lost = "texts of tokens; no gate weights, no phases"
+    sure = "files of it"
 
     def recognises(self, source: Source) -> bool:
         return {"Layer ID", "Activated Expert IDs"} <= set(header_names(source))

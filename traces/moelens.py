@@ -31,6 +31,10 @@ class MoeLens(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('"top_k_experts"', '"num_experts"', '"model_id"')
+    writer = "MoELens JSON"
+    kept = "gate weights, all router probabilities"
+    lost = "one prompt, nothing generated"
+    sure = "files of it"
 
     def recognises(self, source: Source) -> bool:
         return len(_FIELDS & first_fields(source).keys()) >= 3

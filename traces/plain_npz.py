@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.formats.arrays import layer_tables
+from remoe_sim.formats.axes import tokens_first
 from remoe_sim.formats.format import ExportFormat, TraceFormat, has_weights, slots_there
 from remoe_sim.formats.npz_files import NpzArrays
 from remoe_sim.formats.records import ASSUMED_STEPS, phase_codes
@@ -46,6 +47,10 @@ class PlainNpz(TraceFormat):
     layout = __doc__ or ""
     shape = "zip"
     words = ("experts.npy",)
+    writer = "you: the plain layout below"
+    kept = "all that is there"
+    lost = "forward passes, requests and phases where arrays for them are missing"
+    sure = "you say it"
 
     def recognises(self, source: Source) -> bool:
         return "experts.npy" in source.members
@@ -57,11 +62,39 @@ class PlainNpz(TraceFormat):
             raise source.error(f"array 'experts' is missing (there are {', '.join(arrays.names)}); add it")
         if experts.ndim != 3 or not experts.size:
             raise arrays.error("experts", f"shape {experts.shape}, expected [tokens, layers, k]")
+        experts = tokens_first(
+            source,
+            experts,
+            lambda text: arrays.error("experts", text),
+            tokens=_stated_tokens(arrays),
+            layers=_stated_layers(arrays),
+        )
         columns = _token_columns(source, arrays, len(experts))
         unknown = [name for name in arrays.names if name not in _KNOWN]
         if unknown:
             source.note(f"arrays not imported: {', '.join(unknown)}")
         return _trace(source, arrays, experts, columns)
+
+
+def _stated_tokens(arrays: NpzArrays) -> int | None:
+    """How many tokens there are, by the arrays that have one entry for each."""
+    offsets = arrays.whole("offsets")
+    if offsets is not None and offsets.ndim == 1 and offsets.size:
+        return int(offsets[-1])
+    for name in ("phase", "step", "positions", "token_id"):
+        array = arrays.get(name, "iuU", "an entry for each token")
+        if array is not None and array.ndim == 1:
+            return int(array.size)
+    return None
+
+
+def _stated_layers(arrays: NpzArrays) -> int | None:
+    """How many layers there are, by the arrays that have one entry for each."""
+    for name in ("layer_numbers", "top_k"):
+        array = arrays.get(name, "iu", "an entry for each layer")
+        if array is not None and array.ndim == 1:
+            return int(array.size)
+    return None
 
 
 def _trace(source: Source, arrays: NpzArrays, experts: Ints, columns: dict[str, Any]) -> Trace:

@@ -3,7 +3,8 @@
     {"text": ..., "meta_info": {"prompt_tokens": 2, "completion_tokens": 4, "routed_experts": "<base64>"}}   /generate
     {"choices": [{..., "sgl_ext": {"routed_experts": "<base64>"}}], "usage": {"prompt_tokens": 2, ...}}        OpenAI
 
-An object, a list of objects, or JSON Lines. The base64 text is int32 [tokens, layers, k] without its shape: tokens are
+An object, a list of objects, or JSON Lines. The base64 text is [tokens, layers, k] without its shape, in the type that
+routed_experts_dtype names (int32, uint16 or uint8; without it, the widest in which the ids are possible): tokens are
 prompt and completion without the last, which is never fed back, from routed_experts_start_len on (0 without it), and
 --top-k N says what k is.
 """
@@ -17,10 +18,14 @@ import numpy as np
 from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
 from remoe_sim.formats.assemble import find_repeated
 from remoe_sim.formats.format import TraceFormat
-from remoe_sim.formats.json_files import Entry, first_fields, flat_array, read_objects
+from remoe_sim.formats.json_files import Entry, decoded, first_fields, flat_array, read_objects, shown
 from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
+from remoe_sim.trace.trace import MOST_EXPERTS
 from remoe_sim.util.arrays import Ints
+
+_TYPES = ("int32", "uint16", "uint8", "int64", "int16")
+_MOST = 1024  # experts of a layer, as far as models are known: two ids of uint8 make a larger one of uint16
 
 
 class SgLang(TraceFormat):
@@ -29,6 +34,10 @@ class SgLang(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('"meta_info"', '"routed_experts"')
+    writer = "SGLang `return_routed_experts`: saved `/generate` or OpenAI responses"
+    kept = "prompt and generation apart, `routed_experts_start_len`"
+    lost = "k is not in a response (`--top-k`)"
+    sure = "code that writes it"
 
     def recognises(self, source: Source) -> bool:
         fields = first_fields(source)
@@ -63,10 +72,10 @@ def _request(source: Source, entry: Entry, holder: Entry, counts: Entry) -> Requ
             "null or missing; ask for return_routed_experts, and start the server with --enable-return-routed-experts"
         )
         raise holder.error(text, "routed_experts")
-    flat = flat_array(holder, "routed_experts")
     start = _start(entry, holder)
     prompt, completion = counts.whole("prompt_tokens"), counts.whole("completion_tokens")
     tokens = prompt + completion - 1 - start
+    flat = _ids(source, entry, holder, max(tokens, 1))
     if tokens < 1 or flat.size % tokens:
         text = f"{flat.size} ids are not a whole number for each of {tokens} tokens ({prompt} of the prompt and "
         text += f"{completion} generated, without the last and the first {start}); record it again"
@@ -80,6 +89,29 @@ def _request(source: Source, entry: Entry, holder: Entry, counts: Entry) -> Requ
     if per_token.shape[1] % k:
         raise holder.error(f"{per_token.shape[1]} ids per token are not a multiple of {k}; correct --top-k")
     return RequestArrays(per_token.reshape(tokens, -1, k), prompt, start, line=entry.line, place=entry.place)
+
+
+def _ids(source: Source, entry: Entry, holder: Entry, tokens: int) -> Ints:
+    """The ids in one dimension, in the type that the response names, else in the widest in which they are possible."""
+    for one in (holder, entry):
+        dtype = one.fields.get("routed_experts_dtype")
+        if dtype is not None:
+            name = str(dtype).removeprefix("torch.").removeprefix("numpy.")
+            if name not in _TYPES:
+                raise one.error(f"{shown(dtype)} is not one of {', '.join(_TYPES)}; correct it", "routed_experts_dtype")
+            return flat_array(holder, "routed_experts", np.dtype(name).newbyteorder("<").str)
+    raw, k = decoded(holder, "routed_experts"), source.given.top_k
+    most = source.given.experts or MOST_EXPERTS
+    for name in ("int32", "uint16", "uint8"):
+        size = np.dtype(name).itemsize
+        if raw and not len(raw) % (size * tokens * (k or 1)):
+            ids = np.frombuffer(raw, np.dtype(name).newbyteorder("<")).astype(np.int64)
+            repeated = k is not None and find_repeated(np.where(ids == 0, -1, ids).reshape(-1, k)) is not None
+            if ids.min() >= 0 and ids.max() < min(most, _MOST if size == 2 else most) and not repeated:
+                if name != "int32":
+                    source.note(f"the ids are taken as {name}, because the response does not name their type")
+                return ids
+    return flat_array(holder, "routed_experts")
 
 
 def _start(entry: Entry, holder: Entry) -> int:

@@ -35,6 +35,10 @@ class SgLangRecorder(TraceFormat):
     layout = __doc__ or ""
     shape = "zip"
     words = ("data.pkl",)
+    writer = "SGLang expert distribution recorder, mode `per_token` (.pt, read without torch)"
+    kept = "forward passes, positions, token ids; physical ids mapped to logical"
+    lost = "gate weights; requests found by position where there are no `rids`; `per_pass` and `stat` are refused"
+    sure = "code that writes it"
 
     def recognises(self, source: Source) -> bool:
         raw = torch_pickle(source)

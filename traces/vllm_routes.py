@@ -5,7 +5,8 @@
 
 token_idx is the row in the forward pass and starts again with each, and req_id is the same for all, so requests are not
 told apart: the n-th rows of neighbouring decode passes of the same size are taken as one request. The passes of dummy
-tokens with which vLLM warms up, all on the same experts, are left out. Where token_idx never starts again, it is the
+tokens with which vLLM warms up, all on the same experts, are left out, at the beginning and in between. A second line
+of type meta begins another run. Where token_idx never starts again, it is the
 position of the token.
 """
 
@@ -28,6 +29,8 @@ from remoe_sim.formats.source import Source
 from remoe_sim.trace import DECODE, PREFILL, Trace
 from remoe_sim.util.arrays import Ints
 
+_BEYOND_CHANCE = 8  # tokens of one pass that are all on the same experts
+
 
 class VllmRoutes(TraceFormat):
     name = "vllm-routes"
@@ -35,6 +38,10 @@ class VllmRoutes(TraceFormat):
     layout = __doc__ or ""
     shape = "json"
     words = ('"type"', '"topk_ids"', '"token_idx"')
+    writer = 'vLLM "moe_routes" JSON Lines'
+    kept = "forward passes, gate weights"
+    lost = "warm-up tokens left out; requests are guessed from rows of passes"
+    sure = "files of it"
 
     def recognises(self, source: Source) -> bool:
         fields = first_fields(source)
@@ -46,6 +53,7 @@ class VllmRoutes(TraceFormat):
         for entry in read_objects(source):
             if entry.fields.get("type") == "meta":
                 routes.meta.update(entry.fields)
+                routes.runs.append(len(routes.rows))
                 continue
             for column, name in ((routes.token, "token_idx"), (routes.layer, "layer")):
                 column.append(entry.whole(name))
@@ -75,60 +83,90 @@ class _Routes:
     token: Any = field(default_factory=lambda: array("q"))
     layer: Any = field(default_factory=lambda: array("q"))
     requests: set[str] = field(default_factory=set)
+    runs: list[int] = field(default_factory=list)  # how many rows there are above each line of meta
     meta: dict[str, Any] = field(default_factory=dict)
 
     def passes(self, source: Source) -> tuple[npt.NDArray[np.bool_], Records]:
         """Which rows are of real tokens, and their records."""
         token, layer = np.array(self.token, np.int64), np.array(self.layer, np.int64)
         rows_of = {int(number): np.flatnonzero(layer == number) for number in np.unique(layer)}
-        sizes = {number: _sizes(token[rows]) for number, rows in rows_of.items()}
+        run = np.searchsorted(np.array(self.runs, np.int64), np.arange(token.size), side="right")
+        sizes = {number: _sizes(token[rows], run[rows]) for number, rows in rows_of.items()}
         first = next(iter(sizes))
         for number, one in sizes.items():
             if not np.array_equal(one, sizes[first]):
                 text = f"layer {number} has {one.sum()} tokens in {one.size} forward passes, layer {first} has "
                 text += f"{sizes[first].sum()} in {sizes[first].size}"
                 raise source.error(f"{text}; rows are missing at the end or in between, record it again")
-        skipped = self._dummies(rows_of, sizes[first])
-        if skipped == sizes[first].size:
+        run_of = run[rows_of[first]][np.cumsum(sizes[first]) - sizes[first]]
+        dummy = self._dummies(rows_of, sizes[first], run_of)
+        if dummy.all():
             raise source.error("all tokens are on the same experts, as in vLLM's warm-up; record real requests")
-        real, dummies = sizes[first][skipped:], int(sizes[first][:skipped].sum())
-        if dummies:
-            source.note(f"{dummies} dummy tokens of vLLM's warm-up left out ({skipped} forward passes)")
+        real, stays = sizes[first][~dummy], np.repeat(~dummy, sizes[first])
+        if dummy.any():
+            count = int((~stays).sum())
+            source.note(f"{count} dummy tokens of vLLM's warm-up left out ({int(dummy.sum())} forward passes)")
         kept = np.zeros(token.size, bool)
         tokens: npt.NDArray[np.int64] = np.zeros(token.size, np.int64)
         for rows in rows_of.values():
-            kept[rows[dummies:]] = True
-            tokens[rows[dummies:]] = np.arange(rows.size - dummies)
-        request, position, phase, step = _streams(source, real)
+            kept[rows[stays]] = True
+            tokens[rows[stays]] = np.arange(int(stays.sum()))
+        request, position, phase, step = _runs(source, real, run_of[~dummy])
         of, at = tokens[kept], np.flatnonzero(kept)
         records = Records(
             request[of], position[of], phase[of], layer[kept], lambda record: self.rows.line(int(at[record])), step[of]
         )
         return kept, records
 
-    def _dummies(self, rows_of: Mapping[int, Ints], sizes: Ints) -> int:
-        """How many passes at the beginning have several tokens, all on the same experts at every layer."""
+    def _dummies(self, rows_of: Mapping[int, Ints], sizes: Ints, run_of: Ints) -> npt.NDArray[np.bool_]:
+        """Which passes are of dummy tokens, all on the same experts at every layer: those of several tokens with which
+        a run begins, all of as many as chance does not bring there, and all on the experts of one of these."""
+        found = np.zeros(sizes.size, bool)
         if sizes.size == 1:
-            return 0
+            return found
         slots = self.rows.slots()
         counts = np.bincount(slots.record)
         starts = np.cumsum(counts) - counts
-        bounds = np.append(0, np.cumsum(sizes))
-        for index, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        ends = np.cumsum(sizes)
+        alike: list[tuple[bytes, ...] | None] = []
+        for begin, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True):
+            ids = []
             for rows in rows_of.values():
                 here = rows[begin:end]
-                k = counts[here[0]]
-                same = (counts[here] == k).all()
-                ids = slots.expert[starts[here][:, None] + np.arange(k)] if same else None
-                if end - begin < 2 or ids is None or (ids != ids[0]).any():
-                    return index
-        return int(sizes.size)
+                k = int(counts[here[0]])
+                table = slots.expert[starts[here][:, None] + np.arange(k)] if (counts[here] == k).all() else None
+                if table is None or (table != table[0]).any():
+                    break
+                ids.append(table[0].tobytes())
+            alike.append(tuple(ids) if len(ids) == len(rows_of) else None)
+        at_head = True
+        for index, (one, size) in enumerate(zip(alike, sizes.tolist(), strict=True)):
+            at_head = (at_head or index == 0 or run_of[index] != run_of[index - 1]) and one is not None and size > 1
+            found[index] = one is not None and (at_head or size >= _BEYOND_CHANCE)
+        known = {one for one, is_dummy in zip(alike, found.tolist(), strict=True) if is_dummy}
+        for index, (one, size) in enumerate(zip(alike, sizes.tolist(), strict=True)):
+            found[index] |= one in known and (size > 1 or (index > 0 and bool(found[index - 1])))
+        return found
 
 
-def _sizes(token: Ints) -> Ints:
-    """Tokens of each forward pass at one layer: one begins where token_idx does not rise."""
-    first = np.flatnonzero(np.append(True, token[1:] <= token[:-1]))
+def _sizes(token: Ints, run: Ints) -> Ints:
+    """Tokens of each forward pass at one layer: one begins where token_idx does not rise, and with each run."""
+    first = np.flatnonzero(np.append(True, (token[1:] <= token[:-1]) | (run[1:] != run[:-1])))
     return np.diff(np.append(first, token.size))
+
+
+def _runs(source: Source, sizes: Ints, run: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """The same as `_streams` for several runs that are appended to one log."""
+    numbers = np.unique(run)
+    if numbers.size == 1:
+        return _streams(source, sizes)
+    source.note(f"{numbers.size} runs are appended to one another; each has requests of its own")
+    parts, request, step = [], 0, 0
+    for number in numbers:
+        one = _streams(source, sizes[run == number])
+        parts.append((one[0] + request, one[1], one[2], one[3] + step))
+        request, step = int(parts[-1][0].max()) + 1, int(parts[-1][3].max()) + 1
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
 def _streams(source: Source, sizes: Ints) -> tuple[Ints, Ints, Ints, Ints]:

@@ -30,7 +30,10 @@ class ImportCommand(click.Command):
 @click.command("import", cls=ImportCommand)
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(), metavar="INPUT...")
 @click.option("-o", "--output", required=True, type=click.Path(), help="The trace file to write (Parquet).")
-@click.option("--format", metavar="NAME", help="The format of the inputs; recognised by content without it.")
+@click.option("--format", metavar="NAME", help="The format of the inputs, or ./mine.py; by content without it.")
+@click.option("--columns", metavar="KIND=NAME,...", help="What columns of a table are; or the names of all of them.")
+@click.option("--phase", metavar="prefill|decode", help="The phase of all tokens, where an input does not say it.")
+@click.option("--axes", metavar="AXES", help="The axes of an array, such as layers,tokens,k.")
 @click.option("--experts", type=int, metavar="N", help="Routed experts of each MoE layer.")
 @click.option("--top-k", type=int, metavar="N", help="Experts per token, where the format does not say.")
 @click.option(
@@ -51,7 +54,10 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
     """Make a trace from recorded routing in any supported format.
 
     Inputs are files or URLs, recognised by their content, and may be compressed with gzip or zstd. Several inputs
-    become one trace, each with requests of its own. Options take precedence over what an input says.
+    become one trace, each with requests of its own; - is the standard input. Options take precedence over what an input
+    says.
+    Tables (CSV, JSON Lines, Parquet, Arrow, npz) may have columns of many names; --columns names those that are not
+    known, by the kinds request, position, phase, layer, experts, rank, weights, step and token_id.
     Inputs of the formats npz and gpt-oss may say something of each request, such as its dataset; --where (several times
     if need be) keeps the requests that it names.
 
@@ -60,6 +66,7 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
       remoe-sim import qwen.route.csv -o qwen.parquet
       remoe-sim import monday.csv.gz tuesday.csv.gz -o week.parquet
       remoe-sim import routing.npz -o t.parquet --experts 64 --expert-bytes 3MiB --name my-model
+      remoe-sim import log.csv -o t.parquet --columns position=when,layer=l,experts=chosen
       remoe-sim import marked.npz -o t.parquet --where has_repetition=false
     """
     from remoe_sim.formats.format import import_trace
@@ -69,11 +76,19 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
     for path in inputs:
         if os.path.realpath(path) == os.path.realpath(output):
             raise click.UsageError(f"{output} is an input and would be overwritten; give another path with -o")
-    trace = import_trace(inputs, **given)
+    trace = import_trace(inputs, **given, moe_layers=_known_layers(given["name"]))
     write(trace, output)
     click.echo(f"wrote {output}: {describe(trace)}")
     if trace.notes:
         note(f"assumed: {trace.notes}")
+
+
+def _known_layers(name: str | None) -> int | None:
+    """How many MoE layers the model of a name has, None for a model that is not known."""
+    from remoe_sim.models.model import model
+    from remoe_sim.util.cards import card_names
+
+    return len(model(name).moe_layers) if name in card_names("model") else None
 
 
 def write(trace: Any, output: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.formats.columns import parse_columns
 from remoe_sim.formats.join import choose, conditions, in_one, join
+from remoe_sim.formats.refusal import refuse
 from remoe_sim.formats.source import Given, Source, as_source
-from remoe_sim.trace.trace import Decisions, InMemory, Trace, TraceLike
+from remoe_sim.trace.schedule import steps_of
+from remoe_sim.trace.trace import PHASES, Decisions, InMemory, Trace, TraceLike
 from remoe_sim.util.errors import TraceError
-from remoe_sim.util.plugins import find_plugin, plugins
+from remoe_sim.util.plugins import find_plugin, plugin_file, plugins
 from remoe_sim.util.progress import stage
 from remoe_sim.util.units import parse_bytes, parse_count
 
@@ -119,8 +122,11 @@ Sizes = int | str | Sequence[int | str]
 class TraceFormat:
     """One format of recorded routing. `name` is what `--format` takes, `summary` one line, `layout` lines of help.
 
-    words: what files of the format contain near their start; shape: `Source.shape` of its files; both only serve to
-    guess when no format fits; directories: whether an input may be a directory.
+    words: what files of the format contain near their start; shape: `Source.shape` of its files; both only serve
+    to name the nearest ones when no format fits; directories: whether an input may be a directory; general: whether
+    its files are of another format where that recognises them, too.
+    writer, kept, lost: for the table of formats, who writes such files, what a trace keeps of them, and what it loses
+    or assumes; sure: what the layout is known from.
     """
 
     kind: ClassVar[str] = "trace format"
@@ -130,6 +136,11 @@ class TraceFormat:
     words: ClassVar[tuple[str, ...]] = ()
     shape: ClassVar[str] = ""
     directories: ClassVar[bool] = False
+    general: ClassVar[bool] = False
+    writer: ClassVar[str] = ""
+    kept: ClassVar[str] = ""
+    lost: ClassVar[str] = ""
+    sure: ClassVar[str] = ""
 
     def recognises(self, source: Source) -> bool:
         """Whether the content (`source.head`, `head_text`, `members`, `file_name`) is of this format."""
@@ -154,13 +165,20 @@ def import_trace(
     quant: str | None = None,
     top_k: int | None = None,
     where: str | Iterable[str] | None = None,
+    columns: str | Mapping[str, str | Sequence[str]] | None = None,
+    phase: str | None = None,
+    axes: str | Sequence[str] | None = None,
+    moe_layers: int | None = None,
 ) -> Trace:
     """Read a recording in any supported format; several paths or URLs become one trace, each with requests of its own.
 
     format: its name, or None to recognise it by content. expert_bytes: one size for all MoE layers or one for each;
     dense_bytes: one for all layers or one for each. These, experts, name and quant go before what a file says. top_k:
     experts per token, for the formats that do not say how many there are. where: keep only the requests of which the
-    input says this, `has_repetition=false` or `dataset!=gpqa_main`; several must all hold.
+    input says this, `has_repetition=false` or `dataset!=gpqa_main`; several must all hold. columns: what the columns
+    of a table are, where their names do not say it, `position=when,layer=l,experts=chosen`, or the names of all of
+    them. phase: `prefill` or `decode` of all tokens. axes: the axes of an array, such as `layers,tokens,k`.
+    moe_layers: how many MoE layers the model has, which tells axes apart.
     Raises TraceError for a file that cannot be imported, ValueError for a wrong argument.
     """
     given = Given(
@@ -170,48 +188,50 @@ def import_trace(
         name,
         quant,
         _count("top_k", top_k, "how many experts are chosen per token"),
+        parse_columns(columns),
+        _phase(phase),
+        _axes(axes),
+        _count("moe_layers", moe_layers, "how many MoE layers the model has"),
     )
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not listed:
         raise ValueError("there is nothing to import; give at least one path")
     kept = conditions(where)
-    chosen = None if format is None else find_plugin(PACKAGE, TraceFormat, format)()
+    chosen = None if format is None else find_format(format)
     read = [_read(as_source(path, given), chosen) for path in listed]
     if kept:
         read = choose(read, kept)
     return read[0][1] if len(read) == 1 else join(read)
 
 
+def find_format(name: str) -> TraceFormat:
+    """The format of a name, or in a Python file that defines one; ValueError with all valid names."""
+    found: TraceFormat
+    if name.endswith(".py"):
+        found = plugin_file(name, TraceFormat, "TraceFormat")()
+    else:
+        found = find_plugin(PACKAGE, TraceFormat, name)()
+    return found
+
+
 def recognise(source: Source) -> TraceFormat:
     """The one format that a file is in; TraceError if there is none, or more than one."""
     formats: list[TraceFormat] = [plugin() for plugin in plugins(PACKAGE, TraceFormat).values()]
-    fitting = [format for format in formats if format.recognises(source)]
+    fitting = fitting_formats(source, formats)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         names = " and ".join(format.name for format in fitting)
         raise source.error(f"its content fits the formats {names}; choose one with --format")
-    names = ", ".join(format.name for format in formats)
-    raise source.error(
-        f"in none of the known formats ({names}){_nearest(source, formats)}; see 'remoe-sim import --help'"
-    )
+    raise refuse(source, formats)
 
 
-def _nearest(source: Source, formats: list[TraceFormat]) -> str:
-    """A clause that names the format whose shape and words fit best, and the words that are not there."""
-    if source.head.startswith(b"PAR1"):
-        return "; it is Parquet, and a trace of remoe-sim is used as it is, without importing it"
-    text = source.head_text + " ".join(source.members)
-
-    def fit(format: TraceFormat) -> float:
-        words = sum(word in text for word in format.words) / max(len(format.words), 1)
-        return (format.shape == source.shape) + words + source.file_name.endswith(f".{format.name}") / 4
-
-    best = max(formats, key=fit)
-    lacking = ", ".join(word.strip('"') for word in best.words if word not in text)
-    if fit(best) < 0.5:
-        return ""
-    return f"; nearest is {best.name}" + (f", whose files have {lacking}" if lacking else "")
+def fitting_formats(source: Source, formats: Sequence[TraceFormat]) -> list[TraceFormat]:
+    """The formats whose files look like this one: special ones before general ones, unless the user names columns."""
+    fitting = [format for format in formats if format.recognises(source)]
+    general = bool(source.given.columns)
+    first = [format for format in fitting if format.general == general]
+    return first or fitting
 
 
 def _read(source: Source, chosen: TraceFormat | None) -> tuple[Source, Trace]:
@@ -222,6 +242,7 @@ def _read(source: Source, chosen: TraceFormat | None) -> tuple[Source, Trace]:
         with stage(f"reading {source.file_name}", source.size, "bytes"):
             trace = format.read(source)
         _check_top_k(trace, source.given.top_k)
+        trace = _of_phase(trace, source.given.phase)
         facts = _told(trace, source.given)
         origin = {"format": format.name, "path": source.path.name, "sha256": source.sha256()}
         notes = in_one(source.notes, source.guessed)
@@ -230,6 +251,15 @@ def _read(source: Source, chosen: TraceFormat | None) -> tuple[Source, Trace]:
         if str(error).startswith(source.name):
             raise
         raise source.error(str(error)) from None
+
+
+def _of_phase(trace: Trace, phase: int | None) -> Trace:
+    """The trace with the phase that the user gave; steps follow it unless the file has its own."""
+    if phase is None or (trace.phase == phase).all():
+        return trace
+    phases = np.full(trace.tokens, phase, np.uint8)
+    derived = np.array_equal(trace.step, steps_of(trace.request, trace.phase))
+    return replace(trace, phase=phases, step=steps_of(trace.request, phases) if derived else trace.step)
 
 
 def _check_top_k(trace: Trace, given: int | None) -> None:
@@ -264,6 +294,23 @@ def _sizes(name: str, value: Sizes | None) -> tuple[int, ...] | None:
             f"{name} '{value}' holds no size above 0; give one such as 3MiB, or leave it out if it is unknown"
         )
     return sizes
+
+
+def _phase(given: str | None) -> int | None:
+    if given is not None and given not in PHASES:
+        raise ValueError(f"phase '{given}' is not possible; give {' or '.join(PHASES)}")
+    return None if given is None else PHASES.index(given)
+
+
+def _axes(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    axes = tuple(one.strip() for one in (given.split(",") if isinstance(given, str) else given))
+    if sorted(axes) != ["k", "layers", "tokens"]:
+        raise ValueError(
+            f"axes '{','.join(axes)}' are not possible; give layers, tokens and k in the order of the file"
+        )
+    return axes
 
 
 def _count(name: str, given: int | None, what: str) -> int | None:

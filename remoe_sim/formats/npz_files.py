@@ -39,6 +39,10 @@ class NpzArrays:
         """The names of all arrays."""
         return tuple(self._arrays)
 
+    def any(self, name: str) -> npt.NDArray[Any]:
+        """An array of any type and shape."""
+        return self._arrays[name]
+
     def error(self, name: str, text: str, row: int | None = None) -> TraceError:
         """A TraceError that names the file, the array and the row (along its first axis) if it is known."""
         place = f"array '{name}'" if row is None else f"array '{name}', row {row}"

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.formats.assemble import Records, Slots
+from remoe_sim.formats.assemble import Records, Slots, assemble
 from remoe_sim.formats.json_files import Entry, shown
 from remoe_sim.trace.trace import DECODE, MOST_EXPERTS, PHASES, PREFILL
 
 if TYPE_CHECKING:
     from remoe_sim.formats.source import Source
+    from remoe_sim.trace.trace import Trace
     from remoe_sim.util.arrays import Ints
     from remoe_sim.util.errors import TraceError
 
@@ -83,16 +84,32 @@ def request_ids(source: Source, names: Sequence[Any]) -> npt.NDArray[np.int64]:
     return np.array([distinct[name] for name in stripped], np.int64)
 
 
+_PHASE_WORDS = dict.fromkeys(("prefill", "prompt", "0", "pp", "context"), PREFILL)
+_PHASE_WORDS |= dict.fromkeys(("decode", "generated", "generation", "generate", "1", "tg"), DECODE)
+
+
 def phase_codes(words: Sequence[Any], codes: Ints, error: Callable[[int, str], TraceError]) -> npt.NDArray[np.uint8]:
     """PREFILL or DECODE for each row, from codes[rows] into `words`; raises error(row, why) for other words."""
-    known = {PHASES[PREFILL]: PREFILL, PHASES[DECODE]: DECODE}
-    table = np.array([known.get(str(word).strip(), 255) for word in words], np.uint8)
+    table = np.array([_PHASE_WORDS.get(str(word).strip().lower(), 255) for word in words], np.uint8)
     phases = table[codes]
     wrong = np.flatnonzero(phases == 255)
     if wrong.size:
         given = words[int(codes[wrong[0]])]
         raise error(int(wrong[0]), f"'{given}', expected {' or '.join(PHASES)}; correct it")
     return phases
+
+
+def runs_of(source: Source, position: Ints, layer: Ints) -> npt.NDArray[np.int64]:
+    """The run that each row is of, where a log is appended to: another begins where neither position nor layer rises,
+    if a token is there twice without that."""
+    same = np.append(False, (position[1:] == position[:-1]) & (layer[1:] == layer[:-1]))
+    key = (position * (int(layer.max()) + 1) + layer)[~same]
+    if np.unique(key).size == key.size:
+        return np.zeros(position.size, np.int64)
+    again = np.append(False, (position[1:] <= position[:-1]) & (layer[1:] <= layer[:-1])) & ~same
+    runs: npt.NDArray[np.int64] = np.cumsum(again)
+    source.note(f"{int(runs[-1]) + 1} runs are appended to one another, where positions start again: each is a request")
+    return runs
 
 
 def assume_steps(source: Source, records: Records) -> None:
@@ -142,3 +159,32 @@ def records_of_passes(
     index = np.arange(layer.size) - np.repeat(first, sizes) + np.repeat(tokens[of_batch] - sizes, sizes)
     pass_of: Any = np.repeat(of_batch, sizes)
     return Records(request[pass_of], start[pass_of] + index, phases[pass_of], layer, line, pass_of)
+
+
+def trace_of_activations(
+    source: Source,
+    layer: Ints,
+    expert: Ints,
+    k: int,
+    line: Callable[[int], int],
+    fault: Callable[[int, str], TraceError],
+) -> Trace:
+    """The trace of activations: a forward pass begins where the layer number does not rise.
+
+    line: the line of an activation; fault: makes the error of one. Raises what it makes where not k activations of a
+    layer follow one another, or a multiple of k.
+    """
+    begins = np.append(True, layer[1:] != layer[:-1])
+    first = np.flatnonzero(begins)
+    sizes = np.diff(np.append(first, layer.size))
+    broken = np.flatnonzero(sizes % k)
+    if broken.size:
+        text = f"{sizes[broken[0]]} rows in sequence are not a multiple of {k} experts per token"
+        at_end = broken[0] == first.size - 1 and broken.size == 1 and first.size > 1
+        raise fault(int(first[broken[0]]), f"{text}; {'the file ends too early' if at_end else 'correct --top-k'}")
+    if first.size == 1:
+        begins[::k] = True
+        source.note("there is one layer only, so each token is taken as a forward pass of its own")
+    records = records_of_passes(source, layer[::k], begins[::k], lambda record: line(record * k))
+    slots = Slots(np.repeat(np.arange(layer.size // k), k), expert)
+    return assemble(source, records, slots, experts=source.experts(int(expert.max())), top_k=k)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import hashlib
 import io
 import os
+import shutil
+import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -55,9 +59,11 @@ _SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
 
 @dataclass(frozen=True)
 class Given:
-    """What the user said of the model; it goes before what a file says. None stands for "nothing".
+    """What the user said of the model and the file; it goes before what a file says. None stands for "nothing".
 
-    expert_bytes and dense_bytes: one entry for all layers, or one per MoE layer and one per layer of the model.
+    expert_bytes and dense_bytes: one entry for all layers, or one per MoE layer and one per layer of the model;
+    columns: (kind, column) pairs of `columns.parse_columns`; phase: of all tokens; axes: what the axes of an array
+    are, of layers, tokens and k; moe_layers: how many MoE layers a known model has.
     """
 
     experts: int | None = None
@@ -66,6 +72,10 @@ class Given:
     name: str | None = None
     quant: str | None = None
     top_k: int | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    phase: int | None = None
+    axes: tuple[str, ...] | None = None
+    moe_layers: int | None = None
 
 
 class _Counted(io.FileIO):
@@ -104,7 +114,8 @@ class Source:
 
     notes: what a format assumed, one sentence each; guessed: the number of experts if it had to be assumed;
     requests: what the input says of each request, by number, where it says anything; remote: the URL that was given, if
-    any: a file was fetched to `path`, a directory is read where it lies.
+    any: a file was fetched to `path`, a directory is read where it lies; unit: what messages count, lines or rows;
+    called: what messages call it, if not its path.
     """
 
     path: Path
@@ -113,11 +124,13 @@ class Source:
     guessed: int | None = None
     requests: list[dict[str, Any]] | None = None
     remote: RemotePath | None = None
+    unit: str = "line"
+    called: str = ""
 
     @property
     def name(self) -> str:
         """What messages call it: the path as it was given."""
-        return str(self.remote or self.path)
+        return self.called or str(self.remote or self.path)
 
     @property
     def is_dir(self) -> bool:
@@ -142,7 +155,7 @@ class Source:
 
     def error(self, text: str, line: int | None = None, column: str | None = None) -> TraceError:
         """A TraceError that names the file, and the line and column if they are known."""
-        place = [] if line is None else [f"line {line}"]
+        place = [] if line is None else [f"{self.unit} {line}"]
         place += [] if column is None else [f"column '{column}'"]
         return TraceError(": ".join([self.name, *([", ".join(place)] if place else []), text]))
 
@@ -299,9 +312,11 @@ class Source:
             return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
-def as_source(path: str | os.PathLike[str], given: Given) -> Source:
-    """The source at a path or URL; TraceError if there is nothing to read."""
-    there = place(path)
+def as_source(path: str | os.PathLike[str] | RemotePath, given: Given) -> Source:
+    """The source at a path or URL, `-` for the standard input; TraceError if there is nothing to read."""
+    if str(path) == "-":
+        return _checked(Source(_standard_input(), given, called="standard input"))
+    there = path if isinstance(path, RemotePath) else place(path)
     if isinstance(there, RemotePath):
         source = Source(Path(there.name), given, remote=there)
         with source._guarded():
@@ -315,6 +330,20 @@ def as_source(path: str | os.PathLike[str], given: Given) -> Source:
             raise source.error(f"this {error.why}") from None
         except IsADirectoryError:
             pass
+    return _checked(source)
+
+
+def _checked(source: Source) -> Source:
     if not source.is_dir and not source.head:
         raise source.error("the file is empty; record it again")
     return source
+
+
+def _standard_input() -> Path:
+    """What comes from the standard input, in a file until the process ends: formats read parts of it twice."""
+    folder = Path(tempfile.mkdtemp(prefix="remoe-sim-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    kept = folder / "standard-input"
+    with kept.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return kept

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import sys
-from pathlib import Path
 from typing import Any
 
 from remoe_sim.util.errors import unknown
-from remoe_sim.util.input_files import read_bytes
-from remoe_sim.util.plugin_sources import forget_changed, is_ours, remember, sources_of
-from remoe_sim.util.plugins import find_plugin, not_loaded, plugin_of
+from remoe_sim.util.plugin_sources import is_ours, remember, sources_of
+from remoe_sim.util.plugins import find_plugin, plugin_file
 
 _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -31,7 +26,10 @@ def find_policy(text: str) -> Any:
     from remoe_sim.policy.guard import failed, files_of, wants_fast
 
     name, *options = text.split(":")
-    found = _from_file(name, Policy) if name.endswith(".py") else find_plugin("remoe_sim.policies", Policy, name)
+    if name.endswith(".py"):
+        found = plugin_file(name, Policy, "StackPolicy or SlotPolicy")
+    else:
+        found = find_plugin("remoe_sim.policies", Policy, name)
     values = _options(found, name, options)
     try:
         if not is_ours(found.__module__):
@@ -56,36 +54,6 @@ def _set_bounds(found: Any, check: bool) -> None:
             sources = sources_of(module)
             remember(sources)
             set_bounds((name, *sources.modules), check)
-
-
-def _from_file(path: str, base: type) -> Any:
-    """The plug-in that a file of the user's defines."""
-    try:
-        read_bytes(path, "policy")
-    except OSError as error:
-        why = (
-            "there is no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
-        )
-        raise ValueError(f"policy '{path}': {why}; give the path of a Python file that defines a policy") from None
-    name = "remoe_sim_user_" + hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    forget_changed(Path(path))
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    keeps, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # which is believed within a second of a change
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise not_loaded(f"policy '{path}' cannot be loaded", str(spec.origin), error) from error
-    finally:
-        sys.dont_write_bytecode = keeps
-    plugin = plugin_of(module, base)
-    if plugin is None:
-        raise ValueError(
-            f"policy '{path}' defines no policy; derive a class with a name from StackPolicy or SlotPolicy"
-        )
-    return plugin
 
 
 def _options(plugin: Any, name: str, given: list[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@ through an entry point whose group bears the package's name (`remoe_sim.policies
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -10,6 +11,7 @@ import pkgutil
 import sys
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -94,6 +96,38 @@ def find_plugin(package: str, base: type, name: str) -> Any:
     if name not in known:
         raise unknown(_kind(base), name, known)
     return known[name]
+
+
+def plugin_file(path: str, base: type, bases: str) -> Any:
+    """The plug-in that a file of the user's defines; `bases`: the names of the classes that it may derive from."""
+    from remoe_sim.util.input_files import read_bytes
+    from remoe_sim.util.plugin_sources import forget_changed
+
+    kind = _kind(base)
+    try:
+        read_bytes(path, kind)
+    except OSError as error:
+        why = (
+            "there is no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
+        )
+        raise ValueError(f"{kind} '{path}': {why}; give the path of a Python file that defines a {kind}") from None
+    name = "remoe_sim_user_" + hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    forget_changed(Path(path))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    keeps, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # which is believed within a second of a change
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise not_loaded(f"{kind} '{path}' cannot be loaded", str(spec.origin), error) from error
+    finally:
+        sys.dont_write_bytecode = keeps
+    plugin = plugin_of(module, base)
+    if plugin is None:
+        raise ValueError(f"{kind} '{path}' defines no {kind}; derive a class with a name from {bases}")
+    return plugin
 
 
 def _name(plugin: Any) -> str:

@@ -86,7 +86,7 @@ def test_malformed_vllm_lines(tmp_path, case):
 def test_vllm_requests_of_different_models(tmp_path):
     first, second = vllm_wrapped()
     second |= {"experts_shape": [3, 4, 1]}
-    refused(lines_file(tmp_path, "v.jsonl", [first, second]), "line 2", "4 layers with 1 experts each")
+    refused(lines_file(tmp_path, "v.jsonl", [first, second]), "line 2, column 'num_layers': 2, but experts_shape has 4")
 
 
 def test_malformed_vllm_outputs(tmp_path):
@@ -100,7 +100,7 @@ def test_malformed_vllm_outputs(tmp_path):
     refused(output(routed_experts=[[[1.5, 2]]]), "entry 1", "whole numbers")
     refused(output(routed_experts="AAAA"), "entry 1", "without the header of a NumPy array")
     refused(output(routed_experts=b64_npy(FIRST)[:80]), "entry 1", "NumPy array .*truncated|base64")
-    refused(output(token_ids=[1]), "only 2 token ids")
+    refused(output(token_ids=[1]), "3 rows, but 1 tokens of the prompt and 1 generated ones, without the last, are 1")
     refused(output(token_ids=["a"]), "not a list of whole numbers")
     refused(json_file(tmp_path, "v.json", [{"outputs": [], "routed_experts": None}]), "not a list of completions")
     split = vllm_response()

@@ -233,6 +233,6 @@ def test_kimi_with_names_of_columns(tmp_path):
 
 
 def test_json_that_is_of_no_format_is_refused_with_a_guess(tmp_path):
-    near = {"layer_idx": 0, "token_index": 0, "selected": [1]}
-    refused(lines_file(tmp_path, "x.jsonl", [near]), "nearest is lattice, whose files have token_idx, selected_ids")
+    near = {"layer_idx": 0, "token_idx": 0, "which": [1]}
+    refused(lines_file(tmp_path, "x.jsonl", [near]), "the nearest layouts are lattice .without selected_ids")
     refused(json_file(tmp_path, "x.json", {"experts": b64(FIRST)}), "none of the known formats")

@@ -18,25 +18,50 @@ from tests.support.imported import refused, rows_of
 from tests.support.plain_files import LONG, ROWS, long_csv, objects, write_csv, write_jsonl
 
 
-def test_a_file_of_no_format_lists_them_and_guesses(tmp_path):
+def test_a_file_of_no_format_lists_them_and_says_what_might_do(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text("request,position,phase,expert\n0,0,decode,3\n")
-    sentence = refused(path, "bigmoe, .*csv, .*jsonl, .*npz", "nearest is csv, whose files have layer")
+    path.write_text("request,when,phase,moe_block,chosen_ones\n0,0,decode,1,3\n")
+    sentence = refused(path, "bigmoe, .*csv, .*jsonl, .*npz", "its columns are request, when, phase, moe_block, chosen")
     assert "import --help" in sentence
+    assert "--columns" not in sentence  # nothing looks like an expert
+    path.write_text("request,when,phase,moe_block,router_topk_list\n0,0,decode,1,3\n")
+    refused(path, "--columns layer=moe_block,experts=router_topk_list might do")
     path.write_text('{"request": 0, "token": 0, "phase": "decode", "experts": [3]}\n')
-    refused(path, "nearest is jsonl, whose files have position, layer")
+    refused(path, "its keys are request, token, phase, experts", "nearest layouts are jsonl .without layer, position")
     path.write_text('{"request": 0, "posi')
-    refused(path, "nearest is jsonl")
-    path.write_bytes(b"PAR1" + bytes(99))
-    refused(path, "it is Parquet, and a trace of remoe-sim is used as it is")
+    assert "nearest" not in refused(path, "its keys are request;")
+    path.write_text("0,0,3,7\n0,1,4,9\n")
+    refused(path, "4 columns without names; --columns position,layer,e0,e1 might do")
     path.write_bytes(b'"\r,' * 9)
     refused(path, "none of the known formats")
     path.write_bytes(bytes(range(256)) * 9)
     assert "nearest" not in refused(path, "none of the known formats")
-    np.savez(tmp_path / "t.npz", ids=[1])
-    refused(tmp_path / "t.npz", "nearest is npz, whose files have experts.npy")
+    np.savez(tmp_path / "t.npz", other=[1])
+    refused(tmp_path / "t.npz", "its arrays are other;")
     (tmp_path / "t.pt").write_bytes(b"PK\x03\x04 cut off")
     refused(tmp_path / "t.pt", "damaged or truncated archive")
+
+
+@pytest.mark.parametrize("text", ['{"logical_count": [[46, 18], [12, 29]]}', "layer,counts\n0,5\n"])
+def test_sums_of_uses_cannot_be_replayed(tmp_path, text):
+    path = tmp_path / "t.json"
+    path.write_text(text)
+    assert "nearest" not in refused(
+        path, "holds sums of uses, which have no order.*record which experts each token chose"
+    )
+
+
+def test_a_refusal_shows_a_file_that_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(TraceError) as caught:
+        import_trace(path)
+    recipe = caught.value.__notes__[0].splitlines()
+    assert len(recipe) == 1 + 6
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(line.strip() for line in recipe[1:]), {})
+    trace = import_trace("recording.npz")
+    assert (trace.tokens, trace.model.top_k, trace.model.experts) == (2, (2, 2), (16, 16))
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the size of the process as Linux tells it")
@@ -147,7 +172,7 @@ def test_a_format_is_one_file(tmp_path, one_more_format):
 
 
 def test_a_file_of_two_formats_is_not_guessed(tmp_path, one_more_format):
-    one_more_format("    name = 'added'\n    def recognises(self, source): return True\n")
+    one_more_format("    name = 'added'\n    general = True\n    def recognises(self, source): return True\n")
     path = write_csv(tmp_path, LONG, long_csv())
     refused(path, "fits the formats added and csv; choose one with --format")
     assert rows_of(import_trace(path, format="csv")) == ROWS

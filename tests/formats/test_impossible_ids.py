@@ -5,15 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from remoe_sim import TraceError, import_trace
 from remoe_sim.formats.format import PACKAGE, TraceFormat
 from remoe_sim.util.plugins import plugins
-from tests.support import foreign_files
+from tests.support import foreign_files, more_foreign
 from tests.support.bigmoe import PREAMBLE, ROWS, capture
-from tests.support.foreign_files import FOREIGN, b64, flame_moe, json_file, lines_file
+from tests.support.foreign_files import FOREIGN, b64, flame_moe, json_file, lines_file, text_file
 from tests.support.imported import rows_of
+from tests.support.more_foreign import MORE
 from tests.support.plain_files import LONG, WIDE, long_csv, objects, wide_csv, write_csv, write_jsonl, write_npz
 from tests.support.torch_writing import tensor, torch_save
 
@@ -45,6 +47,22 @@ def foreign_text(name):
         return path
 
     return write
+
+
+def more_text(name):
+    def write(folder, number, patch):
+        patch.setattr(more_foreign, "FIRST", marked())
+        path = MORE[name].write(folder)
+        patch.undo()
+        path.write_text(path.read_text(encoding="utf-8").replace(str(MARK), str(number)), encoding="utf-8")
+        return path
+
+    return write
+
+
+def layer_json(folder, number, patch):
+    text = json.dumps({"selected_experts": marked()[:, 0].tolist()})
+    return text_file(folder, "routing_L0.json", text.replace(str(MARK), str(number)))
 
 
 def moelens_text(folder, number, patch):
@@ -80,7 +98,13 @@ TEXTS = {
         "imp list", "kimi-linear",
     )
 } | {
-    "moelens": moelens_text, "bigmoe": bigmoe_text, "csv long": csv_text(LONG, long_csv()),
+    name: more_text(name)
+    for name in (
+        "warp", "warp-native", "moe-cache-lab", "routes-layers", "onnx-genai", "router-trace", "nested-json",
+        "nested-json field", "jsonl playbook",
+    )
+} | {
+    "layer-json": layer_json, "moelens": moelens_text, "bigmoe": bigmoe_text, "csv long": csv_text(LONG, long_csv()),
     "csv wide": csv_text(WIDE, wide_csv()), "jsonl": jsonl_text,
 }  # fmt: skip
 
@@ -115,6 +139,7 @@ def vllm_object(folder, ids):
 def vllm_response(folder, ids):
     whole = foreign_files.vllm_response()
     whole["choices"] = [{"index": 0, "routed_experts": b64_npy(ids[2:])}]
+    whole["usage"]["completion_tokens"] = 4
     return json_file(folder, "v.json", whole)
 
 
@@ -151,6 +176,26 @@ def flame(folder, ids):
     return flame_moe(folder, **changed)
 
 
+def tables(folder, ids):
+    kind = pa.list_(pa.from_numpy_dtype(ids.dtype))
+    columns = {"token": np.repeat(np.arange(5), 2), "layer": np.tile([0, 1], 5)}
+    pq.write_table(pa.table(columns | {"experts": pa.array(list(ids.reshape(10, 2)), kind)}), folder / "t.parquet")
+    return folder / "t.parquet"
+
+
+def tensors(folder, ids):
+    return write_npz(folder, expert_ids=ids)
+
+
+def binary(name):
+    def write(folder, ids):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(more_foreign, "FIRST", ids)
+            return MORE[name].write(folder)
+
+    return write
+
+
 def npz(folder, ids):
     return write_npz(folder, experts=ids)
 
@@ -160,15 +205,18 @@ ARRAYS = {
     "vllm npy": (vllm_npy, TYPES), "vllm npz": (vllm_npz, TYPES), "vllm object": (vllm_object, TYPES[:-1]),
     "vllm response": (vllm_response, TYPES), "vllm base64": (vllm_wrapped, ("int32",)), "sglang": (sglang, ("int32",)),
     "sglang-recorder": (recorder, TORCH), "cecar": (cecar, TORCH), "flame-moe": (flame, TYPES), "npz": (npz, TYPES),
+    "tables": (tables, TYPES), "tensors": (tensors, TYPES), "k3-route": (binary("k3-route"), ("int32",)),
+    "kimi-k3-c": (binary("kimi-k3-c"), ("int32",)), "q4trte": (binary("q4trte"), ("uint16",)),
 }  # fmt: skip
 OPTIONS = {"llamacpp": {"top_k": 2}, "imp bare": {"top_k": 2}, "sglang": {"top_k": 2}}
-PLAIN = ("csv", "jsonl", "npz")
+PLAIN = ("csv", "jsonl", "npz", "tables")
+MINUS_ONE = ("vllm", "sglang-recorder", "warp", "onnx-genai", "nested-json", "layer-json", "tensors")
 
 
 def empty(name, number):
     """Whether the format says that this number stands for a slot that was not computed."""
     kind = name.split()[0]
-    return number < 0 if kind in PLAIN else number == -1 and kind in ("vllm", "sglang-recorder")
+    return number < 0 if kind in PLAIN else number == -1 and kind in MINUS_ONE
 
 
 def with_number(rows, number):
@@ -221,7 +269,8 @@ def test_ids_in_text(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("name", ARRAYS)
 def test_ids_in_arrays(tmp_path, name):
     write, types = ARRAYS[name]
-    rows = rows_of(import_trace(write(tmp_path, marked(dtype="int32")), experts=65536, **OPTIONS.get(name, {})))
+    whole = write(tmp_path, marked(dtype="uint16" if name == "q4trte" else "int32"))
+    rows = rows_of(import_trace(whole, experts=65536, format=name.split()[0], **OPTIONS.get(name, {})))
     assert with_number(rows, None) != rows
     for number in NUMBERS:
         for dtype in types:

@@ -52,9 +52,17 @@ def test_layers_may_differ_in_k(tmp_path):
 
 
 MALFORMED_CSV = {
-    "no layer": ("request,position,phase,expert", ["0,0,decode,1"], ["nearest is csv, whose files have layer"]),
-    "no phase": ("request,position,layer,expert", ["0,0,1,1"], ["line 1", "column 'phase' is missing"]),
-    "no request": ("position,phase,layer,expert", ["0,decode,1,1"], ["line 1", "column 'request' is missing"]),
+    "no layer": (
+        "request,position,phase,expert",
+        ["0,0,decode,1"],
+        ["phase, expert", "without layer"],
+    ),
+    "names again": (
+        LONG,
+        ["0,0,decode,1,1", LONG, "0,0,decode,1,1"],
+        ["line 3", "second recording.*cut"],
+    ),
+    "no names": ("0,0,3", ["0,1,4"], ["3 columns without names", "--columns position,layer,expert might"]),
     "column twice": (LONG + ",layer", ["0,0,decode,1,1,1"], ["line 1", "column 'layer' .*twice"]),
     "both layouts": (WIDE + ",expert", ["0,0,decode,1,1,2,3"], ["line 1", "'expert' and 'e0'"]),
     "slot left out": ("request,position,phase,layer,e0,e2", ["0,0,decode,1,1,2"], ["line 1", "slot 1 has no column"]),

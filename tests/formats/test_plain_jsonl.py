@@ -80,3 +80,20 @@ def test_jsonl_with_a_byte_order_mark(tmp_path):
     path = write_jsonl(tmp_path, objects())
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert rows_of(import_trace(path)) == ROWS
+
+
+@pytest.mark.parametrize("name", ["weights", "gate_weights"])
+def test_weights_in_some_records(tmp_path, name):
+    records = objects()
+    records[7][name] = [0.25, 0.75]
+    trace = import_trace(write_jsonl(tmp_path, records))
+    assert "not imported" not in trace.notes
+    found = [one for one in map(trace.source.weights, range(2)) if one is not None]
+    assert sum(one.tolist().count([0.75, 0.25]) for one in found) == 1
+
+
+@pytest.mark.parametrize("name", ["phase", "request", "token_id", "token_idx"])
+def test_fields_that_only_some_records_have(tmp_path, name):
+    records = [{"layer": 0, "experts": [at, 9]} for at in range(3)]
+    records[2][name] = "prefill" if name == "phase" else 1
+    refused(write_jsonl(tmp_path, records), f"line 3, column '{name}'", "in all or in none")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 import remoe_sim
 from remoe_sim import finetune
@@ -13,6 +14,7 @@ from tests.support import foreign_files, plain_files
 from tests.support.bigmoe import capture
 from tests.support.configs import CONFIGS
 from tests.support.foreign_files import FOREIGN
+from tests.support.more_foreign import MORE
 from tests.support.small import small
 
 PACKAGE = Path(remoe_sim.__file__).parent
@@ -46,7 +48,7 @@ COMMANDS = (
 def imports(folder):
     """(format, content) of every file that can be imported."""
     found = []
-    for number, (name, fixture) in enumerate(FOREIGN.items()):
+    for number, (name, fixture) in enumerate((FOREIGN | MORE).items()):
         place = folder / str(number)
         place.mkdir()
         path = fixture.write(place)
@@ -57,6 +59,12 @@ def imports(folder):
     found.append(("bigmoe", capture(folder).read_bytes()))
     with_all = [one | {"weights": [0.7, 0.3], "step": n, "token_id": n} for n, one in enumerate(plain_files.objects())]
     found.append(("jsonl", plain_files.write_jsonl(folder, with_all).read_bytes()))
+    rows = pa.Table.from_pylist(plain_files.objects())
+    pq.write_table(rows, folder / "rows.parquet")
+    with pa.ipc.new_stream(folder / "rows.arrow", rows.schema) as writer:
+        writer.write_table(rows)
+    found += [("tables", (folder / name).read_bytes()) for name in ("rows.parquet", "rows.arrow")]
+    found.append(("layer-json", b'{"selected_experts": [[5, 2], [2, 7]], "weights": [[0.6, 0.4], [0.5, 0.5]]}'))
     full = plain_files.write_csv(folder, f"{plain_files.LONG},weight,slot,step,token_id", ["a,0,decode,0,1,.5,0,0,7"])
     found.append(("csv", full.read_bytes()))
     found += [(name, gzip.compress(content, 1)) for name, content in found[::5]]

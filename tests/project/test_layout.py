@@ -22,7 +22,8 @@ FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "__
 # One user each, in the same room, which would be too long with them, or loads them only when they are needed.
 OWN_FILE = {
     "capture.llama", "capture.llama_run", "capture.weighing", "devices.measured_runs", "devices.probes",
-    "finetune.objective", "finetune.running", "formats.join", "models.huggingface", "models.quantisation",
+    "finetune.objective", "finetune.running", "formats.join", "formats.refusal", "models.huggingface",
+    "models.quantisation",
     "policy.slot", "reports.checklist", "reports.sweep_report", "reports.trace_report", "studies.predictors",
     "studies.sweep.cluster", "studies.sweep.worker", "synthetic.laws",
 }  # fmt: skip
