@@ -43,7 +43,7 @@ class ClassLru(CompiledSlotPolicy):
         return state
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         behind = state.shape[1] - 2
         for head in range(state[0, behind], behind):
             clear(state, _RECENCY, head)
@@ -51,17 +51,17 @@ class ClassLru(CompiledSlotPolicy):
         state[_LAST, : state[0, behind]] = 0
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         remove(state, _RECENCY, entry)
         count_use(state, entry)
         push_front(state, _RECENCY, state[0, state.shape[1] - 2] + state[_CLASS, entry], entry)
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         count_use(state, entry)
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         behind = state.shape[1] - 2
         now, classes = state[0, behind + 1], state[_CLASS, behind]
         best, worst = -1, -1
@@ -76,12 +76,12 @@ class ClassLru(CompiledSlotPolicy):
         return best
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         push_front(state, _RECENCY, state[0, state.shape[1] - 2] + state[_CLASS, entry], entry)
 
 
 @kernel
-def count_use(state, entry):  # type: ignore[no-untyped-def]
+def count_use(state, entry):
     """Decay the count of an entry to the running step, add a use, and set its class."""
     behind = state.shape[1] - 2
     now = state[0, behind + 1]

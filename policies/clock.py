@@ -19,15 +19,15 @@ class Clock(CompiledSlotPolicy):
     state_rows = 4
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         clear(state, _QUEUE, state.shape[1] - 2)
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         state[_USED, entry] = 1
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         head = state.shape[1] - 2
         entry = oldest(state, _QUEUE, head)
         while entry != head:  # what is put back in front is met again, without its mark
@@ -44,6 +44,6 @@ class Clock(CompiledSlotPolicy):
         return -1
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         state[_USED, entry] = 0
         push_front(state, _QUEUE, state.shape[1] - 2, entry)

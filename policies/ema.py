@@ -44,7 +44,7 @@ class Ema(CompiledSlotPolicy):
         return state
 
     @staticmethod
-    def setup(state, limit):  # type: ignore[no-untyped-def,override]
+    def setup(state, limit):
         n = state.shape[1] - 3
         for entry in range(n):
             set_real(state, _SCORE, entry, -np.inf)
@@ -52,15 +52,15 @@ class Ema(CompiledSlotPolicy):
         state[_RESIDENT, n] = -1
 
     @staticmethod
-    def hit(state, entry):  # type: ignore[no-untyped-def,override]
+    def hit(state, entry):
         count_up(state, entry)
 
     @staticmethod
-    def admit(state, entry):  # type: ignore[no-untyped-def,override]
+    def admit(state, entry):
         count_up(state, entry)
 
     @staticmethod
-    def victim(state, protected):  # type: ignore[no-untyped-def,override]
+    def victim(state, protected):
         n = state.shape[1] - 3
         newcomer, now = state[_RESIDENT, n], state[0, n + 2]
         lowest, least = -1, np.inf
@@ -79,13 +79,13 @@ class Ema(CompiledSlotPolicy):
         return chosen
 
     @staticmethod
-    def insert(state, entry):  # type: ignore[no-untyped-def,override]
+    def insert(state, entry):
         state[_RESIDENT, entry] = 1
         state[_RESIDENT, state.shape[1] - 3] = entry
 
 
 @kernel
-def count_up(state, entry):  # type: ignore[no-untyped-def]
+def count_up(state, entry):
     """Add a use in the running step to the count of an entry."""
     n = state.shape[1] - 3
     now = state[0, n + 2] / real(state, _SCORE, n)

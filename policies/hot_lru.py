@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.policy import Depths, Longs, Outcome, Rules, StackPolicy, Stream
+from remoe_sim.policy import Longs, Outcome, Rules, StackPolicy, Stream
+from remoe_sim.policy.outcome import Stack
+from remoe_sim.policy.stack import FastPath, KeyedStack, needed_bytes
 
 
 class HotLru(StackPolicy):
@@ -23,21 +25,32 @@ class HotLru(StackPolicy):
             raise ValueError(f"hot={hot} of policy '{self.name}' is not possible; give 0 or more")
         self.hot = hot
 
-    def depths(self, stream: Stream, rules: Rules, most: int | None = None) -> Depths:
-        return self._pinned(rules).depths(stream, rules, most)
+    def fast_path(self) -> FastPath:
+        return _WithProfile(self)
 
-    def needed_bytes(self, stream: Stream, rules: Rules) -> Longs | None:
-        return self._pinned(rules).needed_bytes(stream, rules)
-
-    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
-        return self._pinned(rules).replay(stream, limit, rules)
-
-    def _pinned(self, rules: Rules) -> StackPolicy:
+    def pinned(self, rules: Rules) -> StackPolicy:
         assert rules.popularity is not None
         used = np.argsort(-rules.popularity, kind="stable")[: np.count_nonzero(rules.popularity)]
         pinned = _Pinned(used[: self.hot])
         pinned.label = self.label or self.name
         return pinned
+
+
+class _WithProfile(FastPath):
+    """What the keys say once the profile is known, which they are not told of."""
+
+    def __init__(self, policy: HotLru) -> None:
+        super().__init__(policy)
+        self._of = policy.pinned
+
+    def stack(self, n_entries: int, rules: Rules, in_parts: bool) -> Stack | None:
+        return None if in_parts else KeyedStack(self._of(rules), rules, None)
+
+    def needed_bytes(self, stream: Stream, rules: Rules) -> Longs | None:
+        return needed_bytes(self._of(rules), stream, rules)
+
+    def replay(self, stream: Stream, limit: int, rules: Rules) -> Outcome:
+        return self._of(rules).replay(stream, limit, rules)
 
 
 class _Pinned(StackPolicy):

@@ -7,9 +7,9 @@ from .cache.curve import curve as curve
 from .cache.replay import replay as replay
 from .devices.calibrate import calibrate as calibrate
 from .devices.device import Device as Device
-from .devices.device import Link as Link
 from .devices.device import device as device
 from .devices.estimate import estimate as estimate
+from .devices.link import Link as Link
 from .devices.machine import machine as machine
 from .devices.measure import measure as measure
 from .figures._plot import plot as plot

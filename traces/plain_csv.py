@@ -39,7 +39,7 @@ from remoe_sim.formats.csv_files import (
     read_csv,
 )
 from remoe_sim.formats.format import ExportFormat, TraceFormat, has_weights, slots_there
-from remoe_sim.formats.rows import Rows, records_of_rows, scores
+from remoe_sim.formats.rows import RowTable, records_of_rows, scores
 from remoe_sim.formats.source import Source
 from remoe_sim.trace import PHASES, Trace
 from remoe_sim.trace.sources import block_rows, blocks_of
@@ -155,7 +155,7 @@ def _assemble(source: Source, table: CsvColumns, found: Columns, listed: bool) -
         return None if name is None else values[name]
 
     rank = values.get(found.rank) if found.rank else None
-    rows = Rows(
+    rows = RowTable(
         column(found.layer), column(found.position), named(found.request), named(found.phase), column(found.step),
         column(found.token_id), rank,
     )  # fmt: skip

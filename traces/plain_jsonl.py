@@ -31,7 +31,7 @@ from remoe_sim.formats.columns import Columns, find_columns
 from remoe_sim.formats.facts import StatedFacts, facts_of, has_facts
 from remoe_sim.formats.format import TraceFormat
 from remoe_sim.formats.json_files import first_fields, read_json
-from remoe_sim.formats.rows import Rows, records_of_rows, scores
+from remoe_sim.formats.rows import RowTable, records_of_rows, scores
 from remoe_sim.formats.source import Source
 from remoe_sim.trace import Trace
 
@@ -301,7 +301,7 @@ class _Rows:
             raise _WrongError(name, weights, f"a list of {count} numbers, one for each expert")
         self.weight.extend(values)
 
-    def rows(self) -> Rows:
+    def rows(self) -> RowTable:
         """One entry per record."""
         columns = self.columns
 
@@ -314,7 +314,7 @@ class _Rows:
         )
         assert layer is not None
         request, phase = named(columns.request, self.requests), named(columns.phase, self.phases)
-        return Rows(layer, position, request, phase, step, token_id, rank)
+        return RowTable(layer, position, request, phase, step, token_id, rank)
 
     def slots(self, source: Source) -> Slots:
         """One entry per expert, in the order of the lists, or of ranks."""

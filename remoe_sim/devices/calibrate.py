@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.devices.device import MOST, Device
+from remoe_sim.devices.device import Device
 from remoe_sim.devices.device import device as find_device
 from remoe_sim.devices.estimate import estimate_one
+from remoe_sim.devices.link import MOST
 from remoe_sim.devices.measured_runs import LeftOut, Run, read_runs
 from remoe_sim.models.model import model as find_model
 from remoe_sim.util.cards import Fact

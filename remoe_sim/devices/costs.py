@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from remoe_sim.devices.device import Device, Link
+    from remoe_sim.devices.device import Device
+    from remoe_sim.devices.link import Link
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.util.arrays import Int32s, Longs, Reals
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_sim.devices.device import DEVICE_KINDS, card_numbers, doubts
 from remoe_sim.devices.host import FAMILIES
+from remoe_sim.devices.link import DEVICE_KINDS, card_numbers, doubts
 from remoe_sim.util.cards import Fact, facts, read_card
 from remoe_sim.util.errors import unknown
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_sim.devices.device import card_numbers, doubts
+from remoe_sim.devices.link import card_numbers, doubts
 from remoe_sim.util.cards import Fact, read_card
 
 FAMILIES = ("q4", "q8", "mxfp4", "16bit")  # of quantisations, as far as a processor's speed goes

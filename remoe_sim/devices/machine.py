@@ -128,7 +128,7 @@ def _with_engine(machine: Device, engine: Engine) -> Device:
 
 def _without(machine: Device, names: Iterable[str]) -> Device:
     """The same without doubts about numbers of the device's card that others stand for."""
-    from remoe_sim.devices.device import doubts
+    from remoe_sim.devices.link import doubts
 
     names = set(names)
     if not names & machine.facts.keys():

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.devices.device import Device, Link, make_device
+from remoe_sim.devices.device import Device, make_device
+from remoe_sim.devices.link import Link
 from remoe_sim.devices.probes import (
     ABSENT,
     BLOCK,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_sim.devices.device import LINK_NUMBERS, MORE_LINK_NUMBERS, Link, card_numbers, doubts
+from remoe_sim.devices.link import LINK_NUMBERS, MORE_LINK_NUMBERS, Link, card_numbers, doubts
 from remoe_sim.util.cards import Fact, read_card
 
 _MAPPED = ("fault_latency_s", "read_ahead_bytes", "page_bytes")

@@ -22,7 +22,7 @@ Named = tuple[Sequence[Any], "Ints"]  # names, and for each row which of them it
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowTable:
     """The columns of a table, one entry per row; None for what is not recorded. rank: the slot, where a row is one
     expert."""
 
@@ -35,7 +35,9 @@ class Rows:
     rank: Ints | None = None
 
 
-def records_of_rows(source: Source, rows: Rows, columns: Columns, line: Callable[[int], int], single: bool) -> Records:
+def records_of_rows(
+    source: Source, rows: RowTable, columns: Columns, line: Callable[[int], int], single: bool
+) -> Records:
     """The records of rows. single: whether a row is one expert, so that several follow one another for a decision.
 
     Without requests there is one, and another where positions start again; without phases `--phase` says it, else all
@@ -129,7 +131,7 @@ def _step(source: Source, step: Ints | None, name: str | None, request: Ints) ->
     return step
 
 
-def _by_layers(source: Source, rows: Rows, phase: Ints | None, line: Callable[[int], int], single: bool) -> Records:
+def _by_layers(source: Source, rows: RowTable, phase: Ints | None, line: Callable[[int], int], single: bool) -> Records:
     """Records where positions are not recorded: a token begins where the layer number does not rise."""
     layer = rows.layer
     begins = np.append(True, layer[1:] != layer[:-1])
@@ -149,7 +151,7 @@ def _by_layers(source: Source, rows: Rows, phase: Ints | None, line: Callable[[i
     return replace(some, **kept, line=line)
 
 
-def _starts(source: Source, rows: Rows, begins: Flags) -> Flags:
+def _starts(source: Source, rows: RowTable, begins: Flags) -> Flags:
     """Where a decision begins, in rows of one expert."""
     if rows.rank is not None:
         ranked: Flags = begins | np.append(True, rows.rank[1:] <= rows.rank[:-1])

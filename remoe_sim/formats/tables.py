@@ -8,7 +8,7 @@ import numpy as np
 
 from remoe_sim.formats.assemble import Records, Slots, assemble
 from remoe_sim.formats.columns import Columns, find_columns
-from remoe_sim.formats.rows import Rows, records_of_rows, scores
+from remoe_sim.formats.rows import RowTable, records_of_rows, scores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,26 +63,26 @@ def _columns(source: Source, names: list[str]) -> Columns:
     return found
 
 
-def _rows(source: Source, table: pa.Table, found: Columns, rank: Ints | None) -> Rows:
+def _rows(source: Source, table: pa.Table, found: Columns, rank: Ints | None) -> RowTable:
     def whole(name: str | None) -> Any:
         return None if name is None else _whole(source, table, name)
 
     def named(name: str | None) -> Any:
         return None if name is None else _named(source, table, name)
 
-    return Rows(
+    return RowTable(
         whole(found.layer), whole(found.position), named(found.request), named(found.phase), whole(found.step),
         whole(found.token_id), rank,
     )  # fmt: skip
 
 
 def _of_tokens(source: Source, table: pa.Table, found: Columns) -> Trace:
-    """Rows of tokens with a column of lists for each layer, as in a trace file without its metadata."""
+    """RowTable of tokens with a column of lists for each layer, as in a trace file without its metadata."""
     rows, layers = table.num_rows, len(found.experts)
     for name in found.experts:
         if not _is_list(table.column(name)):
             raise source.error(f"no column says layer, and '{name}' holds no lists; name it with --columns layer=NAME")
-    one = Rows(
+    one = RowTable(
         np.zeros(rows, np.int64),
         _whole(source, table, str(found.position)),
         None if found.request is None else _named(source, table, found.request),

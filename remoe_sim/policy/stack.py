@@ -197,7 +197,7 @@ def checked_keys(policy: str, keys: Any, lookups: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(keys, np.float64 if fractions else np.int64)
 
 
-class _KeyedStack(Stack):
+class KeyedStack(Stack):
     """All accesses of one cache at once, by keys."""
 
     def __init__(self, policy: StackPolicy, rules: Rules, most: int | None) -> None:
@@ -219,7 +219,7 @@ class _KeyedStack(Stack):
         return Depths(before, after, n)
 
 
-class _DefinedStack(_KeyedStack):
+class _DefinedStack(KeyedStack):
     """All accesses of one cache at once, by methods that the class of the policy defines."""
 
     def depths(self, part: Part) -> Depths:
@@ -236,7 +236,7 @@ class _DefinedStack(_KeyedStack):
 
 
 def _stack(policy: StackPolicy, stream: Stream, rules: Rules, most: int | None = None) -> Stack:
-    return policy.fast_path().stack(stream.n_entries, rules, False) or _KeyedStack(policy, rules, most)
+    return policy.fast_path().stack(stream.n_entries, rules, False) or KeyedStack(policy, rules, most)
 
 
 def _replay_by_depths(policy: StackPolicy, stream: Stream, limit: int, rules: Rules) -> Outcome:
