@@ -59,6 +59,9 @@ def replay(
     host: Any = None,
     storage: Any = None,
     engine: Any = None,
+    cpu_share: Any = None,
+    cpu_moe_layers: Any = None,
+    gpu_moe_layers: Any = None,
 ) -> ReplayReport:
     """Replay a trace through a cache and count.
 
@@ -79,6 +82,7 @@ def replay(
     timing: dict[str, Any] = {
         "device": device, "model": model, "quant": quant, "overlap": overlap, "lanes": lanes, "context": context,
         "compute_ms": compute_ms, "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
+        "cpu_share": cpu_share, "cpu_moe_layers": cpu_moe_layers, "gpu_moe_layers": gpu_moe_layers,
     }  # fmt: skip
     call = Call.of(
         trace,

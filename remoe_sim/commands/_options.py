@@ -259,6 +259,9 @@ _DEVICE_OPTIONS = (
         metavar="host|storage|cpu",
         help="Read from host memory or storage, or computed by the CPU; host if the device has a link from it.",
     ),
+    click.option("--cpu-share", metavar="S|auto", help="Misses that the CPU computes while others are uploaded."),
+    click.option("--cpu-moe-layers", metavar="N", help="The CPU has the experts of the first N layers (--n-cpu-moe)."),
+    click.option("--gpu-moe-layers", metavar="N", help="The device has the experts of the last N MoE layers."),
     *_MEASURED,
 )
 _TIMELINE = click.option(

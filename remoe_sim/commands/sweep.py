@@ -70,6 +70,9 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
               help="A TOML file with any of these options by name, and traces; flags given as well win.")  # fmt: skip
 @click.option("--model", metavar="NAME", help="Whose sizes, if the traces do not tell: a name of 'list models'.")
 @click.option("--misses-from", metavar="host|storage|cpu", help="Where missing experts are; host if there is a link.")
+@click.option("--cpu-share", metavar="S|auto", help="Misses that the CPU computes while others are uploaded.")
+@click.option("--cpu-moe-layers", metavar="N", help="The CPU has the experts of the first N layers (--n-cpu-moe).")
+@click.option("--gpu-moe-layers", metavar="N", help="The device has the experts of the last N MoE layers.")
 @click.option("--lanes", metavar="N", help="Reads in flight on that link, if not the device's own number.")
 @click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
 @click.option("--compute-ms", metavar="X", help="A measured computing time per token instead of the modelled one.")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
+from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.timeline import Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.models.model import model as find_model
@@ -178,6 +179,9 @@ def estimate(
     host: str | Path | Host | None = None,
     storage: str | Path | Storage | None = None,
     engine: str | Path | Engine | None = None,
+    cpu_share: float | str | None = None,
+    cpu_moe_layers: int | str | None = None,
+    gpu_moe_layers: int | str | None = None,
 ) -> EstimateReport:
     """Time per output token without a trace.
 
@@ -188,6 +192,9 @@ def estimate(
     independently; overlap: `none`, `layer` (if not given) or `prefetch` (perfect, one layer ahead); lanes: reads in
     flight; context: tokens that attention reads; compute_ms: a measured computing time per step in place of the
     modelled one; misses_from: `host`, `storage` or `cpu`; host, storage, engine: as in `machine`.
+    cpu_share: of the misses of a step and layer that the CPU computes while the others are uploaded, 0 to 1, or `auto`
+    for as many as finish first; cpu_moe_layers: the CPU has the experts of the first so many layers, as in llama.cpp's
+    --n-cpu-moe; gpu_moe_layers: the device has those of the last so many MoE layers.
 
     Raises ValueError for arguments that are not possible.
     """
@@ -200,13 +207,15 @@ def estimate(
         "lanes": None if lanes is None else parse_count(lanes, "lanes", 1, MOST_LANES),
         "context": parse_count(context, "context", most=MOST_TOKENS),
     }
+    hybrid = Hybrid.of(overlap, misses_from, cpu_share, cpu_moe_layers, gpu_moe_layers)
+    number |= hybrid.placement
     measured = None if compute_ms is None else parse_number(compute_ms, "compute time in ms")
     hits = None if hit_rate is None else parse_number(hit_rate, "hit rate", 1)
     read = None if bytes_per_token is None else parse_bytes(bytes_per_token)
     results = []
     for quantised in _models(model, quant, number["top_k"]):
         for one in _devices(device, host=host, storage=storage, engine=engine):
-            costs = costs_of(quantised, one, number["lanes"], misses_from)
+            costs = costs_of(quantised, one, number["lanes"], misses_from, None, hybrid)
             results.append(_estimate(quantised, one, costs, number, overlap, hits, read, measured))
     return EstimateReport(tuple(results))
 
@@ -247,7 +256,8 @@ def _estimate(
     said = {
         "top_k": model.top_k, "batch": batch, "overlap": overlap, "misses_from": costs.misses_from,
         "lanes": next((int(lanes) for lanes in costs.lanes if lanes), None),
-        "context": context, "compute_ms": compute_ms,
+        "context": context, "compute_ms": compute_ms, "cpu_share": times.cpu_share,
+        "cpu_moe_layers": number.get("cpu_moe_layers"), "gpu_moe_layers": number.get("gpu_moe_layers"),
     }  # fmt: skip
     return Estimate(model, device, said, 1.0 - miss_rate, read_bytes, times, costs, reads)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
+from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.models.model import model as find_model
@@ -129,6 +130,7 @@ class RunsOn:
     context: tokens that attention reads, None for the positions of the trace
     compute_ms: measured computing time per token, None for the modelled one
     misses_from: where missing experts are, None for the nearest place that the device has
+    hybrid: what the CPU computes
     """
 
     device: Device
@@ -139,6 +141,7 @@ class RunsOn:
     context: int | None = None
     compute_ms: float | None = None
     misses_from: str | None = None
+    hybrid: Hybrid = field(default_factory=Hybrid)
 
     @classmethod
     def asked(cls, *, device: str | Path | Device | None = None, **others: Any) -> RunsOn | None:
@@ -167,6 +170,9 @@ class RunsOn:
         context: int | str | None = None,
         compute_ms: float | str | None = None,
         misses_from: str | None = None,
+        cpu_share: float | str | None = None,
+        cpu_moe_layers: int | str | None = None,
+        gpu_moe_layers: int | str | None = None,
     ) -> RunsOn:
         """Check what was given with a device; ValueError for what is not possible."""
         lanes = None if lanes is None else parse_count(lanes, "lanes", most=MOST_LANES)
@@ -181,6 +187,7 @@ class RunsOn:
             context=None if context is None else parse_count(context, "context", most=MOST_TOKENS),
             compute_ms=None if compute_ms is None else parse_number(compute_ms, "compute time in ms"),
             misses_from=misses_from,
+            hybrid=Hybrid.of(check_overlap(overlap), misses_from, cpu_share, cpu_moe_layers, gpu_moe_layers),
         )
 
     def sized(self, trace: Trace) -> tuple[Trace, SizedModel]:
@@ -227,7 +234,7 @@ class RunsOn:
 
     def costs(self, trace: Trace, model: SizedModel) -> Costs:
         """What the parts of a step cost."""
-        return costs_of(model, self.device, self.lanes, self.misses_from, max(trace.model.top_k))
+        return costs_of(model, self.device, self.lanes, self.misses_from, max(trace.model.top_k), self.hybrid)
 
     def steps(self, trace: Trace, tokens: Tokens, needed: Counts) -> Steps:
         """What every step has to do; prompts are those that are counted, turn by turn."""
@@ -332,6 +339,7 @@ class Timed:
         return {
             "device": self.run.device.name, **self.run.device.parts,
             "model": self.model.name, "quant": self.model.quant, "overlap": self.run.overlap,
-            "misses_from": self.costs.misses_from, "lanes": lanes,
+            "misses_from": self.costs.misses_from, "cpu_share": self.times.cpu_share, **self.run.hybrid.placement,
+            "lanes": lanes,
             "context": self.run.context, "compute_ms": self.run.compute_ms, "notes": list(self.costs.notes),
         }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.devices.hybrid import given_to_cpu
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.files import replacing
@@ -66,12 +67,14 @@ class Reads:
 @dataclass(frozen=True)
 class Times:
     """Seconds of each step, float64[steps], their parts float64[steps, 5] in the order of PARTS, and how many experts
-    that were read ahead came late, int64[steps, MoE layers]."""
+    that were read ahead came late, int64[steps, MoE layers]. cpu_share: of all misses, those that the CPU
+    computed; None without misses."""
 
     steps: Steps
     seconds: Reals
     parts: Reals
     late: Longs
+    cpu_share: float | None = None
 
     @property
     def tpot_ms(self) -> dict[str, float] | None:
@@ -170,19 +173,23 @@ def _run(costs: Costs, steps: Steps, reads: Reads, overlap: str, room: int = 0) 
     count = steps.tokens.size
     seconds, parts, late = np.zeros(count), np.zeros((count, len(PARTS))), np.zeros(steps.needed.shape, np.int64)
     events, spans = np.zeros((room + 1, kernels.EVENT_COLUMNS), np.int32), np.zeros((room, 2))
+    reads, cpu = given_to_cpu(costs, steps, reads, OVERLAPS.index(overlap))
     if count:
         kernels.run_timeline(
-            kernels.Load(steps.tokens, steps.kv_tokens, steps.needed, reads.far, reads.near, reads.early, reads.used),
-            kernels.Mode(
-                reads.depth, reads.guessed, OVERLAPS.index(overlap), costs.at_once, costs.misses_from == "cpu"
+            kernels.Load(
+                steps.tokens, steps.kv_tokens, steps.needed, reads.far, reads.near, reads.early, reads.used, cpu
             ),
+            kernels.Mode(reads.depth, reads.guessed, OVERLAPS.index(overlap), costs.at_once),
             kernels.Seconds(costs.moe_of, _layer_costs(costs, steps), costs.head_costs, costs.expert_costs),
             kernels.Wires(costs.far_sizes, costs.near_sizes, costs.link, costs.lanes),
             kernels.Filled(seconds, parts, late),
             kernels.Journal(events, spans) if room else None,
         )
     written = int(events[0, 0])
-    return Times(steps, seconds, parts, late), Log(events[1 : written + 1], spans[:written])
+    computed = int(cpu.sum(dtype=np.int64))
+    missed = computed + sum(int(one.sum(dtype=np.int64)) for one in (reads.far, reads.near, reads.used))
+    times = Times(steps, seconds, parts, late, computed / missed if missed else None)
+    return times, Log(events[1 : written + 1], spans[:written])
 
 
 def _layer_costs(costs: Costs, steps: Steps) -> Reals:

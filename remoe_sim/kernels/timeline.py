@@ -39,6 +39,8 @@ class Load(NamedTuple):
       be idle otherwise
     early: uint16[steps, J], experts read ahead under PREFETCH, from the farthest link there is
     used: uint16[steps, J], how many of these the layer computes, which are read last and alone are waited for
+    cpu: uint16[steps, J], how many of those needed the CPU computes, which are in no other count, while the device
+      reads and computes the others
     """
 
     tokens: Longs
@@ -48,6 +50,7 @@ class Load(NamedTuple):
     near: Counts
     early: Counts
     used: Counts
+    cpu: Counts
 
 
 class Mode(NamedTuple):
@@ -57,14 +60,12 @@ class Mode(NamedTuple):
     guessed: they are asked for after what that earlier layer misses, else when it is reached
     overlap: NONE, LAYER or PREFETCH
     at_once: share of the time saved by computing during reads that is really saved
-    on_cpu: misses are computed where they are, not read
     """
 
     depth: int
     guessed: bool
     overlap: int
     at_once: float
-    on_cpu: bool
 
 
 class Seconds(NamedTuple):
@@ -73,8 +74,9 @@ class Seconds(NamedTuple):
     moe_of: int32[layers], the MoE layer, or -1
     layers: float64[layers, 4], the dense part, per cached token, per token, fixed
     head: float64[3], the head, per token, fixed
-    experts: float64[J, 5], an expert, its group's arithmetic per token, lost to contention per expert read while
-      others are computed, an expert on the CPU, fixed per expert
+    experts: float64[J, 7], an expert, its group's arithmetic per token, lost to contention per expert read while
+      others are computed, an expert on the CPU, fixed per expert, the hand-over to the CPU and back, from reaching a
+      layer to asking for what it misses
     """
 
     moe_of: npt.NDArray[np.int32]
@@ -222,13 +224,14 @@ def _work(clock, part, takes, fixed, kind, journal, step, layer):
 
 
 @kernel(unfold=True)
-def _work_beside_cpu(clock, resident, one, fixed, ready, journal, step, layer):
-    """Compute the residents while the CPU computes what is missing, until `ready`."""
-    asked = clock[NOW]
-    _work(clock, EXPERTS, resident * one, resident * fixed, EXPERT_EVENT, journal, step, layer)
-    _note(journal, CPU_EVENT, step, layer, 0, asked, ready)
-    clock[EXPERTS] += max(0.0, ready - clock[NOW])
-    clock[NOW] = max(clock[NOW], ready)
+def _join(clock, ready, handover):
+    """Wait for the CPU, which is done at `ready`; as much of it as its hand-over takes counts as fixed."""
+    waits = ready - clock[NOW]
+    if waits > 0.0:
+        fixed = min(waits, handover)
+        clock[FIXED] += fixed
+        clock[EXPERTS] += waits - fixed
+        clock[NOW] = ready
 
 
 def run_timeline(
@@ -241,11 +244,11 @@ def run_timeline(
 
 @kernel
 def _run(load, mode, seconds, wires, queues, clock, filled, journal):
-    tokens, kv_tokens, needed, far, near, early, used = borrowed(load)
+    tokens, kv_tokens, needed, far, near, early, used, cpu = borrowed(load)
     moe_of, costs, head, experts = borrowed(seconds)
     times, parts, late = borrowed(filled)
     wires, queues, clock = borrowed(wires), borrowed(queues), borrowed(clock)
-    depth, guessed, overlap, at_once, on_cpu = mode
+    depth, guessed, overlap, at_once = mode
     left, there = queues.left, queues.there
     steps, columns = needed.shape
     window = depth + 1
@@ -268,26 +271,28 @@ def _run(load, mode, seconds, wires, queues, clock, filled, journal):
             one, fixed, contention = experts[j, 0], experts[j, 4], experts[j, 2]
             if wanted > 0:
                 one += tokens[step] * experts[j, 1] / wanted
-            asked = clock[NOW]
-            if on_cpu:
-                ready = asked + missing * experts[j, 3]
-                _work_beside_cpu(clock, wanted - missing, one, fixed, ready, journal, step, layer)
-                continue
+            on_cpu, reached = np.int64(cpu[step, j]), clock[NOW]
+            here, asked = wanted - on_cpu, reached + experts[j, 6]
+            ready, handover = reached, experts[j, 5]
+            if on_cpu > 0:
+                ready += handover + on_cpu * experts[j, 3]
+                _note(journal, CPU_EVENT, step, layer, 0, reached, ready)
             for i in range(missing):
                 left[i], there[i] = _fetch(i >= from_host, wires, queues, j, asked, journal, step, layer)
             if guessed:
-                ahead = _issue(ahead, until, early, wires, queues, asked, journal)
+                ahead = _issue(ahead, until, early, wires, queues, reached, journal)
             if overlap == NONE:
                 for i in range(missing):
                     _wait(clock, left[i], there[i], journal, step, layer)
-                _work(clock, EXPERTS, wanted * one, wanted * fixed, EXPERT_EVENT, journal, step, layer)
+                _work(clock, EXPERTS, here * one, here * fixed, EXPERT_EVENT, journal, step, layer)
+                _join(clock, ready, handover)
                 continue
             came = np.int64(early[step, j]) if overlap == PREFETCH else 0
-            useful = min(min(came, np.int64(used[step, j])), wanted - missing)
-            resident = wanted - missing - useful
+            useful = min(min(came, np.int64(used[step, j])), here - missing)
+            resident = here - missing - useful
             _work(clock, EXPERTS, resident * one, resident * fixed, EXPERT_EVENT, journal, step, layer)
             slot = (step * columns + j) % window
-            last = asked
+            last = reached
             # What came for nothing is not waited for, but competed for the memory.
             _work(clock, EXPERTS, (came - useful) * contention, 0.0, EXPERT_EVENT, journal, step, layer)
             for i in range(came - useful, came):
@@ -300,13 +305,13 @@ def _run(load, mode, seconds, wires, queues, clock, filled, journal):
                 last = max(last, there[i])
                 _wait(clock, left[i], there[i], journal, step, layer)
                 _work(clock, EXPERTS, one + contention, fixed, EXPERT_EVENT, journal, step, layer)
-            if came + missing == 0:
-                continue
-            # All that could overlap, one after the other, would take until `in_turn`; a share of the gain is lost.
-            in_turn = last + wanted * (one + fixed) + (came + missing) * contention
-            lost = clock[NOW] + (1.0 - at_once) * max(0.0, in_turn - clock[NOW])
-            far_off = wires.lanes[STORAGE] > 0 and came + from_storage > 0
-            _wait(clock, lost if far_off else clock[NOW], lost, journal, step, layer)
+            if came + missing > 0:
+                # All that could overlap, one after the other, would take until `in_turn`; a share of the gain is lost.
+                in_turn = last + here * (one + fixed) + (came + missing) * contention
+                lost = clock[NOW] + (1.0 - at_once) * max(0.0, in_turn - clock[NOW])
+                far_off = wires.lanes[STORAGE] > 0 and came + from_storage > 0
+                _wait(clock, lost if far_off else clock[NOW], lost, journal, step, layer)
+            _join(clock, ready, handover)
         takes = head[0] + tokens[step] * head[1]
         _work(clock, DENSE, takes, head[2], DENSE_EVENT, journal, step, moe_of.size)
         times[step] = clock[NOW] - began

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from remoe_sim.trace.trace import Trace
 
 TIMING = ("device", "model", "quant", "overlap", "lanes", "context", "compute_ms", "misses_from",
-          "host", "storage", "engine")  # fmt: skip
+          "host", "storage", "engine", "cpu_share", "cpu_moe_layers", "gpu_moe_layers")  # fmt: skip
 MIB = 2**20
 BEST = 3  # online policies that are shown, where none are named
 SHARES = (*range(0, 95, 3), 95, 96, 97, 98, 99, 99.5, 100)  # per cent of tokens, at which the slowest of them is shown

@@ -49,6 +49,9 @@ def plan(
     host: Any = None,
     storage: Any = None,
     engine: Any = None,
+    cpu_share: Any = None,
+    cpu_moe_layers: Any = None,
+    gpu_moe_layers: Any = None,
 ) -> PlanReport:
     """The memory that a time per output token (TPOT) takes, and the time that a memory gives.
 
@@ -78,6 +81,7 @@ def plan(
     same: dict[str, Any] = {
         "model": model, "overlap": overlap, "lanes": lanes, "context": context, "compute_ms": compute_ms,
         "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
+        "cpu_share": cpu_share, "cpu_moe_layers": cpu_moe_layers, "gpu_moe_layers": gpu_moe_layers,
     }  # fmt: skip
     runs = [[RunsOn.of(device=one, quant=each, **same) for one, _ in priced] for each in _listed(quant)]
     call = Call.of(trace, settings=settings, policies=policies, expert_bytes=expert_bytes, preload=preload, train=train)

@@ -7,17 +7,37 @@ from hypothesis import strategies as st
 
 from remoe_sim.kernels.timeline import LAYER, NONE, PREFETCH
 from tests.oracle import naive_timeline
-from tests.support.timelines import assert_timeline, cases, run
+from tests.support.timelines import CPU, assert_timeline, cases, given_to_cpu, run
 
 
 def total(case, **changes):
     return run(case, **changes)[0].sum()
 
 
-@given(cases(), st.booleans())
+@given(cases(), CPU)
 @settings(max_examples=150, deadline=None)
-def test_equals_its_slow_twin(case, on_cpu):
-    assert_timeline(case, on_cpu)
+def test_equals_its_slow_twin(case, cpu):
+    assert_timeline(case, cpu)
+
+
+@given(cases(), CPU, st.integers(0, 2), st.sampled_from((3, 5, 6)), st.floats(1, 3))
+@settings(max_examples=100, deadline=None)
+def test_never_faster_with_a_slower_cpu_hand_over_or_synchronisation(case, cpu, overlap, column, factor):
+    case = given_to_cpu(case, cpu)
+    slower = case["expert_costs"].copy()
+    slower[:, column] *= factor
+    before = total(case, overlap=overlap)
+    assert total(case, overlap=overlap, expert_costs=slower) * (1 + 1e-9) >= before
+
+
+def test_the_layer_ends_when_the_slower_of_cpu_and_device_is_done():
+    case = two_links(0, 4)  # four experts, a second each over the link
+    case["expert_costs"][0, [3, 5]] = [3.0, 0.5]  # on the CPU, and handing over
+    for on_cpu, ends in ((0, 4.0), (1, 3.5), (2, 6.5), (4, 12.5)):
+        cpu, near = np.full((1, 1), on_cpu, np.uint16), np.full((1, 1), 4 - on_cpu, np.uint16)
+        times, parts, _ = run(case, cpu=cpu, near=near)
+        assert times[0] == pytest.approx(ends)
+        assert parts.sum() == pytest.approx(ends)
 
 
 def perfect(case):
@@ -91,8 +111,8 @@ def two_links(far, near, lanes=(1, 1), tensors=1):
         "tokens": np.ones(1, np.int64), "kv_tokens": np.zeros(1, np.int64),
         "needed": np.full((1, 1), far + near, np.uint16), "far": np.full((1, 1), far, np.uint16),
         "near": np.full((1, 1), near, np.uint16), "early": none, "used": none, "depth": 1, "guessed": False,
-        "overlap": LAYER, "at_once": 1.0, "on_cpu": False, "moe_of": np.zeros(1, np.int32),
-        "layer_costs": np.zeros((1, 4)), "head_costs": np.zeros(3), "expert_costs": np.zeros((1, 5)),
+        "overlap": LAYER, "at_once": 1.0, "cpu": none, "moe_of": np.zeros(1, np.int32),
+        "layer_costs": np.zeros((1, 4)), "head_costs": np.zeros(3), "expert_costs": np.zeros((1, 7)),
         "far_sizes": sizes, "near_sizes": sizes, "link": np.array([[0, 0, 10.0, 0], [0, 0, 1.0, 0]]),
         "lanes": np.array(lanes),
     }  # fmt: skip

@@ -41,6 +41,11 @@ class Device:
             self.causes["pcie"] += there - self.now - for_storage
             self.now = there
 
+    def join(self, cpu_done, handover):
+        """Wait for the CPU."""
+        late = max(cpu_done - self.now, 0.0)
+        self.work("experts", late - min(late, handover), min(late, handover))
+
     def work(self, cause, seconds, fixed):
         self.causes[cause] += seconds
         self.causes["fixed"] += fixed
@@ -62,7 +67,7 @@ def fetch(storage, host, far_sizes, near_sizes, asked):
 
 
 def timeline(
-    tokens, kv_tokens, needed, far, near, early, used, depth, guessed, overlap, at_once, on_cpu, moe_of, layer_costs,
+    tokens, kv_tokens, needed, far, near, early, used, depth, guessed, overlap, at_once, cpu, moe_of, layer_costs,
     head_costs, expert_costs, far_sizes, near_sizes, link, lanes, order="host first",
 ):  # fmt: skip
     """(seconds, {cause: seconds}, experts read ahead that came late to each MoE layer) of every step. order: in which
@@ -92,30 +97,28 @@ def timeline(
             work("dense", base + per_cached * kv_tokens[step] + per_token * tokens[step], fixed)
             if j < 0:
                 continue
-            one, per_token, contention, cpu, fixed = expert_costs[j]
+            one, per_token, contention, on_cpu, fixed, handover, asking = expert_costs[j]
             wanted, misses = int(needed[step, j]), int(far[step, j]) + int(near[step, j])
             if wanted:
                 one += per_token * tokens[step] / wanted
-            if on_cpu:
-                done = device.now + misses * cpu
-                work("experts", (wanted - misses) * one, (wanted - misses) * fixed)
-                work("experts", max(done - device.now, 0.0), 0.0)
-                continue
+            asked, given = device.now, int(cpu[step, j])
+            cpu_done = asked + handover + given * on_cpu if given else asked
+            wanted -= given  # what the device computes
             places = [None] * int(near[step, j]) + [storage] * int(far[step, j])
             if order == "storage first":
                 places.reverse()
             elif order == "in turns":
                 places = [*places[::2], *places[1::2]]
-            reads = [fetch(place, host, far_sizes[j], near_sizes[j], device.now) for place in places]
+            reads = [fetch(place, host, far_sizes[j], near_sizes[j], asked + asking) for place in places]
             if guessed:
                 read_ahead(step * columns + j)
             if overlap == 0:
                 for read in reads:
                     wait(*read)
                 work("experts", wanted * one, wanted * fixed)
+                device.join(cpu_done, handover)
                 continue
             came = int(early[step, j]) if overlap == 2 else 0
-            asked = device.now
             useful = min(came, int(used[step, j]), wanted - misses)
             right = arrived[step, j][came - useful :] if came else []
             resident = wanted - misses - useful
@@ -131,7 +134,9 @@ def timeline(
             computing = wanted * (one + fixed) + (came + misses) * contention
             first_read_then_computed = max([asked, *(there for _, there in [*right, *reads])])
             lost = (1 - at_once) * max(first_read_then_computed + computing - device.now, 0.0)
-            wait(device.now + lost if storage and came + far[step, j] else device.now, device.now + lost)
+            if came + misses:
+                wait(device.now + lost if storage and came + far[step, j] else device.now, device.now + lost)
+            device.join(cpu_done, handover)
         base, per_token, fixed = head_costs
         work("dense", base + per_token * tokens[step], fixed)
         answers.append((device.now - start, device.causes, late))

@@ -31,7 +31,7 @@ from tests.support.replays import replay
 from tests.support.reroutes import RULES, assert_reroute, routed
 from tests.support.schedules import both
 from tests.support.strategies import CHOICES, LARGE, Shape, cases, most_used, token_rows, trace_of
-from tests.support.timelines import assert_timeline
+from tests.support.timelines import CPU, assert_timeline
 from tests.support.timelines import cases as timelines
 
 EVERY = (*dict.fromkeys((*POLICIES, *naive_keys.STACK, *naive_keys.SLOT, *naive_slots.TWINS)), *FIXED)
@@ -214,10 +214,10 @@ def check_reroute(drawn):
 
 
 def check_timeline(drawn):
-    case, on_cpu = drawn
-    assert_timeline(case, on_cpu)
+    case, cpu = drawn
+    assert_timeline(case, cpu)
     lanes = "both" if case["lanes"].all() else "storage" if case["lanes"][0] else "host"
-    return [{"overlap": case["overlap"], "guessed": case["guessed"], "on cpu": on_cpu, "links": lanes}]
+    return [{"overlap": case["overlap"], "guessed": case["guessed"], "on cpu": any(cpu), "links": lanes}]
 
 
 # --- Belady against all that any rule could do
@@ -302,7 +302,7 @@ KINDS = {
     "tiers": Kind(hierarchies(), check_tiers),
     "prefetch": Kind(situations(), check_prefetch),
     "reroute": Kind(st.tuples(routed(), RULES, st.integers(0, 5), st.integers(0, 2)), check_reroute),
-    "timeline": Kind(st.tuples(timelines(), st.booleans()), check_timeline),
+    "timeline": Kind(st.tuples(timelines(), CPU), check_timeline),
     "belady": Kind(tiny(), check_belady),
     "libcachesim": Kind(accesses(), check_libcachesim),
 }

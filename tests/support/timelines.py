@@ -9,6 +9,7 @@ from remoe_sim.kernels.timeline import LAYER, NONE, PREFETCH
 from tests.oracle import naive_timeline
 
 SECONDS = st.floats(0, 1e-2)
+CPU = st.lists(st.sampled_from((0.0, 0.3, 0.7, 1.0)), min_size=1, max_size=7)
 
 
 @st.composite
@@ -33,9 +34,10 @@ def cases(draw, exact=False):
         "early": early.astype(np.uint16), "used": rng.integers(0, early + 1).astype(np.uint16),
         "depth": draw(st.integers(1, columns)), "guessed": draw(st.booleans()),
         "overlap": draw(st.sampled_from((NONE, LAYER, PREFETCH))),
-        "at_once": draw(st.sampled_from((0.0, 0.4, 1.0))), "on_cpu": False, "moe_of": moe_of,
+        "at_once": draw(st.sampled_from((0.0, 0.4, 1.0))), "cpu": np.zeros((steps, columns), np.uint16),
+        "moe_of": moe_of,
         "layer_costs": rng.random((layers, 4)) * [scale, scale / 1000, scale / 5, scale],
-        "head_costs": rng.random(3) * scale, "expert_costs": rng.random((columns, 5)) * scale,
+        "head_costs": rng.random(3) * scale, "expert_costs": rng.random((columns, 7)) * scale,
         "far_sizes": np.ceil(rng.random((columns, tensors)) * 300),
         "near_sizes": np.ceil(rng.random((columns, tensors)) * 300),
         "link": rng.random((2, 4)) * [draw(SECONDS), 1e-3, draw(SECONDS) / 100, 1e-4],
@@ -57,9 +59,16 @@ def run(case, events=None, **changes):
     return times, parts, late
 
 
-def assert_timeline(case, on_cpu):
+def given_to_cpu(case, numbers):
+    """The case with some of its resident or missing experts given to the CPU, as random `numbers` from 0 to 1 say."""
+    free = case["needed"] - case["far"]
+    cpu = np.floor(np.resize(numbers, free.shape) * (free + 0.999)).astype(np.uint16)
+    return {**case, "cpu": cpu, "near": np.minimum(case["near"], free - cpu).astype(np.uint16)}
+
+
+def assert_timeline(case, numbers):
     """Every time and every cause equals the twin's."""
-    case["on_cpu"] = on_cpu
+    case = given_to_cpu(case, numbers)
     times, parts, late = run(case)
     for step, (seconds, causes, waited) in enumerate(naive_timeline.timeline(**case)):
         assert times[step] == pytest.approx(seconds, rel=1e-9, abs=1e-12)

@@ -52,6 +52,9 @@ def sweep(
     host: Any = None,
     storage: Any = None,
     engine: Any = None,
+    cpu_share: Any = None,
+    cpu_moe_layers: Any = None,
+    gpu_moe_layers: Any = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     client: Any = None,
@@ -78,6 +81,7 @@ def sweep(
     timing = {
         "device": device, "quant": quant, "overlap": overlap, "model": model, "lanes": lanes, "context": context,
         "compute_ms": compute_ms, "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
+        "cpu_share": cpu_share, "cpu_moe_layers": cpu_moe_layers, "gpu_moe_layers": gpu_moe_layers,
     }  # fmt: skip
     axes = axes_of(
         policy=policy, scope=scope, cache=cache, budget=budget, batch=batch, timing=timing, settings=settings,
