@@ -1,11 +1,11 @@
 """Predicted against measured: time per token of published runs of real engines.
 
-    python -m benchmarks.fidelity.fidelity [measurements.csv] [--json] [--output FILE] [--quick]
+    python -m benchmarks.fidelity.fidelity [measurements.csv …] [--json] [--output FILE] [--quick]
 
 Every row of the table is predicted or listed with the reason why not. A row's prediction comes from numbers that were
 fitted without its configuration (hardware, model, top-k): from the other runs of the same engine, or, where there are
 none, from the device card as it would be without fits. `blind` knows the bytes that were read, `given` also the run's
-own computing time. In-sample errors, of cards fitted to all rows, stand beside. Rows of measurements.csv are published
+own computing time. In-sample errors, of cards fitted to all rows, stand beside. Rows of both tables are published
 figures, each with its source.
 
 What leaving out does not cover: which numbers are fitted, what they start from, and which costs the model has at all
@@ -34,6 +34,7 @@ from remoe_sim.devices.measured_runs import LeftOut, Run, read_runs
 from remoe_sim.util.cards import Fact
 
 HERE = Path(__file__).parent
+TABLES = ("measurements.csv", "measurements_2.csv")
 KEYS = ("blind_error", "given_error", "blind_in_sample_error", "given_in_sample_error")
 
 
@@ -51,23 +52,22 @@ class Engine:
     fit: tuple[str, ...]
     start: dict[str, float]
     overlap: str | None = None
-    quant: str | None = None
 
 
 PHONE = {"efficiency": 0.8, "expert_s": 1e-4, "contention_bytes_per_s": 5e9, "overlap_efficiency": 0.3,
          "storage.overhead_s": 0.0, "storage.latency_s": 2e-4, "storage.bandwidth_bytes_per_s": 2.6e9,
          "state_bytes_per_s": 1e9}  # fmt: skip
+IMP = "RTX 5090 32 GB (imp)"
 ENGINES = (
     Engine("BigMoeOnEdge, phone", {"OnePlus 15R": "oneplus-15r"},
            ("expert_s", "contention_bytes_per_s", "state_bytes_per_s", "overlap_efficiency", "storage.latency_s",
             "storage.bandwidth_bytes_per_s"), PHONE),
     # the time per expert is the phone's (same engine); its efficiency was set with these rows in view
     Engine("BigMoeOnEdge, laptop", {"Windows laptop 8c": "laptop-ddr4-nvme"}, ("storage.bandwidth_bytes_per_s",), {}),
-    Engine("imp", {"imp#32": "rtx-5090"}, ("layer_s",), {}),
+    Engine("imp", {"imp#32": "rtx-5090", IMP: "rtx-5090"}, ("layer_s",), {}),
     Engine("mixtral-offloading",
            {"A100": "a100-80gb", "3080 Mobile": "rtx-3080-mobile", "3060": "rtx-3060-pcie3", "T4": "t4"}, ("layer_s",),
            {}, "none"),
-    Engine("flash-moe", {"M3 Max": "apple-m3-max"}, ("layer_s",), {}, quant="bpw:4.5"),
     Engine("Crow", {"one Phison NVMe": "rtx-5090"}, ("layer_s",), {}),
 )  # fmt: skip
 OUT = {
@@ -76,6 +76,8 @@ OUT = {
     "VRAM + RAM + SSD": "three tiers: how many bytes came from which is not published",
     "3-tier": "three tiers: how many bytes came from which is not published",
 }
+HELD_OUT = "held out of fits: a paging case, or its rate counts the prompt"
+RESIDENT = "nothing is missed: kernels run in a graph, another path of its engine than with a cache"
 UNKNOWN_BITS = "bits per weight of this quantisation are not stated"
 
 
@@ -84,6 +86,10 @@ def usable(run: Run, row: dict[str, str]) -> str | None:
     for word, reason in OUT.items():
         if word.lower() in row["mode"].lower():
             return reason
+    if "hold out of fits" in row["quote_or_note"]:
+        return HELD_OUT
+    if run.hit_rate == 1 and row["mode"].startswith("imp"):
+        return RESIDENT
     if "3-bit experts" in row["quant"]:
         return UNKNOWN_BITS
     if engine_of(run) is None:
@@ -100,7 +106,7 @@ def engine_of(run: Run) -> tuple[Engine, str] | None:
 
 def placed(run: Run) -> Run:
     engine, _ = engine_of(run)  # type: ignore[misc]
-    return replace(run, overlap=engine.overlap or run.overlap, quant=run.quant or engine.quant)
+    return replace(run, overlap=engine.overlap or run.overlap)
 
 
 def device_of(run: Run) -> Device:
@@ -151,18 +157,30 @@ def summary(rows: list[dict[str, Any]], key: str) -> dict[str, Any]:
     return {"rows": int(errors.size), "median": float(np.median(errors)), "p90": float(np.quantile(errors, 0.9))}
 
 
-def answer_of(path: Path, quick: bool) -> dict[str, Any]:
-    """Rows, what was left out, and errors in all, of the phone and the laptop, and by engine."""
+def read_table(path: Path) -> tuple[list[Run], list[LeftOut]]:
+    """Runs that are predicted, and rows that are not, with the reason."""
     with path.open(encoding="utf-8", newline="") as file:
         table = {row["id"]: row for row in csv.DictReader(file)}
     read, left_out = read_runs(path)
     runs = []
     for run in read:
+        if table[run.id]["mode"].startswith("imp,"):
+            run = replace(run, hardware=IMP)
         reason = usable(run, table[run.id])
         if reason is None:
             runs.append(placed(run))
         else:
             left_out.append(LeftOut(run.id, reason))
+    return runs, left_out
+
+
+def answer_of(paths: list[Path], quick: bool) -> dict[str, Any]:
+    """Rows, what was left out, and errors in all, of the phone and the laptop, and by engine."""
+    runs: list[Run] = []
+    left_out: list[LeftOut] = []
+    for path in paths:
+        more, without = read_table(path)
+        runs, left_out = runs + more, left_out + without
     rows = predict(runs, quick)
     phones = [row for row in rows if row["engine"].startswith("BigMoeOnEdge")]
     return {
@@ -202,7 +220,7 @@ def print_tables(answer: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = options(__doc__, quick={}, output="write the JSON to this file too")
-    parser.add_argument("measurements", nargs="?", type=Path, default=HERE / "measurements.csv")
+    parser.add_argument("measurements", nargs="*", type=Path, default=[HERE / name for name in TABLES])
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     given = parser.parse_args()
     answer = answer_of(given.measurements, given.quick)

@@ -125,12 +125,18 @@ class ReplayResult(Shown):
             "prefill": self.prefill.to_dict(),
             "decode": self.decode.to_dict(),
             "reuse_rate": self.reuse_rate,
-            "tpot_ms": self.tpot_ms,
+            "tpot_ms": self._tpot_with_band(),
             "tokens_per_second": self.tokens_per_second,
             "ttft_ms": None if self.timed is None else self.timed.times.ttft_ms,
             "parts_ms": None if self.timed is None else self.timed.times.parts_ms,
             "device_run": None if self.timed is None else self.timed.to_dict(),
         }
+
+    def _tpot_with_band(self) -> dict[str, Any] | None:
+        if self.timed is None or self.tpot_ms is None:
+            return None
+        band = self.timed.band
+        return {**self.tpot_ms, "band": None if band is None else band.to_dict()}
 
     def row(self) -> dict[str, Any]:
         """`to_dict` without dictionaries inside: their entries have names such as `decode_hit_rate`."""
@@ -139,7 +145,8 @@ class ReplayResult(Shown):
             row |= (
                 {f"{name}_{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
             )
-        return row
+        band = row.pop("tpot_ms_band", None)
+        return row if band is None else {**row, "tpot_ms_low": band["low"], "tpot_ms_high": band["high"]}
 
     def to_frame(self) -> pd.DataFrame:
         """One row."""

@@ -330,6 +330,9 @@ def show_times(console: Console, times: list[tuple[str, Timed]], reads: str = "m
             f"{ttft['mean']:,.1f}" if ttft else "",
         )
     console.print(table)
+    for label, timed in times:
+        if timed.band is not None and timed.times.tpot_ms:
+            console.print(f"{label}: {timed.times.tpot_ms['mean']:,.2f} ms, {timed.band.sentence}", soft_wrap=True)
 
 
 def parts_table(heading: str, rows: list[tuple[str, dict[str, float]]], rates: list[float] | None = None) -> Table:

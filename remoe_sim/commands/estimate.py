@@ -83,6 +83,9 @@ def show(report: EstimateReport) -> None:
     ]
     rates = [said["batch"] * 1e3 / one.tpot_ms for one in report.results]
     console.print(parts_table("modelled ms", rows, rates))
+    console.print()
+    for (label, _), one in zip(rows, report.results, strict=True):
+        console.print(f"{label}: {one.tpot_ms:,.2f} ms, {one.band.sentence}", soft_wrap=True)
 
 
 def _way(said: dict[str, Any]) -> str:

@@ -78,7 +78,7 @@ def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
     if report.results[0].bytes_read is None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
     if timed is not None:
-        note_all(timed.costs.notes)
+        note_all(timed.notes)
 
 
 def show(report: ReplayReport) -> None:

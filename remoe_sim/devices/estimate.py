@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.devices.band import Band, band_of, class_of
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.hybrid import Hybrid
@@ -111,9 +112,16 @@ class Estimate:
         return float(self.times.seconds.mean()) * 1e3
 
     @property
+    def band(self) -> Band:
+        """Where 80 % of comparable measured runs were, in ms."""
+        place = self.costs.misses_from if self.hit_rate < 1 else "resident"
+        return band_of(self.tpot_ms, class_of(self.device, place, self.said["compute_ms"] is not None))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about what nobody has checked or what is not known."""
-        return self.costs.notes
+        remark = self.band.remark
+        return (*self.costs.notes, *([remark] if remark else []))
 
     def log(self, steps: int) -> Log:
         """The events of the first steps."""
@@ -128,7 +136,7 @@ class Estimate:
             **self.said,
             "hit_rate": self.hit_rate,
             "bytes_read_per_token": self.bytes_per_token,
-            "tpot_ms": {"mean": self.tpot_ms},
+            "tpot_ms": {"mean": self.tpot_ms, "band": self.band.to_dict()},
             "tokens_per_second": self.said["batch"] * 1e3 / self.tpot_ms,
             "parts_ms": self.times.parts_ms,
             "notes": list(self.notes),
@@ -159,7 +167,9 @@ class EstimateReport(Shown):
         rows = []
         for result in self.to_dict()["results"]:
             parts = {f"{name}_ms": value for name, value in result.pop("parts_ms").items()}
-            rows.append({**result, "tpot_ms": result["tpot_ms"]["mean"], **parts, "notes": "; ".join(result["notes"])})
+            tpot = result["tpot_ms"]
+            band = {"tpot_ms": tpot["mean"], "tpot_ms_low": tpot["band"]["low"], "tpot_ms_high": tpot["band"]["high"]}
+            rows.append({**result, **band, **parts, "notes": "; ".join(result["notes"])})
         return pd.DataFrame(rows)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from remoe_sim.devices.band import Band, band_around
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.hybrid import Hybrid
@@ -324,6 +325,20 @@ class Timed:
         return run(self.costs, self.steps, self.reads, self.run.overlap, self.run.compute_ms)
 
     @property
+    def band(self) -> Band | None:
+        """Where 80 % of comparable measured runs were around the mean, in ms; None without decode tokens."""
+        tpot = self.times.tpot_ms
+        if tpot is None:
+            return None
+        return band_around(tpot["mean"], self.run.device, self.costs, self.reads, self.run.compute_ms)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what nobody has checked or what is not known."""
+        remark = None if self.band is None else self.band.remark
+        return (*self.costs.notes, *([remark] if remark else []))
+
+    @property
     def late_in_decode(self) -> Longs:
         """int64[MoE layers]: experts read ahead that came late, in steps with counted decode tokens."""
         late: Longs = self.times.late[self.steps.decode > 0].sum(axis=0)
@@ -341,5 +356,5 @@ class Timed:
             "model": self.model.name, "quant": self.model.quant, "overlap": self.run.overlap,
             "misses_from": self.costs.misses_from, "cpu_share": self.times.cpu_share, **self.run.hybrid.placement,
             "lanes": lanes,
-            "context": self.run.context, "compute_ms": self.run.compute_ms, "notes": list(self.costs.notes),
+            "context": self.run.context, "compute_ms": self.run.compute_ms, "notes": list(self.notes),
         }  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 
 from remoe_sim.cache.counts import Accesses
 from remoe_sim.cache.holdings import of_replay
+from remoe_sim.devices.band import Band, band_around
 from remoe_sim.devices.run import RunsOn, StepCounts
 from remoe_sim.devices.timeline import PARTS, Counts, Reads, Steps, run
 from remoe_sim.trace.holdings import of_timeline
@@ -170,6 +171,7 @@ class Point:
     tpot_ms: dict[str, float]
     parts_ms: dict[str, float]
     tokens_per_second: float
+    band: Band | None
 
     @property
     def mean(self) -> float:
@@ -184,7 +186,9 @@ class Point:
     def to_dict(self) -> dict[str, Any]:
         return {
             "capacity": self.capacity, "memory_bytes": self.memory_bytes, "cache_bytes": self.cache_bytes,
-            "workspace_bytes": self.workspace_bytes, "tpot_ms": self.tpot_ms, "parts_ms": self.parts_ms,
+            "workspace_bytes": self.workspace_bytes,
+            "tpot_ms": {**self.tpot_ms, "band": None if self.band is None else self.band.to_dict()},
+            "parts_ms": self.parts_ms,
             "tokens_per_second": self.tokens_per_second,
         }  # fmt: skip
 
@@ -273,8 +277,10 @@ class PlanCurve:
         reads = Reads.of(self._costs, self._misses.at(limit), self._on.overlap)
         times = run(self._costs, self._steps, reads, self._on.overlap, self._on.compute_ms)
         tpot, parts, rate = times.tpot_ms, times.parts_ms, times.tokens_per_second
+        on = self._on
+        band = None if tpot is None else band_around(tpot["mean"], on.device, self._costs, reads, on.compute_ms)
         return Point(
             {"experts_per_layer" if self._room.per_layer else "bytes": limit},
             self._room.cache(limit), self._room.workspace(limit), self.memory(number),
-            tpot or {}, parts or dict.fromkeys(PARTS, 0.0), rate or 0.0,
+            tpot or {}, parts or dict.fromkeys(PARTS, 0.0), rate or 0.0, band,
         )  # fmt: skip

@@ -182,6 +182,8 @@ class PlanReport(Shown):
                 row |= {f"capacity_{unit}": limit for unit, limit in point.capacity.items()}
                 row |= {key: getattr(point, key) for key in ("memory_bytes", "cache_bytes", "workspace_bytes")}
                 row |= {f"tpot_ms_{key}": value for key, value in point.tpot_ms.items()}
+                if point.band is not None:
+                    row |= {"tpot_ms_low": point.band.low, "tpot_ms_high": point.band.high}
                 rows.append(row | {"waits_ms": point.waits_ms, "tokens_per_second": point.tokens_per_second})
         return pd.DataFrame(rows)
 
