@@ -117,6 +117,10 @@ def test_a_column_that_is_there_twice(tmp_path):
 
 
 def test_lists_that_reach_beyond_their_numbers(tmp_path):
-    lists = pa.ListArray.from_arrays(pa.array([0, 99], pa.int32()), pa.array([1, 2]))
-    table = pa.table({"token": [0], "layer": [1], "experts": lists})
-    refused(saved(table, tmp_path / "t", "feather"), "cannot be read as a table .*list offsets")
+    table = pa.table({"token": [0], "layer": [1], "experts": pa.array([[5, 6]], pa.list_(pa.int64()))})
+    raw = saved(table, tmp_path / "t", "stream").read_bytes()
+    offsets = np.array([0, 2], "<i4").tobytes()
+    assert raw.count(offsets) > 0
+    at = raw.rindex(offsets)
+    (tmp_path / "u").write_bytes(raw[:at] + np.array([0, 9_999_999], "<i4").tobytes() + raw[at + 8 :])
+    refused(tmp_path / "u", "cannot be read as a table .*list offsets")
