@@ -70,7 +70,9 @@ class PlainCsv(TraceFormat):
         head = csv_head(source)
         names = head.names or _named(source, head)
         chosen = source.given.columns if head.names else ()
-        if (not chosen and ",".join(names).startswith(_ROWS_OF_OTHERS[1])) or ",".join(names) == _ROWS_OF_OTHERS[0]:
+        if (not chosen and ",".join(names).startswith(_ROWS_OF_OTHERS[1])) or head.separator.join(
+            names
+        ) == _ROWS_OF_OTHERS[0]:
             return False
         try:
             return find_columns(names, chosen).is_rows
