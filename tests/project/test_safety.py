@@ -26,8 +26,9 @@ FILES = [
     for folder in (PACKAGE, *map(Path, remoe_sim.policies.__path__), *map(Path, remoe_sim.traces.__path__))
     for path in sorted(folder.rglob("*.py"))
 ]
-# where and why: who names the file of a policy or a format means it to run; workers of a cluster get work from who started them; the
-# subclass of the unpickler lets nothing through but containers and tensors, which test_import_sglang_recorder checks
+# where and why: who names the file of a policy or a format means it to run; workers of a cluster get work from who
+# started them; the subclass of the unpickler lets nothing through but containers and tensors, which
+# test_import_sglang_recorder checks
 ALLOWED = {
     ("compile.py", "pickle"), ("plugins.py", "exec_module"), ("cluster.py", "pickle"),
     ("worker.py", "pickle"), ("torch_files.py", "pickle"),
