@@ -70,7 +70,8 @@ class PlainCsv(TraceFormat):
         head = csv_head(source)
         names = head.names or _named(source, head)
         chosen = source.given.columns if head.names else ()
-        if (not chosen and ",".join(names).startswith(_ROWS_OF_OTHERS[1])) or ",".join(names) == _ROWS_OF_OTHERS[0]:
+        first = head.separator.join(names)
+        if first == _ROWS_OF_OTHERS[0] or (not chosen and first.startswith(_ROWS_OF_OTHERS[1])):
             return False
         try:
             return find_columns(names, chosen).is_rows

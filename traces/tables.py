@@ -42,9 +42,10 @@ class Tables(TraceFormat):
         try:
             with source.seekable() as file:
                 table = _parquet(source, file) if source.head.startswith(_PARQUET) else _arrow(source, file)
+            table.validate(full=True)
         except TraceError:
             raise
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise source.error(f"cannot be read as a table ({why}); copy or write it again") from None
         return trace_of_table(source, table)

@@ -78,7 +78,7 @@ class Tensors(TraceFormat):
     def read(self, source: Source) -> Trace:
         named, prompt = _contents(source)
         numbers = {name: int(value) for name, value in named.items() if value.ndim == 0 and value.dtype.kind in "iu"}
-        arrays = {name: value for name, value in named.items() if value.ndim > 0}
+        arrays = {name: value for name, value in named.items() if value.ndim > 0 and value.size}
         if find_columns(arrays, source.given.columns).is_rows:
             return trace_of_table(source, _table(source, arrays))
         facts = facts_of(numbers)

@@ -57,6 +57,8 @@ def records_of_rows(
         source.note(f"all tokens are taken as {PHASES[assumed]}, {why}")
         phase = np.full(rows.layer.size, assumed, np.uint8)
     position: Ints = rows.position.astype(np.int64)
+    if rows.request is None and rows.phase is None and not single and -1 in position and (position >= 0).any():
+        position, phase = _prompt_rows(source, position, rows.layer)
     if rows.request is None:
         request, position = _requests(source, position, rows.layer, phase if rows.phase is not None else None)
     else:
@@ -65,6 +67,20 @@ def records_of_rows(
     records = Records(request, position, phase, rows.layer, line, step, rows.token_id, columns.called)
     assume_steps(source, records)
     return records
+
+
+def _prompt_rows(source: Source, position: Ints, layer: Ints) -> tuple[Ints, Ints]:
+    """Positions and phases where the rows of the prompt all have -1: they count in the order of the file, and what was
+    generated follows."""
+    prompt = np.flatnonzero(position == -1)
+    order = prompt[np.argsort(layer[prompt], kind="stable")]
+    _, first, counts = np.unique(layer[order], return_index=True, return_counts=True)
+    found: Ints = position.copy()
+    found[order] = np.arange(order.size) - np.repeat(first, counts)
+    length, begin = int(counts.max()), int(position[position >= 0].min())
+    found[position >= 0] += max(length - begin, 0)
+    source.note(f"rows at position -1 are the prompt of {length} tokens, in the order of the file")
+    return found, np.where(position == -1, PREFILL, DECODE)
 
 
 def scores(source: Source, weights: Array | None, columns: Columns) -> Array | None:
@@ -159,7 +175,8 @@ def _starts(source: Source, rows: RowTable, begins: Flags) -> Flags:
     k = source.given.top_k
     if k is None:
         raise source.error(
-            "neither positions nor ranks say where a decision ends; pass --top-k N, the experts per token"
+            "neither positions nor ranks say where a decision ends; name one with --columns position=NAME, or pass "
+            "--top-k N, the experts per token"
         )
     first = np.flatnonzero(begins)
     index = np.arange(begins.size) - np.repeat(first, np.diff(np.append(first, begins.size)))

@@ -9,6 +9,7 @@ import numpy as np
 from remoe_sim.formats.assemble import Records, Slots, assemble
 from remoe_sim.formats.columns import Columns, find_columns
 from remoe_sim.formats.rows import RowTable, records_of_rows, scores
+from remoe_sim.formats.source import LARGEST, outside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 def trace_of_table(source: Source, table: pa.Table) -> Trace:
     """The trace of a table; messages count its rows from 0. Raises TraceError that names the columns that are there."""
     source.unit = "row"
+    twice = [name for name in table.column_names if table.column_names.count(name) > 1]
+    if twice:
+        raise source.error(f"column '{twice[0]}' is there twice; rename or remove one")
     found = _columns(source, table.column_names)
     if not table.num_rows:
         raise source.error("there are no rows in it; record it again")
@@ -185,7 +189,11 @@ def _whole(source: Source, table: pa.Table, name: str | None) -> Any:
     if table.column(name).null_count:
         row = int(np.flatnonzero(np.asarray(table.column(name).is_null()))[0])
         raise source.error("the cell is empty, expected a whole number; fill it in or remove the row", row, name)
-    return _numbers(source, table.column(name), name, "iu", "whole numbers")
+    numbers = _numbers(source, table.column(name), name, "iu", "whole numbers")
+    wrong = outside(numbers, 0)
+    if wrong is not None:
+        raise source.error(f"{numbers[wrong]} is not possible; expected 0 to {LARGEST}", wrong[0], name)
+    return numbers
 
 
 def _ids(source: Source, table: pa.Table, name: str) -> Ints:

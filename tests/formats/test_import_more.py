@@ -190,6 +190,7 @@ def test_axes_of_logits(tmp_path):
 TENSORS = {
     "no k": ({"router_logits": more.logits()}, {}, "pass --top-k N"),
     "k": ({"router_logits": more.logits()}, {"top_k": 9}, "rows of 8 numbers are not the logits of a router with 9"),
+    "empty": ({"router_logits": np.zeros((0, 5, 8))}, {"top_k": 2}, "neither logits nor expert ids"),
     "nan": ({"router_logits": more.logits() * np.nan}, {"top_k": 2}, "layer 0 of its logits .* not finite"),
     "lengths": ({"logits_0": more.logits()[0], "logits_1": more.logits()[1, 1:]}, {"top_k": 2}, "layer 1 has shape .4"),
     "names": ({"logits_a": more.logits()[0], "logits_b": more.logits()[1]}, {"top_k": 2}, "does not say which layer"),

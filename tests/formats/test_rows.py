@@ -130,6 +130,22 @@ def test_prompts_that_follow_generated_tokens_are_requests(tmp_path):
     assert (trace.request.tolist(), trace.position.tolist()) == ([0, 0, 1, 1], [0, 1, 0, 1])
 
 
+def test_activations_between_semicolons(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("layer;expert\n0;3\n0;7\n0;7\n0;2\n")
+    refused(path, "--columns position=NAME, or pass --top-k N")
+    assert [row.decisions for row in rows_of(import_trace(path, top_k=2))] == [row.decisions for row in TWO]
+
+
+def test_prompts_at_position_minus_one(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("pos,layer,e0,e1\n-1,0,3,7\n-1,0,4,8\n-1,1,5,6\n-1,1,6,7\n0,0,1,2\n0,1,2,3\n1,0,3,4\n1,1,4,5\n")
+    trace = import_trace(path)
+    assert (trace.position.tolist(), trace.phase.tolist()) == ([0, 1, 2, 3], [0, 0, 1, 1])
+    assert [row.decisions for row in rows_of(trace)][:3] == [[[3, 7], [5, 6]], [[4, 8], [6, 7]], [[1, 2], [2, 3]]]
+    assert "the prompt of 2 tokens" in trace.notes
+
+
 def test_steps_that_start_again_with_each_request_are_no_batches(tmp_path):
     path = tmp_path / "t.jsonl"
     rows = [

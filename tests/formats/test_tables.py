@@ -90,6 +90,8 @@ MALFORMED = {
     "too large": ({"token": [0], "layer": [1], "expert": pa.array([2**63], pa.uint64())}, "too large"),
     "nested": ({"request": [[0]], "token": [0], "layer": [1], "expert": [1]}, "column 'request'"),
     "weights": ({"token": [0], "layer": [1], "experts": [[1, 2]], "weights": [[0.5]]}, "row 0.*1 weights for 2"),
+    "beyond": ({"token": pa.array([2**63], pa.uint64()), "layer": [1], "expert": [1]}, "too large"),
+    "large layer": ({"token": [0], "layer": [2**62], "expert": [1]}, f"row 0, column 'layer': {2**62} is not possible"),
     "phase": ({"token": [0], "phase": ["up"], "layer": [1], "expert": [1]}, "row 0, column 'phase': 'up'"),
     "twice": ({"token": [0, 0], "layer": [1, 1], "expert": [1, 1]}, "row 1.*expert 1 appears twice"),
 }  # fmt: skip
@@ -107,3 +109,18 @@ def test_damaged_tables(tmp_path, form):
     for cut in (8, len(raw) // 2, len(raw) - 3):
         (tmp_path / "u").write_bytes(raw[:cut])
         refused(tmp_path / "u", "cannot be read as a table|no rows")
+
+
+def test_a_column_that_is_there_twice(tmp_path):
+    table = pa.table([[0], [1], [1], [2]], names=["token", "layer", "layer", "expert"])
+    refused(saved(table, tmp_path / "t", "stream"), "column 'layer' is there twice")
+
+
+def test_lists_that_reach_beyond_their_numbers(tmp_path):
+    table = pa.table({"token": [0], "layer": [1], "experts": pa.array([[5, 6]], pa.list_(pa.int64()))})
+    raw = saved(table, tmp_path / "t", "stream").read_bytes()
+    offsets = np.array([0, 2], "<i4").tobytes()
+    assert raw.count(offsets) > 0
+    at = raw.rindex(offsets)
+    (tmp_path / "u").write_bytes(raw[:at] + np.array([0, 9_999_999], "<i4").tobytes() + raw[at + 8 :])
+    refused(tmp_path / "u", "cannot be read as a table .*list offsets")

@@ -250,6 +250,7 @@ OTHER_TEXTS = {
     "prompts.jsonl": '{"prompt": "w5 w6"}\n',
     "prompts.txt": "w5 w6\nw7\n",
     "runs.csv": RUNS,
+    "log.csv": "when,l,chosen\n0,0,3\n0,0,1\n",
     ".jsonl": PLAIN_JSONL,
     ".csv": PLAIN_CSV,
 }

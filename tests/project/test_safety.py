@@ -26,10 +26,11 @@ FILES = [
     for folder in (PACKAGE, *map(Path, remoe_sim.policies.__path__), *map(Path, remoe_sim.traces.__path__))
     for path in sorted(folder.rglob("*.py"))
 ]
-# where and why: who names a policy's file means it to run; workers of a cluster get work from who started them; the
-# subclass of the unpickler lets nothing through but containers and tensors, which test_import_sglang_recorder checks
+# where and why: who names the file of a policy or a format means it to run; workers of a cluster get work from who
+# started them; the subclass of the unpickler lets nothing through but containers and tensors, which
+# test_import_sglang_recorder checks
 ALLOWED = {
-    ("compile.py", "pickle"), ("find.py", "exec_module"), ("cluster.py", "pickle"),
+    ("compile.py", "pickle"), ("plugins.py", "exec_module"), ("cluster.py", "pickle"),
     ("worker.py", "pickle"), ("torch_files.py", "pickle"),
 }  # fmt: skip
 CALLS = {"eval", "exec", "compile", "__import__", "exec_module", "literal_eval"}
