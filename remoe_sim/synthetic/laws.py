@@ -45,6 +45,31 @@ class Law:
         pull[PREFILL_TOKEN:, : self.top_k] *= np.exp(by)
         return replace(self, pull=pull)
 
+    def reshaped(self, experts: int, top_k: int) -> Law:
+        """The same for other numbers of experts and of experts per token.
+
+        Popularity is that of the same share of experts, in their order, so that two laws of one shape are changed
+        alike. The pull of the experts of the token before, and of those deeper in the stack, is that at the same share
+        of the way.
+        """
+        edges = np.linspace(0, self.experts, experts + 1)
+        summed = np.interp(edges, np.arange(self.experts + 1), np.append(0.0, np.cumsum(self.popularity)))
+        popularity = np.diff(summed) * (experts / self.experts)
+        depths = np.append(
+            _stretched(self.top_k, top_k), self.top_k + _stretched(self.experts - self.top_k, experts - top_k)
+        )
+        deepest = max(self.experts - 1, 0)
+        pull = np.stack(
+            [np.interp(np.minimum(depths, deepest), np.arange(self.experts), one[:-1]) for one in self.pull]
+        )
+        return Law(top_k, popularity, np.append(pull, self.pull[:, -1:], axis=1))
+
+
+def _stretched(before: int, after: int) -> Reals:
+    """Middle of each of `after` equal parts of `before` depths, as a depth."""
+    places: Reals = (np.arange(after) + 0.5) * (before / max(after, 1)) - 0.5
+    return np.clip(places, 0, None)
+
 
 def plain_law(experts: int, top_k: int, skew: float, seed: int) -> Law:
     """A law that nothing was fitted to.
