@@ -45,31 +45,6 @@ class Law:
         pull[PREFILL_TOKEN:, : self.top_k] *= np.exp(by)
         return replace(self, pull=pull)
 
-    def reshaped(self, experts: int, top_k: int) -> Law:
-        """The same for other numbers of experts and of experts per token.
-
-        Popularity is that of the same share of experts, in their order, so that two laws of one shape are changed
-        alike. The pull of the experts of the token before, and of those deeper in the stack, is that at the same share
-        of the way.
-        """
-        edges = np.linspace(0, self.experts, experts + 1)
-        summed = np.interp(edges, np.arange(self.experts + 1), np.append(0.0, np.cumsum(self.popularity)))
-        popularity = np.diff(summed) * (experts / self.experts)
-        depths = np.append(
-            _stretched(self.top_k, top_k), self.top_k + _stretched(self.experts - self.top_k, experts - top_k)
-        )
-        deepest = max(self.experts - 1, 0)
-        pull = np.stack(
-            [np.interp(np.minimum(depths, deepest), np.arange(self.experts), one[:-1]) for one in self.pull]
-        )
-        return Law(top_k, popularity, np.append(pull, self.pull[:, -1:], axis=1))
-
-
-def _stretched(before: int, after: int) -> Reals:
-    """Middle of each of `after` equal parts of `before` depths, as a depth."""
-    places: Reals = (np.arange(after) + 0.5) * (before / max(after, 1)) - 0.5
-    return np.clip(places, 0, None)
-
 
 def plain_law(experts: int, top_k: int, skew: float, seed: int) -> Law:
     """A law that nothing was fitted to.
@@ -116,15 +91,21 @@ TRIES = 16
 CLOSE = 0.0005  # of reuse
 
 
-def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int) -> Law:
+def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int, shape: tuple[int, int] | None = None) -> Law:
     """The law by which decisions like these are drawn: as popular experts, and as often at each depth of the stack.
 
     decisions: of tokens in the order in which they follow one another; kinds: uint8[tokens], as
-    `remoe_sim.kernels.synthesis` has them. Depths beyond 2k are taken together in classes that grow by GROWTH.
+    `remoe_sim.kernels.synthesis` has them. shape: other numbers of experts and of experts per token to draw with: uses
+    and depths that are aimed at are then those at the same share of the experts. Depths beyond 2k are taken together in
+    classes that grow by GROWTH.
     """
     k = decisions.experts.shape[1]
-    classes = _classes(experts, k)
     counts, uses, exposed = _counted(decisions, kinds, experts)
+    if shape is not None and shape != (experts, k):
+        counts, exposed = (_stretched(one, k, *shape) for one in (counts, exposed))
+        edges = np.interp(np.linspace(0, experts, shape[0] + 1), np.arange(experts + 1), np.append(0, np.cumsum(uses)))
+        uses, (experts, k) = np.diff(edges), shape
+    classes = _classes(experts, k)
     depths, room = _by_class(counts, classes), _by_class(exposed, classes)
     pull = (depths + 0.25) / (room + 0.25 * experts / k)
     pull[FIRST_TOKEN] = 1
@@ -140,13 +121,23 @@ def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int) -> Law:
         for one in drawn:
             one.draw(kinds)
         step = STEP if number < ROUNDS - 4 else LAST_STEP
-        of_depths = _by_class(sum((one.counts for one in drawn), np.zeros_like(counts)), classes)
+        of_depths = _by_class(sum((one.counts for one in drawn), np.zeros(counts.shape)), classes)
         for kind in (PREFILL_TOKEN, DECODE_TOKEN):
             if depths[kind].any():
                 wanted, drawn_so = depths[kind, compared], of_depths[kind, compared]
                 pull[kind, compared] *= _correction(wanted, drawn_so, step)
-        popularity = popularity * _correction(share, sum((one.uses for one in drawn), np.zeros_like(uses)), step)
+        popularity = popularity * _correction(share, sum((one.uses for one in drawn), np.zeros(uses.size)), step)
     return Law(k, popularity / popularity.mean(), pull[:, classes])
+
+
+def _stretched(counts: Longs, k: int, experts: int, top_k: int) -> Longs:
+    """Counts by depth for other numbers of experts: up to k spread over up to top_k, the rest over the rest."""
+    known = counts.shape[1] - 1
+    edges = np.append(np.linspace(0, k, top_k + 1), np.linspace(k, known, experts - top_k + 1)[1:])
+    summed = np.cumsum(np.pad(counts[:, :-1], ((0, 0), (1, 0))), axis=1)
+    parts = np.stack([np.diff(np.interp(edges, np.arange(known + 1), one)) for one in summed])
+    spread: Longs = np.append(parts, counts[:, -1:], axis=1)
+    return spread
 
 
 def _correction(wanted: Reals, drawn: Reals | Longs, step: float) -> Reals:

@@ -133,12 +133,14 @@ def synth(
         if reuse is not None and (now := adjacent_reuse(real)) is not None:
             target_in_all(str(reuse), now)  # fitting takes long: what cannot be is refused before
         with layers_stage("fitting", real):
-            plan = _fitted(real, count, seed)
+            described = _shape_of(real, shaped)
+            shape = None if described is None else (described[0].experts[0], described[0].top_k[0])
+            plan = _fitted(real, count, seed, shape)
         wanted = wanted_reuse(plan.reuse, plan.weights(), reuse)
         if toward is not None:
-            plan, wanted = _turned(plan, wanted, as_trace(toward), seed)
-        if any(shaped[name] is not None for name in _SHAPE):
-            plan, wanted = _reshaped(plan, wanted, shaped, seed)
+            plan, wanted = _turned(plan, wanted, as_trace(toward), seed, shape)
+        if described is not None:
+            plan, wanted = _reshaped(plan, wanted, *described, seed)
     with stage("tuning reuse", len(plan.laws), "layers"):
         laws = _tilted(plan, wanted)
     trace = replace(plan.trace, source=replace(plan.drawn, laws=laws))
@@ -248,8 +250,8 @@ def _count(shaped: dict[str, Any], name: str, usual: int, least: int = 1) -> int
     return count
 
 
-def _fitted(real: Trace, tokens: int | None, seed: int) -> _Drawing:
-    """Laws and requests like those of a real trace."""
+def _fitted(real: Trace, tokens: int | None, seed: int, shape: tuple[int, int] | None = None) -> _Drawing:
+    """Laws and requests like those of a real trace; shape: experts and experts per token, if others."""
     order, bounds = by_request(real)
     fitted = order[:SAMPLE]
     kinds = kinds_of(real.request[fitted], real.phase[fitted])
@@ -262,7 +264,7 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Drawing:
         here = decisions.take(fitted.astype(np.int64))
         absent = None if decisions.routed is None else ~decisions.routed
         seen = kinds if absent is None else np.where(absent[fitted], np.uint8(ABSENT_TOKEN), kinds)
-        law = fit_law(here, seen, real.model.experts[index], seeds[index] + 1)
+        law = fit_law(here, seen, real.model.experts[index], seeds[index] + 1, shape)
         return law, found.shared[0] / found.wanted if found.wanted else None, absent
 
     laws, reuse, absent = zip(*map_layers(one_layer, real.moe_layers, of_decisions(real)), strict=True)
@@ -279,31 +281,34 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Drawing:
 
 
 def _turned(
-    plan: _Drawing, wanted: Sequence[float | None], tuned: Trace, seed: int
+    plan: _Drawing, wanted: Sequence[float | None], tuned: Trace, seed: int, shape: tuple[int, int] | None
 ) -> tuple[_Drawing, list[float | None]]:
     """With the laws of the tuned trace, and the odds of reuse changed in each layer as they are there."""
     if (tuned.model.experts, tuned.model.top_k) != (plan.trace.model.experts, plan.trace.model.top_k):
         raise tuned.error("'toward' differs from 'like' in layers, experts or top-k; give the same model, tuned")
     with layers_stage("fitting", tuned):
-        after = _fitted(tuned, 1, seed)
+        after = _fitted(tuned, 1, seed, shape)
     return replace(plan, laws=after.laws), changed_alike(wanted, plan.reuse, after.reuse)
 
 
+def _shape_of(real: Trace, shaped: dict[str, Any]) -> tuple[Model, tuple[int, ...]] | None:
+    """The model in whose shape a real trace is drawn, and the numbers of its MoE layers; None for its own."""
+    if all(shaped[name] is None for name in _SHAPE):
+        return None
+    if shaped["model"] is None:
+        here = {"layers": real.moe_layers, "experts": max(real.model.experts), "top_k": max(real.model.top_k)}
+        shaped = {**shaped, **{name: shaped[name] if shaped[name] is not None else here[name] for name in here}}
+    return _described(shaped)
+
+
 def _reshaped(
-    plan: _Drawing, wanted: Sequence[float | None], shaped: dict[str, Any], seed: int
+    plan: _Drawing, wanted: Sequence[float | None], model: Model, numbers: tuple[int, ...], seed: int
 ) -> tuple[_Drawing, list[float | None]]:
     """The same requests in another shape, where each layer takes after that at the same share of the depth."""
-    own = plan.trace.model
-    if shaped["model"] is None:
-        here = {"layers": plan.trace.moe_layers, "experts": max(own.experts), "top_k": max(own.top_k)}
-        shaped = {**shaped, **{name: shaped[name] if shaped[name] is not None else here[name] for name in here}}
-    described, numbers = _described(shaped)
     like = [at * len(plan.laws) // len(numbers) for at in range(len(numbers))]
-    laws = [plan.laws[at].reshaped(described.experts[0], described.top_k[0]) for at in like]
-    seeds = _seeds(seed, len(numbers))
-    drawn = DrawnLayers(laws, seeds, plan.drawn.kinds)
-    trace = replace(plan.trace, layer_numbers=numbers, model=described)
-    return _Drawing(trace, drawn, laws), [wanted[at] for at in like]
+    laws, seeds = [plan.laws[at] for at in like], _seeds(seed, len(numbers))
+    trace = replace(plan.trace, layer_numbers=numbers, model=model)
+    return _Drawing(trace, DrawnLayers(laws, seeds, plan.drawn.kinds), laws), [wanted[at] for at in like]
 
 
 def _empty(request: Any, position: Any, phase: Any, numbers: Any, model: Model, notes: str, origin: Any) -> Trace:
