@@ -121,7 +121,7 @@ def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int, shape: 
         for one in drawn:
             one.draw(kinds)
         step = STEP if number < ROUNDS - 4 else LAST_STEP
-        of_depths = _by_class(sum((one.counts for one in drawn), np.zeros(counts.shape)), classes)
+        of_depths = _by_class(sum((one.counts for one in drawn), np.zeros_like(counts)), classes)
         for kind in (PREFILL_TOKEN, DECODE_TOKEN):
             if depths[kind].any():
                 wanted, drawn_so = depths[kind, compared], of_depths[kind, compared]
