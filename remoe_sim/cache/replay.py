@@ -20,7 +20,7 @@ from remoe_sim.policy.outcome import Residents, Rules
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, StreamViews
 from remoe_sim.trace.metrics import adjacent_reuse
 from remoe_sim.trace.sources import layers_stage
-from remoe_sim.trace.trace import TraceLike
+from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import map_layers
 
@@ -62,6 +62,10 @@ def replay(
     cpu_share: Any = None,
     cpu_moe_layers: Any = None,
     gpu_moe_layers: Any = None,
+    residency: str | None = None,
+    page_rule: str | None = None,
+    page_memory: int | str | None = None,
+    fault_threads: int | None = None,
 ) -> ReplayReport:
     """Replay a trace through a cache and count.
 
@@ -74,7 +78,11 @@ def replay(
 
     device: what it runs on, which adds times; model and quant: whose sizes, if the trace's name does not tell or others
     are wanted; overlap: `none`, `layer` (if not given) or `prefetch` (all misses foreseen, one layer ahead); lanes,
-    context, compute_ms, misses_from, host, storage, engine: as in `estimate`.
+    context, compute_ms, misses_from, host, storage, engine, cpu_share, cpu_moe_layers, gpu_moe_layers: as in `estimate`.
+    residency: `cached` (if not given), `resident` (all weights in
+    memory) or `mapped`: what the cache does not hold (all with cache 0), and all else of the model, is read through the
+    page cache, which has page_memory bytes (if not given, what the device has left); page_rule: `lru` (if not given)
+    or `two-list`; fault_threads: of the engine that fault side by side (1).
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
@@ -83,6 +91,7 @@ def replay(
         "device": device, "model": model, "quant": quant, "overlap": overlap, "lanes": lanes, "context": context,
         "compute_ms": compute_ms, "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
         "cpu_share": cpu_share, "cpu_moe_layers": cpu_moe_layers, "gpu_moe_layers": gpu_moe_layers,
+        "residency": residency, "page_rule": page_rule, "page_memory": page_memory, "fault_threads": fault_threads,
     }  # fmt: skip
     call = Call.of(
         trace,
@@ -116,16 +125,26 @@ def results_of(call: Call) -> tuple[ReplayResult, ...]:
     if call.on is not None:
         from remoe_sim.devices.run import StepCounts
 
-        counts = StepCounts(call.trace, call.tokens, len(policies))
+        counts = StepCounts(call.trace, call.tokens, len(policies), keep=call.on.residency == "mapped")
     per_layer, reads = call.settings.per_layer, reads_of(caches, policies)
     with layers_stage("replaying", call.trace, reads) if per_layer else stage("replaying"):
         tallied = (_replay_layers if per_layer else _replay_global)(caches, limit, policies, counts)
     with layers_stage("measuring reuse", call.trace):
         results = _results(caches, limit, policies, tallied)
     if call.on is not None and call.model is not None and counts is not None:
-        timed = call.on.timed(call.trace, call.model, call.tokens, counts)
+        timed = call.on.timed(call.trace, call.model, call.tokens, counts, _cache_bytes(call.trace, limit, per_layer))
         results = tuple(replace(result, timed=one) for result, one in zip(results, timed, strict=True))
     return results
+
+
+def _cache_bytes(trace: Trace, limit: Limit, per_layer: bool) -> int:
+    """What a cache of that limit takes at most."""
+    sizes = trace.model.expert_bytes or (0,) * trace.moe_layers
+    if limit.budget is not None:
+        return limit.budget
+    most = [limit.for_layer(trace, at) for at in range(trace.moe_layers)] if per_layer else trace.model.experts
+    held = sum(min(a, b) * size for a, b, size in zip(most, trace.model.experts, sizes, strict=True))
+    return held if per_layer else min(held, (limit.experts or 0) * max(sizes))
 
 
 def _pinned(pin: str | Mapping[int, Sequence[int]] | None) -> str | dict[str, list[int]] | None:

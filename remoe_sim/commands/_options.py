@@ -301,6 +301,23 @@ def device_options(function: F) -> F:
     return timing_options(_TIMELINE(function))
 
 
+_RESIDENCY = (
+    click.option(
+        "--residency",
+        metavar="cached|resident|mapped",
+        help="Experts in the cache (if not given), all weights in memory, or a mapped file that faults.",
+    ),
+    click.option("--page-rule", metavar="lru|two-list", help="Which pages of a mapped file stay; lru if not given."),
+    click.option("--page-memory", metavar="SIZE", help="Of the page cache; what the device has left if not given."),
+    click.option("--fault-threads", metavar="N", help="Threads of the engine that fault side by side; 1."),
+)
+
+
+def residency_options(function: F) -> F:
+    """Where weights are: in a cache, all in memory, or in the pages of a mapped file."""
+    return _with(function, *_RESIDENCY)
+
+
 def note_all(sentences: tuple[str, ...]) -> None:
     """What nobody has checked or what is not known, on stderr."""
     for sentence in dict.fromkeys(sentences):

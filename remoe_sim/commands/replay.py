@@ -16,6 +16,7 @@ from remoe_sim.commands._options import (
     note_all,
     print_json,
     replay_options,
+    residency_options,
     schedule_in_words,
     scheduled,
     show_times,
@@ -43,6 +44,7 @@ SECTION = "Start"
 )
 @click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
 @device_options
+@residency_options
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.replay.v1).")
 def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
@@ -59,6 +61,7 @@ def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
       remoe-sim replay sample:qwen-original --budget 16MiB --scope global --policy lru --json
       remoe-sim replay sample:qwen-original --cache 8 --batch 4 --prefill-chunk 16
       remoe-sim replay sample:qwen-original --cache 8 --device jetson-orin-nx-16gb --overlap none
+      remoe-sim replay sample:qwen-original --cache 0 --device laptop --residency mapped --page-memory 12MiB
     """
     import remoe_sim
 

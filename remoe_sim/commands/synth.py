@@ -14,6 +14,9 @@ SECTION = "Make traces"
 @click.command()
 @click.option("-o", "--output", required=True, type=click.Path(), help="The trace file to write (Parquet).")
 @click.option("--like", metavar="TRACE", help="Route as this trace does, layer by layer, in requests like its own.")
+@click.option(
+    "--toward", metavar="TRACE", help="What --like was tuned to: popularity and reuse change as from --like to it."
+)
 @click.option("--tokens", metavar="N", help="Tokens, such as 20000 or 50e6; as many as --like has, else 10,000.")
 @click.option(
     "--reuse", metavar="R[,R…]", help="Adjacent reuse, such as 0.5 (0.4 if not given); with --like also 1.26x or +0.07."
@@ -46,6 +49,7 @@ def command(output: str, **given: Any) -> None:
       remoe-sim synth -o t.parquet --tokens 20000 --layers 4 --reuse 0.5
       remoe-sim synth --like real.parquet -o same.parquet
       remoe-sim synth --like real.parquet --reuse 1.26x -o tuned.parquet
+      remoe-sim synth --like original.parquet --toward tuned.parquet --model deepseek-v2-lite -o large.parquet
       remoe-sim synth --model olmoe-1b-7b --quant q4_k_m --tokens 2000 -o o.parquet
     """
     import remoe_sim

@@ -15,6 +15,7 @@ from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
+from remoe_sim.devices.mapped import CACHED, MAPPED, RESIDENT, Faults, Pages, check_residency, page_bytes, page_faults
 from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
@@ -132,6 +133,7 @@ class RunsOn:
     compute_ms: measured computing time per token, None for the modelled one
     misses_from: where missing experts are, None for the nearest place that the device has
     hybrid: what the CPU computes
+    residency: what holds the weights (`remoe_sim.devices.mapped`); pages: of mapped ones
     """
 
     device: Device
@@ -143,6 +145,8 @@ class RunsOn:
     compute_ms: float | None = None
     misses_from: str | None = None
     hybrid: Hybrid = field(default_factory=Hybrid)
+    residency: str = CACHED
+    pages: Pages = field(default_factory=Pages)
 
     @classmethod
     def asked(cls, *, device: str | Path | Device | None = None, **others: Any) -> RunsOn | None:
@@ -174,21 +178,30 @@ class RunsOn:
         cpu_share: float | str | None = None,
         cpu_moe_layers: int | str | None = None,
         gpu_moe_layers: int | str | None = None,
+        residency: str | None = None,
+        page_rule: str | None = None,
+        page_memory: int | str | None = None,
+        fault_threads: int | str | None = None,
     ) -> RunsOn:
         """Check what was given with a device; ValueError for what is not possible."""
+        on = machine(device, host, storage, engine)
+        where = check_residency(residency, on, misses_from)
+        pages = Pages.of(where, page_rule, page_memory, fault_threads)
         lanes = None if lanes is None else parse_count(lanes, "lanes", most=MOST_LANES)
         if lanes == 0:
             raise ValueError("lanes 0 are not possible; give a whole number from 1")
         return cls(
-            device=machine(device, host, storage, engine),
+            device=on,
             model=model,
             quant=quant,
             overlap=check_overlap(overlap),
             lanes=lanes,
             context=None if context is None else parse_count(context, "context", most=MOST_TOKENS),
             compute_ms=None if compute_ms is None else parse_number(compute_ms, "compute time in ms"),
-            misses_from=misses_from,
+            misses_from="storage" if where == MAPPED else misses_from,
             hybrid=Hybrid.of(check_overlap(overlap), misses_from, cpu_share, cpu_moe_layers, gpu_moe_layers),
+            residency=where,
+            pages=pages,
         )
 
     def sized(self, trace: Trace) -> tuple[Trace, SizedModel]:
@@ -227,10 +240,21 @@ class RunsOn:
             quant = found[2] if found else None
         return find_model(name, quant)
 
-    def timed(self, trace: Trace, model: SizedModel, tokens: Tokens, counts: StepCounts) -> list[Timed]:
-        """The times of every policy whose misses were counted."""
+    def timed(
+        self, trace: Trace, model: SizedModel, tokens: Tokens, counts: StepCounts, cache_bytes: int = 0
+    ) -> list[Timed]:
+        """The times of every policy whose misses were counted; cache_bytes: what the cache takes of the memory."""
         costs = self.costs(trace, model)
         steps = self.steps(trace, tokens, counts.needed)
+        if self.residency != CACHED:
+            reads = Reads.of(costs, np.zeros_like(counts.needed))
+            if self.residency == RESIDENT:
+                return [Timed(self, model, costs, steps, reads) for _ in counts.missed]
+            held = page_bytes(self.pages, self.device, model, steps, cache_bytes)
+            return [
+                Timed(self, model, costs, steps, reads, page_faults(self.pages, self.device, model, held, *accesses))
+                for accesses in counts.accesses()
+            ]
         return [Timed(self, model, costs, steps, Reads.of(costs, missed, self.overlap)) for missed in counts.missed]
 
     def costs(self, trace: Trace, model: SizedModel) -> Costs:
@@ -286,8 +310,11 @@ def _prompts(trace: Trace, rows: Longs, of_token: Longs, kinds: np.ndarray) -> L
 class StepCounts:
     """Collects, cache by cache, what each step needs and misses at each MoE layer: uint16[steps, layers]."""
 
-    def __init__(self, trace: Trace, tokens: Tokens, policies: int) -> None:
+    def __init__(self, trace: Trace, tokens: Tokens, policies: int, keep: bool = False) -> None:
+        """keep: also which experts are missed, for `accesses`."""
         shape = (tokens.n_steps, trace.moe_layers)
+        self._bases = np.append(0, np.cumsum(trace.model.experts))
+        self._kept: list[list[tuple[Longs, Longs]]] | None = [[] for _ in range(policies)] if keep else None
         self.needed, self.missed = np.zeros(shape, np.uint16), [np.zeros(shape, np.uint16) for _ in range(policies)]
 
     def need(self, stream: Stream, layer: int | None = None) -> None:
@@ -301,6 +328,20 @@ class StepCounts:
         from remoe_sim.kernels.tallies import count_missed
 
         count_missed(stream.steps, stream.offsets, _columns(stream, layer), hit, self.missed[policy])
+        if self._kept is not None:
+            missed = np.flatnonzero(~np.asarray(hit, np.bool_))
+            steps = np.repeat(stream.steps, np.diff(stream.offsets))[missed].astype(np.int64)
+            base = 0 if layer is None else self._bases[layer]
+            self._kept[policy].append((steps, stream.entries[missed].astype(np.int64) + base))
+
+    def accesses(self) -> list[tuple[int, Longs, Longs]]:
+        """Per policy how many steps there are and, int64[misses] each, as they were kept: the step, and the expert,
+        counted over all layers."""
+        none = np.zeros(0, np.int64)
+        return [
+            (len(self.needed), np.concatenate([none, *(a for a, _ in of)]), np.concatenate([none, *(b for _, b in of)]))
+            for of in self._kept or []
+        ]
 
 
 def _columns(stream: Stream, layer: int | None) -> np.ndarray:
@@ -319,10 +360,12 @@ class Timed:
     costs: Costs
     steps: Steps
     reads: Reads
+    faults: Faults | None = None
 
     @cached_property
     def times(self) -> Times:
-        return run(self.costs, self.steps, self.reads, self.run.overlap, self.run.compute_ms)
+        times = run(self.costs, self.steps, self.reads, self.run.overlap, self.run.compute_ms)
+        return times if self.faults is None else times.waiting(self.faults.seconds)
 
     @property
     def band(self) -> Band | None:
@@ -336,7 +379,8 @@ class Timed:
     def notes(self) -> tuple[str, ...]:
         """Sentences about what nobody has checked or what is not known."""
         remark = None if self.band is None else self.band.remark
-        return (*self.costs.notes, *([remark] if remark else []))
+        faults = () if self.faults is None else self.faults.notes
+        return (*self.costs.notes, *faults, *([remark] if remark else []))
 
     @property
     def late_in_decode(self) -> Longs:
@@ -357,4 +401,6 @@ class Timed:
             "misses_from": self.costs.misses_from, "cpu_share": self.times.cpu_share, **self.run.hybrid.placement,
             "lanes": lanes,
             "context": self.run.context, "compute_ms": self.run.compute_ms, "notes": list(self.notes),
+            "residency": self.run.residency,
+            "pages": None if self.faults is None else self.faults.to_dict(self.steps.decode),
         }  # fmt: skip

@@ -118,6 +118,12 @@ class Times:
         seconds = self.seconds + share * (other.seconds - self.seconds)
         return replace(self, seconds=seconds, parts=self.parts + share * (other.parts - self.parts))
 
+    def waiting(self, seconds: Reals) -> Times:
+        """The same with a wait for storage in each step, float64[steps], next to which nothing is done."""
+        parts = self.parts.copy()
+        parts[:, PARTS.index("storage_wait")] += seconds
+        return replace(self, seconds=self.seconds + seconds, parts=parts)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "tpot_ms": self.tpot_ms,

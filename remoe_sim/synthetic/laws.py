@@ -95,15 +95,21 @@ TRIES = 16
 CLOSE = 0.0005  # of reuse
 
 
-def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int) -> Law:
+def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int, shape: tuple[int, int] | None = None) -> Law:
     """The law by which decisions like these are drawn: as popular experts, and as often at each depth of the stack.
 
     decisions: of tokens in the order in which they follow one another; kinds: uint8[tokens], as
-    `remoe_sim.kernels.synthesis` has them. Depths beyond 2k are taken together in classes that grow by GROWTH.
+    `remoe_sim.kernels.synthesis` has them. shape: other numbers of experts and of experts per token to draw with: uses
+    and depths that are aimed at are then those at the same share of the experts. Depths beyond 2k are taken together in
+    classes that grow by GROWTH.
     """
     k = decisions.experts.shape[1]
-    classes = _classes(experts, k)
     counts, uses, exposed = _counted(decisions, kinds, experts)
+    if shape is not None and shape != (experts, k):
+        counts, exposed = (_stretched(one, k, *shape) for one in (counts, exposed))
+        edges = np.interp(np.linspace(0, experts, shape[0] + 1), np.arange(experts + 1), np.append(0, np.cumsum(uses)))
+        uses, (experts, k) = np.diff(edges), shape
+    classes = _classes(experts, k)
     depths, room = _by_class(counts, classes), _by_class(exposed, classes)
     pull = (depths + 0.25) / (room + 0.25 * experts / k)
     pull[FIRST_TOKEN] = 1
@@ -124,8 +130,18 @@ def fit_law(decisions: Decisions, kinds: Kinds, experts: int, seed: int) -> Law:
             if depths[kind].any():
                 wanted, drawn_so = depths[kind, compared], of_depths[kind, compared]
                 pull[kind, compared] *= _correction(wanted, drawn_so, step)
-        popularity = popularity * _correction(share, sum((one.uses for one in drawn), np.zeros_like(uses)), step)
+        popularity = popularity * _correction(share, sum((one.uses for one in drawn), np.zeros(uses.size)), step)
     return Law(k, popularity / popularity.mean(), pull[:, classes])
+
+
+def _stretched(counts: Longs, k: int, experts: int, top_k: int) -> Longs:
+    """Counts by depth for other numbers of experts: up to k spread over up to top_k, the rest over the rest."""
+    known = counts.shape[1] - 1
+    edges = np.append(np.linspace(0, k, top_k + 1), np.linspace(k, known, experts - top_k + 1)[1:])
+    summed = np.cumsum(np.pad(counts[:, :-1], ((0, 0), (1, 0))), axis=1)
+    parts = np.stack([np.diff(np.interp(edges, np.arange(known + 1), one)) for one in summed])
+    spread: Longs = np.append(parts, counts[:, -1:], axis=1)
+    return spread
 
 
 def _correction(wanted: Reals, drawn: Reals | Longs, step: float) -> Reals:

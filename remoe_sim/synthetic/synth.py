@@ -17,10 +17,10 @@ from remoe_sim.synthetic.laws import (
     Kinds,
     Law,
     fit_law,
-    odds,
     plain_law,
     tilt_to,
 )  # fmt: skip
+from remoe_sim.synthetic.targets import changed_alike, target_in_all, wanted_reuse
 from remoe_sim.trace.holdings import of_decisions
 from remoe_sim.trace.metrics import adjacent_reuse, decode_order, layer_reuse
 from remoe_sim.trace.reader import RESIDENT_BYTES, as_trace
@@ -30,50 +30,6 @@ from remoe_sim.trace.trace import DECODE, PREFILL, Decisions, InMemory, Model, T
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_bytes, parse_count, parse_number
-
-
-def wanted_reuse(
-    reuse: Sequence[float | None], weights: Sequence[int], given: float | str | Sequence[float] | None
-) -> list[float | None]:
-    """Adjacent reuse per layer: what the real trace has, its odds multiplied alike so that in all it is as given.
-
-    reuse: of the real trace; weights: slots of each layer; given: as `synth` takes it, None for no change.
-    """
-    if given is None:
-        return list(reuse)
-    known = [(share, weight) for share, weight in zip(reuse, weights, strict=True) if share is not None and weight]
-    if not known:
-        raise ValueError("no decode token follows another, so there is no reuse to change; leave reuse out")
-    shares, slots = (np.array(column, float) for column in zip(*known, strict=True))
-    pooled = float(shares @ slots / slots.sum())
-    target = target_in_all(str(given), pooled)
-    from scipy.optimize import brentq
-
-    log_odds = np.array([odds(share) for share in shares])
-
-    def above(shift: float) -> float:
-        return float((1 / (1 + np.exp(-log_odds - shift))) @ slots / slots.sum()) - target
-
-    shift = brentq(above, -40, 40)
-    return [None if share is None else float(1 / (1 + np.exp(-odds(share) - shift))) for share in reuse]
-
-
-def target_in_all(text: str, now: float) -> float:
-    """Adjacent reuse in all, from `0.5`, `1.26x`, `+0.07` or `-0.07`."""
-    try:
-        if text.endswith("x"):
-            target = now * float(text[:-1])
-        else:
-            target = float(text) + (now if text[:1] in "+-" else 0.0)
-    except ValueError:
-        raise ValueError(
-            f"reuse '{text}' is not possible; give a share such as 0.5, or a change: 1.26x or +0.07"
-        ) from None
-    if not 0 < target < 1:
-        raise ValueError(
-            f"reuse '{text}' would be {target:.4g}, where the trace has {now:.4g}; it must be between 0 and 1"
-        )
-    return target
 
 
 def by_request(real: Trace) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
@@ -114,6 +70,7 @@ def kinds_of(request: npt.NDArray[np.int32], phase: npt.NDArray[np.uint8]) -> Ki
     return kinds
 
 
+_SHAPE = ("layers", "experts", "top_k", "model", "quant")
 SAMPLE = 2**16  # tokens of a real trace that are fitted, and of a synthetic one whose reuse is measured
 MISSED = 0.01  # of adjacent reuse, from which on a target counts as not reached
 SEEDS = 2**20  # apart, those of one layer and the next
@@ -136,6 +93,7 @@ def synth(
     prompt_tokens: int | str | None = None,
     expert_bytes: int | str | None = None,
     name: str | None = None,
+    toward: TraceLike | None = None,
 ) -> Trace:
     """A synthetic trace; the same arguments always give the same one.
 
@@ -143,9 +101,13 @@ def synth(
     fitted, layer by layer, on its first 65,536 tokens; requests have lengths and prompts of its requests. tokens: how
     many; as many as `like` has by default, else 10,000. reuse: adjacent reuse of decode tokens, 0.4 by default; with
     `like` also "1.26x" or "+0.07", as much more than it has: the odds of reuse then change alike in all layers.
-    Without `like`: layers (16), experts (64) and top_k (6), or model (and quant), a name that `list models` shows;
-    skew: popularity falls as rank to the power -skew (0.5); skew and reuse may be one per MoE layer; request_tokens
-    (512) and of these prompt_tokens (128), one prefill step. Every decode token is a step, requests follow one another.
+    toward: what `like` was tuned to, of the same shape: popularity and stack depths are then those of `toward`, and the
+    odds of reuse change in each layer as from `like` to it; the same call without it draws the original.
+    With `like`, model (and quant) or layers, experts and top_k draw in another shape: each layer, expert and depth
+    takes after that at the same share of the way. Without `like`: layers (16), experts (64) and top_k (6), or model
+    (and quant), a name that `list models` shows; skew: popularity falls as rank to the power -skew (0.5); skew and
+    reuse may be one per MoE layer; request_tokens (512) and of these prompt_tokens (128), one prefill step. Every
+    decode token is a step, requests follow one another.
 
     A large trace is drawn when it is read or written, and never held in memory whole. Raises ValueError for arguments
     that are not possible, such as reuse that these experts cannot have.
@@ -155,10 +117,12 @@ def synth(
               "request_tokens": request_tokens, "prompt_tokens": prompt_tokens}  # fmt: skip
     count = None if tokens is None else _tokens(tokens)
     if like is None:
+        if toward is not None:
+            raise ValueError("'toward' is what 'like' was tuned to; give both")
         plan = _plain(shaped, count or 10_000, seed)
         wanted: list[float | None] = [*_per_layer("reuse", 0.4 if reuse is None else reuse, len(plan.laws), 1)]
     else:
-        if extra := [name for name, value in shaped.items() if value is not None]:
+        if extra := [name for name, value in shaped.items() if value is not None and name not in _SHAPE]:
             raise ValueError(f"{extra[0]} is taken from the trace that is given as 'like'; leave one of them out")
         real = as_trace(like)
         if not real.tokens:
@@ -166,8 +130,14 @@ def synth(
         if reuse is not None and (now := adjacent_reuse(real)) is not None:
             target_in_all(str(reuse), now)  # fitting takes long: what cannot be is refused before
         with layers_stage("fitting", real):
-            plan = _fitted(real, count, seed)
+            described = _shape_of(real, shaped)
+            shape = None if described is None else (described[0].experts[0], described[0].top_k[0])
+            plan = _fitted(real, count, seed, shape)
         wanted = wanted_reuse(plan.reuse, plan.weights(), reuse)
+        if toward is not None:
+            plan, wanted = _turned(plan, wanted, as_trace(toward), seed, shape)
+        if described is not None:
+            plan, wanted = _reshaped(plan, wanted, *described, seed)
     with stage("tuning reuse", len(plan.laws), "layers"):
         laws = _tilted(plan, wanted)
     trace = replace(plan.trace, source=replace(plan.drawn, laws=laws))
@@ -277,8 +247,8 @@ def _count(shaped: dict[str, Any], name: str, usual: int, least: int = 1) -> int
     return count
 
 
-def _fitted(real: Trace, tokens: int | None, seed: int) -> _Drawing:
-    """Laws and requests like those of a real trace."""
+def _fitted(real: Trace, tokens: int | None, seed: int, shape: tuple[int, int] | None = None) -> _Drawing:
+    """Laws and requests like those of a real trace; shape: experts and experts per token, if others."""
     order, bounds = by_request(real)
     fitted = order[:SAMPLE]
     kinds = kinds_of(real.request[fitted], real.phase[fitted])
@@ -291,7 +261,7 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Drawing:
         here = decisions.take(fitted.astype(np.int64))
         absent = None if decisions.routed is None else ~decisions.routed
         seen = kinds if absent is None else np.where(absent[fitted], np.uint8(ABSENT_TOKEN), kinds)
-        law = fit_law(here, seen, real.model.experts[index], seeds[index] + 1)
+        law = fit_law(here, seen, real.model.experts[index], seeds[index] + 1, shape)
         return law, found.shared[0] / found.wanted if found.wanted else None, absent
 
     laws, reuse, absent = zip(*map_layers(one_layer, real.moe_layers, of_decisions(real)), strict=True)
@@ -305,6 +275,37 @@ def _fitted(real: Trace, tokens: int | None, seed: int) -> _Drawing:
         request, real.position[rows], phase, real.layer_numbers, replace(real.model, name=name), about, origin
     )
     return _Drawing(trace, DrawnLayers(laws, seeds, kinds_of(request, phase), rows, absent), laws, reuse)
+
+
+def _turned(
+    plan: _Drawing, wanted: Sequence[float | None], tuned: Trace, seed: int, shape: tuple[int, int] | None
+) -> tuple[_Drawing, list[float | None]]:
+    """With the laws of the tuned trace, and the odds of reuse changed in each layer as they are there."""
+    if (tuned.model.experts, tuned.model.top_k) != (plan.trace.model.experts, plan.trace.model.top_k):
+        raise tuned.error("'toward' differs from 'like' in layers, experts or top-k; give the same model, tuned")
+    with layers_stage("fitting", tuned):
+        after = _fitted(tuned, 1, seed, shape)
+    return replace(plan, laws=after.laws), changed_alike(wanted, plan.reuse, after.reuse)
+
+
+def _shape_of(real: Trace, shaped: dict[str, Any]) -> tuple[Model, tuple[int, ...]] | None:
+    """The model in whose shape a real trace is drawn, and the numbers of its MoE layers; None for its own."""
+    if all(shaped[name] is None for name in _SHAPE):
+        return None
+    if shaped["model"] is None:
+        here = {"layers": real.moe_layers, "experts": max(real.model.experts), "top_k": max(real.model.top_k)}
+        shaped = {**shaped, **{name: shaped[name] if shaped[name] is not None else here[name] for name in here}}
+    return _described(shaped)
+
+
+def _reshaped(
+    plan: _Drawing, wanted: Sequence[float | None], model: Model, numbers: tuple[int, ...], seed: int
+) -> tuple[_Drawing, list[float | None]]:
+    """The same requests in another shape, where each layer takes after that at the same share of the depth."""
+    like = [at * len(plan.laws) // len(numbers) for at in range(len(numbers))]
+    laws, seeds = [plan.laws[at] for at in like], _seeds(seed, len(numbers))
+    trace = replace(plan.trace, layer_numbers=numbers, model=model)
+    return _Drawing(trace, DrawnLayers(laws, seeds, plan.drawn.kinds), laws), [wanted[at] for at in like]
 
 
 def _empty(request: Any, position: Any, phase: Any, numbers: Any, model: Model, notes: str, origin: Any) -> Trace:

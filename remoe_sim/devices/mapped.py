@@ -1,0 +1,164 @@
+"""Weights of a mapped file: one page cache for all of them, and what its faults cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remoe_sim.util.errors import unknown
+from remoe_sim.util.units import MOST_LANES, decimal, parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from remoe_sim.devices.device import Device
+    from remoe_sim.devices.timeline import Steps
+    from remoe_sim.models.sizes import SizedModel
+    from remoe_sim.util.arrays import Longs, Reals
+
+CACHED, RESIDENT, MAPPED = "cached", "resident", "mapped"
+RESIDENCIES = (CACHED, RESIDENT, MAPPED)
+RULES = ("lru", "two-list")
+READ_AHEAD_BYTES = 131072  # default of Linux
+SYSTEM_BYTES = 1536 * 2**20  # that a system and the engine keep, where no card says it
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Pages:
+    """rule: which pieces stay, `lru` (one order by recency) or `two-list` (Linux's active and inactive); memory_bytes:
+    of the page cache, None for what the device has left; threads: of the engine that fault side by side."""
+
+    rule: str = "lru"
+    memory_bytes: int | None = None
+    threads: int = 1
+
+    @classmethod
+    def of(cls, residency: str, rule: str | None, memory: int | str | None, threads: int | str | None) -> Pages:
+        """Check what was given; ValueError for what is not possible, or without mapped weights."""
+        if residency != MAPPED and any(one is not None for one in (rule, memory, threads)):
+            raise ValueError(
+                "page rule, page memory and fault threads are those of a mapped file; give --residency mapped"
+            )
+        if rule is not None and rule not in RULES:
+            raise unknown("page rule", rule, RULES)
+        count = 1 if threads is None else parse_count(threads, "fault threads", most=MOST_LANES)
+        if count == 0:
+            raise ValueError("fault threads 0 are not possible; give a whole number from 1")
+        return cls(rule or RULES[0], None if memory is None else parse_bytes(memory), count)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What a page cache of memory_bytes did in each step: pieces int64[steps] that faulted, their bytes float64[steps],
+    and the seconds that it took."""
+
+    pages: Pages
+    memory_bytes: int
+    pieces: Longs
+    bytes: Reals
+    seconds: Reals
+    notes: tuple[str, ...]
+
+    def to_dict(self, decode: Longs) -> dict[str, Any]:
+        """Means over decode tokens. decode: int64[steps], how many of them are counted in each step."""
+        tokens = int(decode.sum())
+        return {
+            "rule": self.pages.rule, "threads": self.pages.threads, "memory_bytes": self.memory_bytes,
+            "faults_per_token": float((self.pieces * decode).sum()) / tokens if tokens else None,
+            "bytes_per_token": float((self.bytes * decode).sum()) / tokens if tokens else None,
+        }  # fmt: skip
+
+
+def check_residency(residency: str | None, device: Device, misses_from: str | None) -> str:
+    """The residency, `cached` for None; ValueError for one that is unknown, or not possible on the device."""
+    if residency is None:
+        return CACHED
+    if residency not in RESIDENCIES:
+        raise unknown("residency", residency, RESIDENCIES)
+    if residency == MAPPED:
+        if not device.unified:
+            raise ValueError(
+                f"device '{device.name}' has a memory of its own, and a mapped file is computed from where the page "
+                "cache holds it; name a device with one memory for all, such as laptop or jetson-orin-nx-16gb"
+            )
+        if misses_from not in (None, "storage"):
+            raise ValueError(f"a mapped file is read from storage, not from '{misses_from}'; leave out --misses-from")
+    return residency
+
+
+def page_bytes(pages: Pages, device: Device, model: SizedModel, steps: Steps, cache_bytes: int) -> int:
+    """What is left for the page cache: the memory without the system's part, KV cache and states of the largest step,
+    and without the cache that one asked for."""
+    if pages.memory_bytes is not None:
+        return max(0, pages.memory_bytes - cache_bytes)
+    tokens = int(steps.kv_tokens.max(initial=0))
+    kv = sum(
+        (each or 0.0) * (tokens if window is None else min(tokens, window))
+        for each, window in zip(model.kv_bytes_per_token, model.kv_window_tokens, strict=True)
+    )
+    host = device.host_card
+    system = SYSTEM_BYTES if host is None or host.system_bytes is None else host.system_bytes
+    whole = device.usable_bytes if device.usable_bytes is not None else device.memory_bytes
+    return max(0, whole - system - int(kv) - sum(model.state_bytes) - cache_bytes)
+
+
+def most_active(pieces: int, memory_bytes: int) -> int:
+    """Of so many pieces in memory, how many Linux leaves in the active list: r of 1 + r, r the root of ten times the
+    GiB (1 below 1 GiB), as `inactive_is_low` in mm/vmscan.c."""
+    ratio = max(1, int((10 * (memory_bytes // GIB)) ** 0.5))
+    return pieces * ratio // (1 + ratio)
+
+
+def page_faults(
+    pages: Pages, device: Device, model: SizedModel, memory_bytes: int, n_steps: int, steps: Longs, experts: Longs
+) -> Faults:
+    """The faults of each of so many steps.
+
+    steps, experts: int64[n], the step and the expert, counted over all layers, of what no cache of the engine holds.
+    In a step each layer reads its dense weights, then its experts by number; the head comes last. Before the first step
+    all of the file was read once, in that order. A part begins at a piece of its own, and its pieces are equally large,
+    a little smaller than the read-ahead where that does not divide its size: memory of the file's size holds it all.
+    """
+    from remoe_sim.devices.machine import assembled
+    from remoe_sim.kernels.page_cache import lru_faults, two_list_faults
+
+    card, link = assembled(device).storage_card, device.storage
+    assert link is not None
+    ahead = READ_AHEAD_BYTES if card is None or card.read_ahead_bytes is None else card.read_ahead_bytes
+    latency = link.latency_s if card is None or card.fault_latency_s is None else card.fault_latency_s
+    sizes, layer_of = _parts(model)
+    pieces = -(-sizes // ahead)
+    parts = sizes.size
+    routed = model.experts * len(model.moe_layers)
+    always = np.arange(routed, parts)
+    step = np.concatenate([np.full(parts, -1), np.repeat(np.arange(n_steps), always.size), steps])
+    part = np.concatenate([np.arange(parts), np.tile(always, n_steps), experts])
+    order = np.lexsort((part, part < routed, layer_of[part], step))
+    step, part = step[order], part[order]
+    faults, room = np.zeros(part.size, np.int64), int(memory_bytes * int(pieces.sum()) // max(int(sizes.sum()), 1))
+    if pages.rule == "lru":
+        lru_faults(part.astype(np.int32), pieces, room, faults)
+    else:
+        two_list_faults(part.astype(np.int32), pieces, room, most_active(room, memory_bytes), faults)
+    step, part, faults = step[parts:], part[parts:], faults[parts:]
+    read = faults * (sizes / np.maximum(pieces, 1))[part]
+    begins = np.flatnonzero((np.diff(step, prepend=-1) != 0) | (np.diff(layer_of[part], prepend=-1) != 0))
+    each, moved = (np.add.reduceat(one, begins) if begins.size else one[:0] for one in (faults, read))
+    at_once = np.clip(each, 1, pages.threads)
+    alone = (each * latency + moved / link.bandwidth_bytes_per_s) / at_once
+    waits = np.maximum(alone, moved / link.bandwidth_bytes_per_s)
+    of = step[begins]
+    unit, name = (GIB, "GiB") if sizes.sum() >= GIB else (2**20, "MiB")
+    held, whole = decimal(memory_bytes / unit, 2), decimal(sizes.sum() / unit, 2)
+    said = f"the page cache is taken to hold {held} of {whole} {name} of weights"
+    by_step = [np.bincount(of, one, n_steps).astype(np.float64) for one in (each, moved, waits)]
+    return Faults(pages, memory_bytes, by_step[0].astype(np.int64), by_step[1], by_step[2], (said,))
+
+
+def _parts(model: SizedModel) -> tuple[Longs, Longs]:
+    """Bytes and layer of each part of the file that tokens read: routed experts, layer by layer, then the dense weights
+    of every layer, then the head."""
+    sizes = [*np.repeat(model.expert_bytes, model.experts), *model.dense_bytes, model.head_bytes]
+    layers = [*np.repeat(model.moe_layers, model.experts), *range(model.layers), model.layers]
+    return np.array(sizes, np.int64), np.array(layers, np.int64)
