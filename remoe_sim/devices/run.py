@@ -13,6 +13,7 @@ import numpy as np
 from remoe_sim.devices.band import Band, band_around
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
+from remoe_sim.devices.doubts import NO_CARD
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.mapped import CACHED, MAPPED, RESIDENT, Faults, Pages, check_residency, page_bytes, page_faults
@@ -25,8 +26,6 @@ from remoe_sim.util.cards import card_names
 from remoe_sim.util.units import MOST_LANES, MOST_TOKENS, parse_count, parse_number
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from remoe_sim.devices.engine import Engine
     from remoe_sim.devices.host import Host
     from remoe_sim.devices.storage import Storage
@@ -34,11 +33,6 @@ if TYPE_CHECKING:
     from remoe_sim.util.arrays import Longs
 
 TENSORS = 3  # gate, up and down, taken as equally large
-
-NO_CARD = (
-    "the model has no card, so its sizes are those of the trace: output head, KV cache and arithmetic are not known "
-    "and not counted; name a card with --model to count them"
-)
 
 
 def model_of_trace(trace: Trace) -> SizedModel | None:
@@ -86,38 +80,6 @@ def model_of_trace(trace: Trace) -> SizedModel | None:
         assumptions=(),
         notes=(),
     )
-
-
-def of_rows(frame: pd.DataFrame) -> list[str]:
-    """Sentences about the cards behind the times of a sweep's rows; of cards that are not here that they are not."""
-    if "device" not in frame or "tpot_ms_mean" not in frame:
-        return []
-    rows = frame[frame["device"].notna()]
-    found: dict[str, None] = {}
-    for name, model, quant in rows[["device", "device_model", "quant"]].drop_duplicates().itertuples(index=False):
-        found |= dict.fromkeys((*_device(name), *_model(model, quant)))
-    return list(found)
-
-
-def _device(name: str) -> tuple[str, ...]:
-    from remoe_sim.devices.machine import machine
-
-    try:
-        return machine(name).unverified
-    except ValueError:
-        return (f"device {name}: its card is not here, so what of it is assumed is not known; the sweep said it",)
-
-
-def _model(name: Any, quant: Any) -> tuple[str, ...]:
-    from remoe_sim.models.model import model
-
-    if not isinstance(name, str):
-        return (NO_CARD,)
-    try:
-        found = model(name, quant)
-    except ValueError:
-        return (NO_CARD,)
-    return (*found.unverified, *found.unknown)
 
 
 _QUANTS = r"(ud-)?(q\d_k_[sml]|q\d_k|q\d_[01]|iq\d_\w+?|mxfp4|nvfp4|bf16|fp16|fp8|int8)(?=$|\W)"

@@ -95,7 +95,8 @@ def plot(
 
 
 def _doubts(material: Any) -> tuple[str, ...]:
-    from remoe_sim.devices.run import RunsOn, of_rows
+    from remoe_sim.devices.doubts import of_rows
+    from remoe_sim.devices.run import RunsOn
 
     found = dict.fromkeys(of_rows(material.sweep) if material.sweep is not None else ())
     if (name := material.replay.get("device")) is not None:

@@ -58,7 +58,8 @@ def records_of_rows(
         phase = np.full(rows.layer.size, assumed, np.uint8)
     position: Ints = rows.position.astype(np.int64)
     if rows.request is None and rows.phase is None and not single and -1 in position and (position >= 0).any():
-        position, phase = _prompt_rows(source, position, rows.layer)
+        position, known = _prompt_rows(source, position, rows.layer)
+        phase = known.astype(np.uint8)
     if rows.request is None:
         request, position = _requests(source, position, rows.layer, phase if rows.phase is not None else None)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.devices.run import of_rows
+from remoe_sim.devices.doubts import of_rows
 from remoe_sim.reports.charts import Chart, Series, line_chart
 from remoe_sim.reports.page import Charts, Facts, Page, Section, Table, Text, base_name
 from remoe_sim.studies.sweep.labels import told_apart

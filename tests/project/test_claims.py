@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import remoe_sim
 from remoe_sim import cli, figures
-from remoe_sim.devices.run import of_rows
+from remoe_sim.devices.doubts import of_rows
 from remoe_sim.figures.capacity import regret_rows
 from tests.oracle.naive import DECODE, Row
 from tests.support.strategies import Shape, trace_of
