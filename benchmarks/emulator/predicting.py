@@ -12,7 +12,8 @@ import remoe_sim
 from remoe_sim.devices.costs import costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.run import Timed
-from remoe_sim.devices.timeline import Reads, Steps, run
+from remoe_sim.devices.steps import Reads, Steps
+from remoe_sim.devices.timeline import run
 from remoe_sim.models.sizes import SizedModel
 from remoe_sim.trace import DECODE
 from remoe_sim.util.cards import Fact

@@ -15,7 +15,8 @@ import numpy as np
 
 import remoe_sim
 from benchmarks.script import options, show
-from remoe_sim.devices.timeline import OVERLAPS, Reads, Steps, run
+from remoe_sim.devices.steps import Reads, Steps
+from remoe_sim.devices.timeline import OVERLAPS, run
 from tests.support.data import DEMO
 
 

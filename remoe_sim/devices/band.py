@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from remoe_sim.devices.costs import Costs
     from remoe_sim.devices.device import Device
-    from remoe_sim.devices.timeline import Reads
+    from remoe_sim.devices.steps import Reads
 
 COVERAGE = 0.8
 LEAST_RUNS = 8  # of a class; with fewer the band is that of all runs

@@ -16,7 +16,8 @@ from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
-from remoe_sim.devices.timeline import Counts, Log, Reads, Steps, Times, check_overlap, log, run
+from remoe_sim.devices.steps import Counts, Reads, Steps
+from remoe_sim.devices.timeline import Log, Times, check_overlap, log, run
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
 from remoe_sim.util.display import Shown, stamp

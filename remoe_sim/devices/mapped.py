@@ -12,7 +12,7 @@ from remoe_sim.util.units import MOST_LANES, decimal, parse_bytes, parse_count
 
 if TYPE_CHECKING:
     from remoe_sim.devices.device import Device
-    from remoe_sim.devices.timeline import Steps
+    from remoe_sim.devices.steps import Steps
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.util.arrays import Longs, Reals
 

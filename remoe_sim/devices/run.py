@@ -17,7 +17,8 @@ from remoe_sim.devices.doubts import NO_CARD
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.mapped import CACHED, MAPPED, RESIDENT, Faults, Pages, check_residency, page_bytes, page_faults
-from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Counts, Log, Reads, Steps, Times, check_overlap, log, run
+from remoe_sim.devices.steps import Counts, Reads, Steps
+from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Log, Times, check_overlap, log, run
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP

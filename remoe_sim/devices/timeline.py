@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.devices.hybrid import given_to_cpu
+from remoe_sim.devices.shares import given_to_cpu
+from remoe_sim.devices.steps import Reads, Steps
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.files import replacing
@@ -22,46 +23,6 @@ if TYPE_CHECKING:
 OVERLAPS = ("none", "layer", "prefetch")
 DEFAULT_OVERLAP = "layer"
 PARTS = ("dense", "experts", "storage_wait", "pcie_wait", "fixed")
-Counts = npt.NDArray[np.uint16]
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What the steps of a run have to do, whatever the cache holds.
-
-    tokens, kv_tokens: int64[steps], tokens of each and cached tokens that its attention reads; decode: int64[steps],
-    decode tokens that are counted; needed: uint16[steps, MoE layers], distinct experts; prompts: int64[turns, 2], first
-    and last step of the prompt of each turn.
-    """
-
-    tokens: Longs
-    kv_tokens: Longs
-    decode: Longs
-    needed: Counts
-    prompts: Longs = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-
-
-@dataclass(frozen=True)
-class Reads:
-    """Experts that are read for each step and MoE layer, uint16[steps, MoE layers]: far from storage and near from host
-    memory when the layer is reached, near ones first; early: `depth` MoE layers ahead, of which `used` are computed
-    there; guessed: early ones are asked for after what that earlier layer misses, else when it is reached."""
-
-    far: Counts
-    near: Counts
-    early: Counts
-    used: Counts
-    depth: int = 1
-    guessed: bool = False
-
-    @classmethod
-    def of(cls, costs: Costs, missing: Counts, overlap: str = "layer", depth: int = 1) -> Reads:
-        """All misses from where the costs say; under `prefetch` all are foreseen, and read ahead."""
-        none = np.zeros_like(missing)
-        if overlap == "prefetch" and costs.misses_from != "cpu":
-            return cls(none, none, missing, missing, depth)
-        far, near = (missing, none) if costs.lanes[0] else (none, missing)
-        return cls(far, near, none, none, depth)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from remoe_sim.util.threads import map_layers
 from remoe_sim.util.units import parse_count, parse_number, parse_range, several
 
 if TYPE_CHECKING:
-    from remoe_sim.devices.timeline import Counts
+    from remoe_sim.devices.steps import Counts
     from remoe_sim.policy.base import Policy
 
 ROWS_AT_ONCE = 1 << 16  # whose experts are compared with those of their predecessors in one go

@@ -14,7 +14,8 @@ from remoe_sim.cache.counts import Accesses
 from remoe_sim.cache.holdings import of_replay
 from remoe_sim.devices.band import Band, band_around
 from remoe_sim.devices.run import RunsOn, StepCounts
-from remoe_sim.devices.timeline import PARTS, Counts, Reads, Steps, run
+from remoe_sim.devices.steps import Counts, Reads, Steps
+from remoe_sim.devices.timeline import PARTS, run
 from remoe_sim.trace.holdings import of_timeline
 from remoe_sim.util.threads import map_layers
 

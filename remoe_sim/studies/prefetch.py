@@ -16,7 +16,7 @@ from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies
 from remoe_sim.cache.tier import Course, Items, Memory, stream_of_cache
 from remoe_sim.devices.run import RunsOn, StepCounts, Timed
-from remoe_sim.devices.timeline import Reads
+from remoe_sim.devices.steps import Reads
 from remoe_sim.kernels import prefetch as kernels
 from remoe_sim.policy.base import Policy
 from remoe_sim.policy.drive import check_drivable, drive, keys_of, recency_of, sortable, state_of

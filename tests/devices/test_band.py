@@ -70,19 +70,19 @@ def test_estimate_prints_the_band_and_its_json_has_it():
 
 
 def test_nothing_missed_is_a_class_of_its_own():
-    one = remoe_sim.estimate("qwen3-30b-a3b", "rtx-4090", "q4_k_m", hit_rate=1)[0]
+    one = remoe_sim.estimate("qwen3-30b-a3b", "rtx-4090+generic", "q4_k_m", hit_rate=1)[0]
     assert one.band.of == "resident card"
     assert one.band.remark is None
 
 
 def test_replay_and_plan_say_the_band_of_their_mean():
     trace = remoe_sim.read_trace(DEMO)
-    result = remoe_sim.replay(trace, cache=16, policy="lru", device="rtx-4090")["lru"]
+    result = remoe_sim.replay(trace, cache=16, policy="lru", device="rtx-4090+generic")["lru"]
     expected = band_of(result.tpot_ms["mean"], "host card")
     assert result.to_dict()["tpot_ms"]["band"] == expected.to_dict()
     assert (result.row()["tpot_ms_low"], result.row()["tpot_ms_high"]) == (expected.low, expected.high)
     assert expected.remark in result.timed.notes
-    report = remoe_sim.plan(trace, memory="8GiB", policy="lru", device="rtx-4090")
+    report = remoe_sim.plan(trace, memory="8GiB", policy="lru", device="rtx-4090+generic")
     planned = report[0]
     assert planned.curve[0].band == band_of(planned.curve[0].mean, "host card")
     assert planned.to_dict()["no_cache"]["tpot_ms"]["band"]["runs"] == expected.runs

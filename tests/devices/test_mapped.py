@@ -80,7 +80,7 @@ def test_faults_of_a_step_are_those_of_a_hand_made_cache() -> None:
     room = sum(wholes.values()) - 2
     step(routed)
     found = [step([(0, 0)]), step([(0, 0), (3, 5)])]
-    device = remoe_sim.device(DEVICE)
+    device = remoe_sim.machine(DEVICE)
     whole = sum(model.expert_bytes) * model.experts + sum(model.dense_bytes)
     memory = -(-room * whole // sum(wholes.values()))
     numbers = np.array([0, 1, 1]), np.array([0, 0, 3 * model.experts + 5])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import remoe_sim
 from remoe_sim.cli import main
 from remoe_sim.devices.run import RunsOn
-from remoe_sim.devices.timeline import Steps, Times
+from remoe_sim.devices.steps import Steps
+from remoe_sim.devices.timeline import Times
 from tests.oracle.naive import DECODE, PREFILL, Row
 from tests.support.data import DEMO, SHARED, needs_traces
 from tests.support.strategies import Shape, cases, examples, trace_of

@@ -21,7 +21,9 @@ MOST_ARGUMENTS = 12  # of a kernel
 FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "__main__", "assembling", "importing")
 # One user each, in the same room, which would be too long with them, or loads them only when they are needed.
 OWN_FILE = {
-    "capture.llama", "capture.llama_run", "capture.weighing", "devices.measured_runs", "devices.probes",
+    "capture.llama", "capture.llama_run", "capture.weighing", "devices.mapped", "devices.measured_runs",
+    "devices.probes", "devices.shares",
+    "devices.terms", "synthetic.targets",
     "finetune.objective", "finetune.running", "formats.join", "formats.refusal", "models.huggingface",
     "models.quantisation",
     "policy.slot", "reports.checklist", "reports.sweep_report", "reports.trace_report", "studies.predictors",
