@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
@@ -62,7 +61,10 @@ def _checked(path: str) -> bytes:
 
 class KernelCache(FunctionCache):
     """Numba's cache of one function, which never ends a program, and loads all that compiling needs (SciPy, if it is
-    there) only to compile."""
+    there) only to compile.
+
+    What several processes need at once is compiled by one of them; the others wait for what it keeps.
+    """
 
     said = False
 
@@ -70,6 +72,7 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         numbas = self._cache_file
         self._cache_file = KernelFile(self._cache_path, self._impl.filename_base, numbas._source_stamp)
+        self._holds = 0
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         rtsys.initialize(target_context)
@@ -77,12 +80,19 @@ class KernelCache(FunctionCache):
             found = self._load_overload(sig, target_context)
             if found is not None:
                 return found
-        return super().load_overload(sig, target_context)
+        self._hold()
+        try:
+            found = super().load_overload(sig, target_context)
+        except BaseException:
+            self.release()
+            raise
+        if found is not None:
+            self.release()
+        return found
 
     def save_overload(self, signature: Any, data: Any) -> None:
         try:
-            with _alone(Path(self._cache_path)):
-                super().save_overload(signature, data)
+            super().save_overload(signature, data)
         except OSError as error:
             if not KernelCache.said:
                 KernelCache.said = True
@@ -92,18 +102,33 @@ class KernelCache(FunctionCache):
                     "compiles them anew; set REMOE_SIM_CACHE_DIR to a folder with room",
                     file=sys.stderr,
                 )
+        finally:
+            self.release()
+
+    def _hold(self) -> None:
+        """Keep other processes from compiling the function; go on without that where it cannot be had."""
+        try:
+            _lock_of(self._cache_file._index_path).acquire(timeout=PATIENCE)
+        except (OSError, NotImplementedError):
+            return
+        self._holds += 1
+
+    def release(self) -> None:
+        """Let other processes go on: the function is kept, or cannot be compiled."""
+        if self._holds:
+            self._holds -= 1
+            _lock_of(self._cache_file._index_path).release()
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process, which waits for others."""
+@cache
+def _lock_of(index: str) -> Any:
+    """The lock of a function, one in a process, which can take it again while it has it."""
     from filelock import FileLock  # only compiling needs it
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        yield
+    return FileLock(f"{index}.lock")
 
 
+PATIENCE = 300  # seconds that a process waits for another, which may have been stopped
 _LOCK = threading.Lock()
 _HERE = Path(__file__).parents[1]
 config: Any = _config  # its settings are added when it is imported
@@ -165,21 +190,24 @@ def cache_directory() -> Path | None:
     return None
 
 
-class _Announcement(event.Listener):
-    """Says once why the first run takes seconds, when a kernel is really compiled."""
+class _Compiling(event.Listener):
+    """Says once why the first run takes seconds, when a kernel is really compiled; other processes need not wait for
+    one that cannot be."""
 
     said = False
 
     def on_start(self, event: Any) -> None:
         if not self.said:
-            _Announcement.said = True
+            _Compiling.said = True
             print("remoe-sim: compiling kernels, once for all commands that use them (a few seconds)", file=sys.stderr)
 
     def on_end(self, event: Any) -> None:
-        pass
+        kept = event.data["dispatcher"]._cache
+        if event._exc_details is not None and isinstance(kept, KernelCache):  # `is_failed` says the opposite
+            kept.release()
 
 
-event.register("numba:compile", _Announcement())
+event.register("numba:compile", _Compiling())
 
 
 def kernel(

@@ -140,6 +140,66 @@ def test_an_edited_helper_of_another_file_is_compiled_anew(tmp_path):
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
+# --- compiled once
+
+
+COUNT = (
+    "import os, pathlib, sys, time\nfrom numba.core import event\nfrom remoe_sim.kernels import compile\n"
+    "here = pathlib.Path(sys.path[1])\ncompile._sources = lambda: sorted(here.glob('*er.py'))\n"
+    "from outer import outer\n"
+)
+BEGINS = (
+    "class Begins(event.Listener):\n    def on_start(self, _):\n        begin()\n"
+    "    def on_end(self, _):\n        pass\n"
+    "event.register('numba:compile', Begins())\n"
+)
+ANSWER = "print(outer(1), len(outer.stats.cache_misses))"
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """How to start a process that calls a kernel, after lines of its own; all keep what they compile in one place."""
+    (tmp_path / "inner.py").write_text(INNER)
+    (tmp_path / "outer.py").write_text(OUTER)
+    kept = {"REMOE_SIM_CACHE_DIR": str(tmp_path / "kept"), "PYTHONPATH": str(tmp_path)}
+
+    def start(code):
+        command = [sys.executable, "-c", f"{COUNT}{code}"]
+        return subprocess.Popen(command, env=os.environ | kept, stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
+def answer(process):
+    return process.communicate(timeout=100)[0].strip()
+
+
+@pytest.mark.once
+def test_a_process_waits_for_what_another_compiles(shared):
+    wait = (
+        "    (here / 'begun').touch()\n    while not (here / 'asked').exists(): time.sleep(0.01)\n    time.sleep(0.5)\n"
+    )
+    ask = "while not (here / 'begun').exists(): time.sleep(0.01)\n(here / 'asked').touch()\n"
+    both = shared(f"def begin():\n{wait}{BEGINS}{ANSWER}"), shared(f"{ask}{ANSWER}")
+    assert [answer(one) for one in both] == ["2 1", "2 0"]
+
+
+@pytest.mark.once
+def test_nobody_waits_for_a_process_that_died(shared):
+    assert answer(shared(f"begin = lambda: os._exit(1)\n{BEGINS}{ANSWER}")) == ""
+    assert answer(shared(ANSWER)) == "2 1"
+
+
+@pytest.mark.once
+def test_nobody_waits_for_what_cannot_be_compiled(shared, tmp_path):
+    wait = "(here / 'failed').touch()\nwhile not (here / 'done').exists(): time.sleep(0.01)\n"
+    failing = shared(f"try:\n    outer(None)\nexcept Exception as error:\n    print(type(error).__name__)\n{wait}")
+    other = shared(f"while not (here / 'failed').exists(): time.sleep(0.01)\n{ANSWER}")
+    assert answer(other) == "2 1"  # while the first still runs
+    (tmp_path / "done").touch()
+    assert answer(failing) == "TypingError"
+
+
 # --- nothing heavy before it is needed
 
 
