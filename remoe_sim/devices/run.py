@@ -12,6 +12,7 @@ import numpy as np
 
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
+from remoe_sim.devices.fits import Fit, beside_experts, fit_of, most_requests
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.models.model import model as find_model
@@ -223,7 +224,9 @@ class RunsOn:
         """The times of every policy whose misses were counted."""
         costs = self.costs(trace, model)
         steps = self.steps(trace, tokens, counts.needed)
-        return [Timed(self, model, costs, steps, Reads.of(costs, missed, self.overlap)) for missed in counts.missed]
+        requests = most_requests(trace, tokens)
+        reads = [Reads.of(costs, missed, self.overlap) for missed in counts.missed]
+        return [Timed(self, model, costs, steps, one, requests) for one in reads]
 
     def costs(self, trace: Trace, model: SizedModel) -> Costs:
         """What the parts of a step cost."""
@@ -304,13 +307,23 @@ def _columns(stream: Stream, layer: int | None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Timed:
-    """The times of one policy, and what it takes to log its events."""
+    """The times of one policy, and what it takes to log its events. requests: the most of one step."""
 
     run: RunsOn
     model: SizedModel
     costs: Costs
     steps: Steps
     reads: Reads
+    requests: int = 1
+
+    @property
+    def beside(self) -> int:
+        """Bytes that the device keeps next to experts, at the longest context of a step."""
+        return beside_experts(self.model, int(self.steps.kv_tokens.max(initial=0)), self.requests)
+
+    def fit(self, cache: int | None) -> Fit:
+        """Whether that fits with a cache of so many bytes."""
+        return fit_of(self.run.device, self.model, self.beside, cache, self.costs.misses_from)
 
     @cached_property
     def times(self) -> Times:
