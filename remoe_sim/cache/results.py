@@ -114,11 +114,7 @@ class ReplayResult(Shown):
     @property
     def fit(self) -> Fit | None:
         """Whether the cache and the model fit the device; None without one."""
-        if self.timed is None:
-            return None
-        from remoe_sim.devices.fits import cache_bytes
-
-        return self.timed.fit(cache_bytes(self.timed.model, self.capacity))
+        return None if self.timed is None else self.timed.fit(self.capacity)
 
     @property
     def tokens_per_second(self) -> float | None:

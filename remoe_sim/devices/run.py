@@ -12,7 +12,7 @@ import numpy as np
 
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.fits import Fit, beside_experts, fit_of, most_requests
+from remoe_sim.devices.fits import Fit, beside_experts, cache_bytes, fit_of, most_requests
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.models.model import model as find_model
@@ -23,6 +23,8 @@ from remoe_sim.util.cards import card_names
 from remoe_sim.util.units import MOST_LANES, MOST_TOKENS, parse_count, parse_number
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
     from remoe_sim.devices.engine import Engine
@@ -321,8 +323,9 @@ class Timed:
         """Bytes that the device keeps next to experts, at the longest context of a step."""
         return beside_experts(self.model, int(self.steps.kv_tokens.max(initial=0)), self.requests)
 
-    def fit(self, cache: int | None) -> Fit:
-        """Whether that fits with a cache of so many bytes."""
+    def fit(self, capacity: Mapping[str, int]) -> Fit:
+        """Whether that fits with a cache, its limit given as results state it."""
+        cache = cache_bytes(self.model, capacity)
         return fit_of(self.run.device, self.model, self.beside, cache, self.costs.misses_from)
 
     @cached_property
