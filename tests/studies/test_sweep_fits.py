@@ -22,8 +22,8 @@ pytestmark = pytest.mark.once
 def small(tmp_path_factory):
     """The card of a device with 10 MiB."""
     path = tmp_path_factory.mktemp("cards") / "small.toml"
-    fact = Fact(10 * MIB, "measured", "a test")
-    remoe_sim.device("jetson-orin-nano-8gb").changed({"usable_bytes": fact}, name="small").to_toml(path)
+    facts = {name: Fact(size, "measured", "a test") for name, size in (("usable_bytes", 10 * MIB), ("system_bytes", 0))}
+    remoe_sim.device("jetson-orin-nano-8gb").changed(facts, name="small").to_toml(path)
     return str(path)
 
 
