@@ -14,6 +14,7 @@ from remoe_sim.util.units import rate
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remoe_sim.devices.fits import Fit
     from remoe_sim.devices.run import Timed
 
 SCHEMA = "remoe-sim.replay.v1"
@@ -111,6 +112,11 @@ class ReplayResult(Shown):
         return None if self.timed is None else self.timed.times.tpot_ms
 
     @property
+    def fit(self) -> Fit | None:
+        """Whether the cache and the model fit the device; None without one."""
+        return None if self.timed is None else self.timed.fit(self.capacity)
+
+    @property
     def tokens_per_second(self) -> float | None:
         return None if self.timed is None else self.timed.times.tokens_per_second
 
@@ -120,6 +126,7 @@ class ReplayResult(Shown):
             "cold_misses", "capacity_misses", "evictions", "hit_rate", "optimal", "gap_to_belady", "regret",
             "bytes_read", "bytes_read_per_token", "peak_resident_bytes",
         )  # fmt: skip
+        fit = self.fit
         return {
             **{name: getattr(self, name) for name in names},
             "prefill": self.prefill.to_dict(),
@@ -130,6 +137,7 @@ class ReplayResult(Shown):
             "ttft_ms": None if self.timed is None else self.timed.times.ttft_ms,
             "parts_ms": None if self.timed is None else self.timed.times.parts_ms,
             "device_run": None if self.timed is None else self.timed.to_dict(),
+            **({} if fit is None else fit.to_dict()),
         }
 
     def _tpot_with_band(self) -> dict[str, Any] | None:

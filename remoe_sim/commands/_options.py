@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from remoe_sim.devices.fits import Fit
     from remoe_sim.devices.run import Timed
     from remoe_sim.trace.trace import Trace
 
@@ -322,6 +323,24 @@ def note_all(sentences: tuple[str, ...]) -> None:
     """What nobody has checked or what is not known, on stderr."""
     for sentence in dict.fromkeys(sentences):
         note(sentence)
+
+
+DOES_NOT_FIT = 3  # exit code under --strict
+
+_STRICT = click.option("--strict", is_flag=True, help="End with exit code 3 if something does not fit in memory.")
+
+
+def strict_option(function: F) -> F:
+    """Whether what does not fit in memory is an error; `end_of` tells."""
+    return _with(function, _STRICT)
+
+
+def end_of(fits: Iterable[Fit | None], strict: bool) -> None:
+    """Say on stderr what does not fit in memory; where that is an error, the command ends."""
+    short = tuple(one.note for one in fits if one is not None and one.note)
+    note_all(short)
+    if short and strict:
+        click.get_current_context().exit(DOES_NOT_FIT)
 
 
 def show_times(console: Console, times: list[tuple[str, Timed]], reads: str = "misses") -> None:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import LOGGED_STEPS, device_options, note_all, parts_table, print_json
+from remoe_sim.commands._options import (
+    LOGGED_STEPS,
+    device_options,
+    end_of,
+    note_all,
+    parts_table,
+    print_json,
+    strict_option,
+)
 from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
@@ -24,8 +32,9 @@ SECTION = "Time and memory"
 @click.option("--batch", default="1", metavar="B", help="Tokens per step, of as many requests.")
 @click.option("--context", metavar="N", help="Tokens of context that attention reads; 512 if not given.")
 @device_options
+@strict_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.estimate.v1).")
-def command(as_json: bool, timeline: str | None, context: str | None, **arguments: Any) -> None:
+def command(as_json: bool, strict: bool, timeline: str | None, context: str | None, **arguments: Any) -> None:
     """Estimate the time per output token without a trace.
 
     The time (TPOT) follows from a hit rate, or from the bytes that misses read.
@@ -54,6 +63,7 @@ def command(as_json: bool, timeline: str | None, context: str | None, **argument
     else:
         show(report)
     note_all(tuple(sentence for result in report.results for sentence in result.notes))
+    end_of((result.fit for result in report.results), strict)
 
 
 def show(report: EstimateReport) -> None:

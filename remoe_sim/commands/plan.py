@@ -8,6 +8,7 @@ import click
 
 from remoe_sim.commands._options import (
     batch_options,
+    end_of,
     fast_option,
     memory_option,
     note,
@@ -17,6 +18,7 @@ from remoe_sim.commands._options import (
     scheduled,
     scope_option,
     setting_options,
+    strict_option,
     timing_options,
 )
 from remoe_sim.commands._tables import new_table
@@ -49,9 +51,10 @@ SECTION = "Time and memory"
 )
 @click.option("--context", metavar="N", help="Tokens of context per request, instead of the trace's.")
 @timing_options
+@strict_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.plan.v1).")
-def command(as_json: bool, **arguments: Any) -> None:
+def command(as_json: bool, strict: bool, **arguments: Any) -> None:
     """Find the memory that a time per output token needs.
 
     Answers both ways: the memory that TRACE needs for a time per output token (TPOT), and the time that a memory gives.
@@ -77,6 +80,7 @@ def command(as_json: bool, **arguments: Any) -> None:
         if report.trace["schedule"]:
             note(schedule_in_words(report.trace["schedule"]))
     note_all(report.notes)
+    end_of((result.fit for result in report), strict)
 
 
 def show(report: PlanReport) -> None:

@@ -10,6 +10,7 @@ from remoe_sim.commands._options import (
     LOGGED_STEPS,
     batch_options,
     device_options,
+    end_of,
     limit_options,
     memory_option,
     note,
@@ -20,6 +21,7 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     scheduled,
     show_times,
+    strict_option,
 )
 from remoe_sim.commands._tables import held, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
@@ -45,9 +47,10 @@ SECTION = "Start"
 @click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
 @device_options
 @residency_options
+@strict_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.replay.v1).")
-def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
+def command(as_json: bool, strict: bool, timeline: str | None, **arguments: Any) -> None:
     """Replay TRACE through a cache of a given size.
 
     Shows hit rates, misses and bytes of each policy next to the offline optimum.
@@ -82,6 +85,7 @@ def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
     if timed is not None:
         note_all(timed.notes)
+    end_of((result.fit for result in report), strict)
 
 
 def show(report: ReplayReport) -> None:

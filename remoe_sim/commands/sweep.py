@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import fast_option, memory_option, note, note_all, print_json
+from remoe_sim.commands._options import (
+    DOES_NOT_FIT,
+    fast_option,
+    memory_option,
+    note,
+    note_all,
+    print_json,
+    strict_option,
+)
 from remoe_sim.commands._tables import new_table, records
 from remoe_sim.util.progress import stage
 from remoe_sim.util.units import percent
@@ -86,11 +94,18 @@ def _from_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None
 @click.option("--train", metavar="TRACE", help="What policies such as static learn from.")
 @click.option("--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if traces have none.")
 @click.option("--dask", metavar="ADDRESS", help="Compute on the workers of this Dask scheduler, as tcp://host:8786.")
+@strict_option
 @click.option("--dry-run", is_flag=True, help="Show what would be computed, and compute nothing.")
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.sweep.v1).")
 def command(
-    as_json: bool, dry_run: bool, traces: tuple[str, ...], output: str | None, dask: str | None, **arguments: Any
+    as_json: bool,
+    dry_run: bool,
+    strict: bool,
+    traces: tuple[str, ...],
+    output: str | None,
+    dask: str | None,
+    **arguments: Any,
 ) -> None:
     """Replay TRACES in every combination of the listed options.
 
@@ -133,6 +148,21 @@ def command(
     note_all(tuple(frame.attrs["notes"]))
     if frame["bytes_read"].isna().any():
         note("bytes are not known where a trace has no expert sizes; pass --expert-bytes 3MiB or --device")
+    _tell_fits(frame, strict)
+
+
+def _tell_fits(frame: pd.DataFrame, strict: bool) -> None:
+    """Say how many rows do not fit in memory; under --strict the command ends."""
+    short = frame[~frame["fits"].fillna(True)]
+    if not len(short):
+        return
+    where = ", ".join(dict.fromkeys(short["device"]))
+    note(
+        f"{len(short)} of {len(frame)} rows do not fit in memory ({where}); 'fits' and 'missing_bytes' say which, and "
+        f"'room_bytes' what is left for the cache"
+    )
+    if strict:
+        click.get_current_context().exit(DOES_NOT_FIT)
 
 
 def _files(traces: tuple[str, ...]) -> list[str]:

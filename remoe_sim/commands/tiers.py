@@ -10,6 +10,7 @@ from remoe_sim.commands._options import (
     batch_options,
     driven_device_options,
     driven_options,
+    end_of,
     fast_option,
     memory_option,
     note,
@@ -19,6 +20,7 @@ from remoe_sim.commands._options import (
     scheduled,
     show_times,
     sized,
+    strict_option,
 )
 from remoe_sim.commands._tables import held, new_table, size_unit
 from remoe_sim.util.units import percent
@@ -66,9 +68,10 @@ SECTION = "Compare and ask what if"
         help="Load then compute, or compute hits while misses stream; layer if not given.",
     )
 )
+@strict_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.tiers.v1).")
-def command(as_json: bool, **arguments: Any) -> None:
+def command(as_json: bool, strict: bool, **arguments: Any) -> None:
     """Replay TRACE through a device, a host and a storage tier.
 
     Shows hits per tier and bytes per link.
@@ -96,6 +99,7 @@ def command(as_json: bool, **arguments: Any) -> None:
     timed = report[0].timed
     if timed is not None:
         note_all(timed.costs.notes)
+    end_of((result.fit for result in report), strict)
 
 
 def show(report: TierReport) -> None:

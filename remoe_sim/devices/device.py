@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NUMBERS = ("memory_bytes", "bandwidth_bytes_per_s", "efficiency", "layer_s", "expert_s", "step_s")
 MORE_NUMBERS = (
     "usable_bytes",
+    "system_bytes",
     "flops_per_s",
     "host_bandwidth_bytes_per_s",
     "contention_bytes_per_s",
@@ -41,7 +42,7 @@ class Device:
 
     unified: CPU and device share one memory, so there is no host link
     memory_bytes: all of it, engine and system included; usable_bytes: what its driver or system reports, None if that
-    is not known
+    is not known; system_bytes: what of that the system keeps for itself, None for nothing
     kind: of device, as engines tell them apart
     default_host, default_storage, default_engine: names of the cards that go with it; host_card, storage_card, engine:
     those that it was put together with (`remoe_sim.machine`)
@@ -83,6 +84,7 @@ class Device:
     facts: dict[str, Fact]
     kind: str = "cuda"
     usable_bytes: int | None = None
+    system_bytes: int | None = None
     default_host: str | None = None
     default_storage: str | None = None
     default_engine: str | None = None

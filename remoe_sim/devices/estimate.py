@@ -14,6 +14,7 @@ import numpy.typing as npt
 from remoe_sim.devices.band import Band, band_of, class_of
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
+from remoe_sim.devices.fits import Fit, beside_experts, fit_of
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.steps import Counts, Reads, Steps
@@ -124,6 +125,18 @@ class Estimate:
         remark = self.band.remark
         return (*self.costs.notes, *([remark] if remark else []))
 
+    @property
+    def fit(self) -> Fit:
+        """Whether it fits, as far as that is known without the bytes of the cache.
+
+        With no hit the device keeps the experts of one layer, with nothing but hits all.
+        """
+        model, batch = self.model, self.said["batch"]
+        group = distinct_experts(model.experts, model.top_k, batch) * max(model.expert_bytes, default=0)
+        held = round(group) if self.hit_rate <= 0 else model.routed_bytes if self.hit_rate >= 1 else None
+        beside = beside_experts(model, self.said["context"] * batch, batch)
+        return fit_of(self.device, model, beside, held, self.said["misses_from"])
+
     def log(self, steps: int) -> Log:
         """The events of the first steps."""
         return log(self.costs, self.times.steps, self.reads, self.said["overlap"], steps)
@@ -140,6 +153,7 @@ class Estimate:
             "tpot_ms": {"mean": self.tpot_ms, "band": self.band.to_dict()},
             "tokens_per_second": self.said["batch"] * 1e3 / self.tpot_ms,
             "parts_ms": self.times.parts_ms,
+            **self.fit.to_dict(),
             "notes": list(self.notes),
         }
 

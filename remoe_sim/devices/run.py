@@ -14,6 +14,8 @@ from remoe_sim.devices.band import Band, band_around
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.doubts import NO_CARD
+from remoe_sim.devices.fits import Fit, beside_experts, fit_of, most_requests
+from remoe_sim.devices.fits import cache_bytes as cache_bytes_of
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.mapped import CACHED, MAPPED, RESIDENT, Faults, Pages, check_residency, page_bytes, page_faults
@@ -27,6 +29,8 @@ from remoe_sim.util.cards import card_names
 from remoe_sim.util.units import MOST_LANES, MOST_TOKENS, parse_count, parse_number
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from remoe_sim.devices.engine import Engine
     from remoe_sim.devices.host import Host
     from remoe_sim.devices.storage import Storage
@@ -209,16 +213,16 @@ class RunsOn:
         """The times of every policy whose misses were counted; cache_bytes: what the cache takes of the memory."""
         costs = self.costs(trace, model)
         steps = self.steps(trace, tokens, counts.needed)
+        requests = most_requests(trace, tokens)
         if self.residency != CACHED:
             reads = Reads.of(costs, np.zeros_like(counts.needed))
             if self.residency == RESIDENT:
-                return [Timed(self, model, costs, steps, reads) for _ in counts.missed]
+                return [Timed(self, model, costs, steps, reads, None, requests) for _ in counts.missed]
             held = page_bytes(self.pages, self.device, model, steps, cache_bytes)
-            return [
-                Timed(self, model, costs, steps, reads, page_faults(self.pages, self.device, model, held, *accesses))
-                for accesses in counts.accesses()
-            ]
-        return [Timed(self, model, costs, steps, Reads.of(costs, missed, self.overlap)) for missed in counts.missed]
+            found = [page_faults(self.pages, self.device, model, held, *one) for one in counts.accesses()]
+            return [Timed(self, model, costs, steps, reads, faults, requests) for faults in found]
+        cached = [Reads.of(costs, missed, self.overlap) for missed in counts.missed]
+        return [Timed(self, model, costs, steps, one, None, requests) for one in cached]
 
     def costs(self, trace: Trace, model: SizedModel) -> Costs:
         """What the parts of a step cost."""
@@ -316,7 +320,7 @@ def _columns(stream: Stream, layer: int | None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Timed:
-    """The times of one policy, and what it takes to log its events."""
+    """The times of one policy, and what it takes to log its events. requests: the most of one step."""
 
     run: RunsOn
     model: SizedModel
@@ -324,6 +328,17 @@ class Timed:
     steps: Steps
     reads: Reads
     faults: Faults | None = None
+    requests: int = 1
+
+    @property
+    def beside(self) -> int:
+        """Bytes that the device keeps next to experts, at the longest context of a step."""
+        return beside_experts(self.model, int(self.steps.kv_tokens.max(initial=0)), self.requests)
+
+    def fit(self, capacity: Mapping[str, int]) -> Fit:
+        """Whether that fits with a cache, its limit given as results state it."""
+        cache = cache_bytes_of(self.model, capacity)
+        return fit_of(self.run.device, self.model, self.beside, cache, self.costs.misses_from)
 
     @cached_property
     def times(self) -> Times:

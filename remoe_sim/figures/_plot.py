@@ -180,4 +180,6 @@ def _sweep_rows(source: Any) -> pd.DataFrame | None:
         rows = list(read_rows(Path(source)))
     except ValueError:
         return None
-    return pd.DataFrame(rows).astype(dict.fromkeys(MAYBE_UNKNOWN, "Int64")) if rows else None
+    if not rows:
+        return None
+    return pd.DataFrame(rows).astype({name: kind for name, kind in MAYBE_UNKNOWN.items() if name in rows[0]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from remoe_sim.figures._panels import COUNTED, TIMED, lines_of, memory, pages_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
-    from remoe_sim.figures._look import Sheet
+    from remoe_sim.figures._look import Look, Sheet
 
 
 def _byte_pages(material: Material) -> Iterator[Page]:
@@ -66,7 +67,7 @@ def timed_rows(frame: pd.DataFrame) -> pd.DataFrame:
 @figure(_time_pages)
 def tpot(frame: pd.DataFrame, dark: bool = False) -> Sheet:
     """Mean time per output token, modelled, against the memory of the cache; a line per policy, a panel per device.
-    Panels of one device have one scale.
+    Panels of one device have one scale. A vertical line is where the device's memory is full.
 
     frame: rows of `remoe_sim.sweep` with a device.
     """
@@ -77,11 +78,22 @@ def tpot(frame: pd.DataFrame, dark: bool = False) -> Sheet:
         for axes, (_, own) in zip(grid, panels, strict=True):
             place, label = memory(own)
             lines_of(axes, own, place, "tpot_ms_mean", styles)
+            _mark_room(axes, own, place, page.look)
             axes.set_xlabel(label)
             axes.set_ylabel("mean TPOT (ms per token)")
             axes.set_xlim(left=0)
         scale_alike(grid, panels, "tpot_ms_mean", ("device",))
     return page
+
+
+def _mark_room(axes: Axes, rows: pd.DataFrame, place: Callable[[pd.DataFrame], Any], look: Look) -> None:
+    """Draw a line at the largest cache for which the device has room, if larger ones are in the rows."""
+    if "room_bytes" not in rows or rows["room_bytes"].isna().all():
+        return
+    left = int(rows["room_bytes"].min())
+    if left < int(rows["capacity_bytes"].max()):
+        at = float(place(rows.head(1).assign(capacity_bytes=left)).iloc[0])
+        axes.axvline(at, label="the device's memory is full", color=look.ink, linestyle=":", linewidth=1.2)
 
 
 PANELS = (*TIMED, "policy")
@@ -136,6 +148,7 @@ def tpot_parts(frame: pd.DataFrame, dark: bool = False) -> Sheet:
                 axes.set_xlim(min(-0.5, x.size / 2 - 2), max(x.size - 0.5, x.size / 2 + 1))
             else:
                 axes.set_xlim(x[0], x[-1])
+                _mark_room(axes, own, place, page.look)
             axes.set_xlabel(label)
             axes.set_ylabel("mean TPOT (ms per token)")
         scale_alike(grid, panels, "tpot_ms_mean", ("device",))

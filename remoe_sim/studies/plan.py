@@ -11,8 +11,9 @@ from remoe_sim.cache.call import Call
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Settings, check_timed, policies_for
 from remoe_sim.devices.device import Device
+from remoe_sim.devices.fits import most_requests, room
 from remoe_sim.devices.run import RunsOn
-from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room, most_requests
+from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room
 from remoe_sim.studies.plan_result import PlanReport, PlanResult
 from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.units import parse_bytes, parse_ms, parse_number
@@ -57,8 +58,8 @@ def plan(
 
     device: names, cards or Devices, one or several ("a,b" or a list); with prices as "a=700,b=1600" or {"a": 700}.
     target_tpot: mean time per token, such as "150ms" or "0.15s" (a number is ms). memory: bytes for everything, instead
-    of the device's. quant: one or several. The rest as in `replay`, whose times at one cache are exactly those of the
-    curve; policies with an order of experts take one pass, others one per limit.
+    of what the device has for models. quant: one or several. The rest as in `replay`, whose times at one cache are
+    exactly those of the curve; policies with an order of experts take one pass, others one per limit.
 
     Memory is one budget: weights beside routed experts, output head, embedding, KV cache (of `context` tokens per
     request, else of the trace's longest), the cache, and a workspace for the largest group (all of it under bypass,
@@ -123,7 +124,7 @@ def _result(
     device: Device, model: SizedModel, policy: Policy, optimal: bool, price: float | None, said: dict[str, Any],
     limit: int | None, beside: Beside, target: float | None, curve: PlanCurve,
 ) -> PlanResult:  # fmt: skip
-    there = int(device.memory_bytes) if limit is None else limit
+    there = room(device) or 0 if limit is None else limit
     reaching = None if target is None else curve.reaching(target)
     knee, within = curve.knee, curve.within(there)
 

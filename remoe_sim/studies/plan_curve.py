@@ -13,6 +13,7 @@ import numpy as np
 from remoe_sim.cache.counts import Accesses
 from remoe_sim.cache.holdings import of_replay
 from remoe_sim.devices.band import Band, band_around
+from remoe_sim.devices.fits import kv_cache_bytes
 from remoe_sim.devices.run import RunsOn, StepCounts
 from remoe_sim.devices.steps import Counts, Reads, Steps
 from remoe_sim.devices.timeline import PARTS, run
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from remoe_sim.devices.costs import Costs
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.policy.base import Policy
-    from remoe_sim.trace.accesses import Tokens
     from remoe_sim.trace.trace import Trace
     from remoe_sim.util.arrays import Longs
 
@@ -47,12 +47,8 @@ class Beside:
     @classmethod
     def of(cls, model: SizedModel, kv_tokens: int, requests: int) -> Beside:
         """kv_tokens: cached tokens in all of a step of so many requests; a sliding window bounds each request's."""
-        cached = 0.0
-        for per_token, window in zip(model.kv_bytes_per_token, model.kv_window_tokens, strict=True):
-            cached += (per_token or 0.0) * (kv_tokens if window is None else min(kv_tokens, window * requests))
-        state = sum(model.state_bytes) * requests
         embedding = 0 if model.tied_embeddings else model.embedding_bytes
-        return cls(sum(model.resident_bytes), model.head_bytes, embedding, round(cached) + state)
+        return cls(sum(model.resident_bytes), model.head_bytes, embedding, kv_cache_bytes(model, kv_tokens, requests))
 
     def to_dict(self) -> dict[str, int]:
         return {f"{name}_bytes": size for name, size in asdict(self).items()}
@@ -89,14 +85,6 @@ class Room:
         group = int((self.largest * self.expert_bytes).max(initial=0))
         rest = int((self.experts * self.expert_bytes).sum()) - limit
         return max(0, min(group - limit if self.mandatory else group, rest))
-
-
-def most_requests(trace: Trace, tokens: Tokens) -> int:
-    """The most requests that a step serves."""
-    rows = np.arange(trace.tokens) if tokens.rows is None else tokens.rows
-    steps = np.repeat(np.arange(tokens.n_steps), np.diff(tokens.starts))
-    pairs = np.unique(steps * 2**32 + trace.request[rows].astype(np.int64) % 2**32)
-    return int(np.bincount(pairs // 2**32, minlength=1).max())
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from remoe_sim.devices.fits import Fit, fit_of
 from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.units import format_bytes, plural
 
@@ -24,7 +25,7 @@ ANSWERS = ("no_cache", "knee", "target", "memory", "all_experts")
 class PlanResult:
     """Answers for one policy on one device.
 
-    online: the policy knows no future; memory_bytes: what there is, the device's own unless another was given; beside:
+    online: the policy knows no future; memory_bytes: what the device has for models, unless another was given; beside:
     what is not for experts. Points: no_cache and all_experts, the ends of the curve; knee, where it lies farthest below
     the chord between them (None for a straight line); target, the smallest cache that takes at most target_ms per
     token (None if no cache does, or none was asked for); memory, the largest cache for which there is room (None if
@@ -64,6 +65,12 @@ class PlanResult:
         return self.target is not None and self.target.memory_bytes <= self.memory_bytes
 
     @property
+    def fit(self) -> Fit:
+        """Whether the model fits with any cache, and the experts in the host where they are there."""
+        least = self.no_cache.memory_bytes - self.beside.total
+        return fit_of(self.device, self.model, self.beside.total, least, self.said["misses_from"], self.memory_bytes)
+
+    @property
     def sentence(self) -> str:
         return sentence(self)
 
@@ -77,6 +84,7 @@ class PlanResult:
             "price": self.price,
             "memory_bytes": self.memory_bytes,
             **self.beside.to_dict(),
+            **self.fit.to_dict(),
             "target_tpot_ms": self.target_ms,
             "target_reached": self.reached,
             **{name: None if point is None else point.to_dict() for name, point in points.items()},

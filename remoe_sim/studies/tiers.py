@@ -34,6 +34,7 @@ from remoe_sim.cache.call import Call, sized
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import ALLOWED, Limit, Settings, check_policies, check_timed, find_policies
 from remoe_sim.cache.tier import Course, Items, Memory, Passed, pass_tier
+from remoe_sim.devices.fits import most_requests
 from remoe_sim.devices.run import RunsOn, StepCounts, Timed
 from remoe_sim.devices.steps import Counts, Reads
 from remoe_sim.policy.drive import check_drivable
@@ -270,6 +271,7 @@ class _TierRun:
             on.costs(self.trace, model),
             on.steps(self.trace, self.tokens, counts.needed),
             Reads(far, near, none, none),
+            most_requests(self.trace, self.tokens),
         )
 
     def _counts(

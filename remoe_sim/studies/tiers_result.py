@@ -12,6 +12,7 @@ from remoe_sim.util.units import rate
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remoe_sim.devices.fits import Fit
     from remoe_sim.devices.run import Timed
 
 SCHEMA = "remoe-sim.tiers.v1"
@@ -92,7 +93,18 @@ class TierResult:
         """Both phases together."""
         return self.prefill + self.decode
 
+    @property
+    def fit(self) -> Fit | None:
+        """Whether both caches and the model fit device and host; None without a device."""
+        if self.timed is None:
+            return None
+        from remoe_sim.devices.fits import cache_bytes, fit_of_tiers
+
+        above, below = (cache_bytes(self.timed.model, one.capacity) for one in (self.device, self.host))
+        return fit_of_tiers(self.timed.run.device, self.timed.beside, above, below)
+
     def to_dict(self) -> dict[str, Any]:
+        fit = self.fit
         return {
             "relation": self.relation,
             **self.settings,
@@ -102,6 +114,7 @@ class TierResult:
             "prefill": self.prefill.to_dict(),
             "decode": self.decode.to_dict(),
             "times": None if self.timed is None else {**self.timed.to_dict(), **self.timed.times.to_dict()},
+            **({} if fit is None else fit.to_dict()),
         }
 
 

@@ -225,7 +225,7 @@ def test_json_frames_and_table():
     shown = CliRunner(env={"COLUMNS": "80"}).invoke(main, arguments).stdout
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= 80
-    assert "reaches 15 ms per token with 0.74 GiB of 16.00 GiB: 17 of 32" in " ".join(shown.split())
+    assert "reaches 15 ms per token with 0.74 GiB of 14.29 GiB: 17 of 32" in " ".join(shown.split())
     report = remoe_sim.plan(DEMO, DEVICE, 15)
     assert list(report.to_frame()["answer"])[:5] == ["no_cache", "knee", "target", "memory", "all_experts"]
     assert len(report.curve_frame()) == 66

@@ -37,10 +37,13 @@ VALUES = {
     "prefill_hits": WHOLE, "bytes_read": WHOLE, "bytes_read_per_token": REAL, "tpot_ms_mean": REAL,
     "tpot_ms_p50": REAL, "tpot_ms_p95": REAL, "tpot_ms_p99": REAL, "tokens_per_second": REAL, "ttft_ms_mean": REAL,
     "dense_ms": REAL, "experts_ms": REAL, "storage_wait_ms": REAL, "pcie_wait_ms": REAL, "fixed_ms": REAL,
-    "reuse_rate": REAL, "model": TEXT, "tokens": WHOLE, "requests": WHOLE, "moe_layers": WHOLE, "experts": WHOLE,
+    "fits": FLAG, "missing_bytes": WHOLE, "room_bytes": WHOLE, "reuse_rate": REAL, "model": TEXT, "tokens": WHOLE,
+    "requests": WHOLE, "moe_layers": WHOLE, "experts": WHOLE,
 }  # fmt: skip
 COLUMNS = pa.schema({**NAMES, **VALUES, "trace_hash": TEXT, "key": TEXT}, {_MARK: SCHEMA.encode()})
-MAYBE_UNKNOWN = ("batch", "lanes", "context", "capacity_bytes", "bytes_read")
+ADDED = ("fits", "missing_bytes", "room_bytes")  # columns that files of the same schema may lack
+_NUMBERS = ("batch", "lanes", "context", "capacity_bytes", "bytes_read", "missing_bytes", "room_bytes")
+MAYBE_UNKNOWN = {**dict.fromkeys(_NUMBERS, "Int64"), "fits": "boolean"}  # and the kinds of pandas that can tell
 Row = dict[str, Any]
 
 
@@ -104,7 +107,7 @@ class SweepFile:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    return table.to_pandas().astype(dict.fromkeys(MAYBE_UNKNOWN, "Int64"))
+    return table.to_pandas().astype(MAYBE_UNKNOWN)
 
 
 def is_sweep(path: Path) -> bool:
@@ -127,11 +130,11 @@ def _identity(row: Row) -> tuple[Any, ...]:
 
 
 def read_rows(path: Path) -> Sequence[Row]:
-    """The rows of a sweep file; ValueError if it is none."""
+    """The rows of a sweep file, without the columns that it lacks of ADDED; ValueError if it is none."""
     try:
         file = open_parquet(path, page_checksum_verification=True)
         marked = (file.schema_arrow.metadata or {}).get(_MARK) == SCHEMA.encode()
-        if marked and file.schema_arrow.equals(COLUMNS):
+        if marked and _is_ours(file.schema_arrow):
             rows: list[Row] = file.read().to_pylist()
             return rows
     except FileNotFoundError:
@@ -143,6 +146,12 @@ def read_rows(path: Path) -> Sequence[Row]:
     except ValueError as error:
         raise ValueError(f"'{path}' cannot be read: {error}; name another file, or move it away") from None
     raise ValueError(f"'{path}' is there and is no sweep of this release; name another file, or move it away")
+
+
+def _is_ours(schema: pa.Schema) -> bool:
+    """Whether these are the columns of a sweep; those that were added later may be missing."""
+    there = [field for field in COLUMNS if field.name in schema.names or field.name not in ADDED]
+    return bool(schema.equals(pa.schema(there)))
 
 
 @contextmanager

@@ -76,8 +76,9 @@ def timed_rows(one: Pass, trace: Trace, tokens: Tokens, block: Counted, groups: 
 
     def one_row(at: int) -> Row:
         number, cell = jobs[at]
-        times = replace(timed[id(cell.variant.run)][number]).times  # a copy's, which nobody keeps
-        return row_of(one, cell, block.tables[number]) | _time_columns(times)
+        copy = replace(timed[id(cell.variant.run)][number])  # whose times nobody keeps
+        fit = copy.fit({cell.names["capacity_unit"]: cell.names["capacity"]})
+        return row_of(one, cell, block.tables[number]) | _time_columns(copy.times) | fit.to_dict()
 
     return map_layers(one_row, len(jobs), of_timeline(tokens.n_steps, trace.moe_layers))
 

@@ -166,7 +166,7 @@ class _Again:
             )
         new = self.row(row)
         for column in COLUMNS.names:
-            if column != "trace" and not _same(row[column], new[column]):
+            if column in row and column != "trace" and not _same(row[column], new[column]):
                 yield Mismatch(number, {name: row[name] for name in ABOUT}, column, row[column], new[column])
 
     def row(self, row: Row) -> Row:
