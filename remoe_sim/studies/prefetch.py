@@ -87,7 +87,7 @@ class PrefetchRun:
         right[known.stream.steps[guesses.targets], known.layers[guesses.targets]] = used
         demand = Reads.of(costs, misses, "layer")
         reads = Reads(demand.far, demand.near, early, right, known.depth, guessed=True)
-        return Timed(run, model, costs, steps, reads, most_requests(trace, tokens))
+        return Timed(run, model, costs, steps, reads, requests=most_requests(trace, tokens))
 
     def _replay(self, policy: Policy, guesses: Guesses, table: Longs, evictions: Longs) -> tuple[Longs, Longs, Longs]:
         """Adds to the counts; returns misses of each group, loads for each target, and those that it uses."""

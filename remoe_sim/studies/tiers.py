@@ -271,7 +271,7 @@ class _TierRun:
             on.costs(self.trace, model),
             on.steps(self.trace, self.tokens, counts.needed),
             Reads(far, near, none, none),
-            most_requests(self.trace, self.tokens),
+            requests=most_requests(self.trace, self.tokens),
         )
 
     def _counts(
