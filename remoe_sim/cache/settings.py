@@ -70,6 +70,9 @@ class Limit:
             )
         if cache is not None:
             return cls(parse_count(cache, "cache"))
+        typed = str(memory).strip()
+        if typed.isdecimal() and len(typed) <= 3 and int(typed) > 0:
+            raise ValueError(f"memory '{typed}' would be bytes; give it with its unit: was {typed}GiB meant?")
         return cls(None, parse_bytes(budget if budget is not None else memory or 0), memory is not None)
 
     def without_reserve(self, trace: Trace, reserve: int | str | Sequence[int | str]) -> Limit:
