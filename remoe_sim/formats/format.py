@@ -183,8 +183,8 @@ def import_trace(
     """
     given = Given(
         _count("experts", experts, "how many experts each MoE layer has"),
-        _sizes("expert_bytes", expert_bytes),
-        _sizes("dense_bytes", dense_bytes),
+        parse_sizes("expert_bytes", expert_bytes),
+        parse_sizes("dense_bytes", dense_bytes),
         name,
         quant,
         _count("top_k", top_k, "how many experts are chosen per token"),
@@ -284,7 +284,8 @@ def _told(trace: Trace, given: Given) -> dict[str, Any]:
     return facts | {name: getattr(given, name) for name in ("name", "quant") if getattr(given, name) is not None}
 
 
-def _sizes(name: str, value: Sizes | None) -> tuple[int, ...] | None:
+def parse_sizes(name: str, value: Sizes | None) -> tuple[int, ...] | None:
+    """Sizes as they are given, one for all layers or one for each; ValueError for what is none."""
     if value is None:
         return None
     many = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else list(value)

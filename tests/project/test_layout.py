@@ -22,10 +22,10 @@ FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "__
 # One user each, in the same room, which would be too long with them, or loads them only when they are needed.
 OWN_FILE = {
     "capture.llama", "capture.llama_run", "capture.weighing", "devices.measured_runs", "devices.probes",
-    "finetune.objective", "finetune.running", "formats.join", "formats.refusal", "models.huggingface",
-    "models.quantisation",
+    "finetune.objective", "finetune.running", "formats.array_axes", "formats.array_columns", "formats.join",
+    "formats.refusal", "models.huggingface", "models.quantisation",
     "policy.slot", "reports.checklist", "reports.sweep_report", "reports.trace_report", "studies.predictors",
-    "studies.sweep.cluster", "studies.sweep.worker", "synthetic.laws",
+    "studies.sweep.cluster", "studies.sweep.worker", "synthetic.laws", "trace.views",
 }  # fmt: skip
 
 
