@@ -15,7 +15,7 @@ from remoe_sim.formats.array_columns import columns_of, numpy_of
 from remoe_sim.formats.assemble import to_decisions
 from remoe_sim.formats.format import Sizes, parse_sizes
 from remoe_sim.formats.join import in_one
-from remoe_sim.formats.sized import find_sized, with_sizes_of
+from remoe_sim.formats.sized import find_sized, with_expert_bytes, with_sizes_of
 from remoe_sim.trace.trace import MOST_EXPERTS, Decisions, InMemory, LayerSource, Model, Trace
 from remoe_sim.trace.weights import EXPECTED, MOVED, in_order, wrong_weight
 from remoe_sim.util.errors import TraceError
@@ -136,11 +136,7 @@ def from_arrays(
         notes.append("layers are numbered from 0")
     else:
         trace = with_sizes_of(trace, known, positions=True)
-    if expert_bytes is not None:
-        sizes = parse_sizes("expert_bytes", expert_bytes) or ()
-        if len(sizes) not in (1, layers):
-            raise ValueError(f"expert_bytes has {len(sizes)} sizes for {layers} layers; give one, or one for each")
-        trace = trace.with_sizes(sizes * layers if len(sizes) == 1 else sizes)
+    trace = with_expert_bytes(trace, parse_sizes("expert_bytes", expert_bytes))
     if isinstance(source, ArrayLayers):
         _check_layers(trace, source, notes)
     return replace(trace, notes=in_one(notes, None))

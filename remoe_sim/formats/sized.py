@@ -66,3 +66,14 @@ def with_sizes_of(trace: Trace, known: SizedModel | Model, *, positions: bool = 
         quant=known.quant or trace.model.quant,
     )
     return replace(trace, layer_numbers=numbers, model=about)
+
+
+def with_expert_bytes(trace: Trace, sizes: tuple[int, ...] | None) -> Trace:
+    """The trace with one size for all MoE layers or one for each; the same for None."""
+    if sizes is None:
+        return trace
+    if len(sizes) not in (1, trace.moe_layers):
+        raise ValueError(
+            f"expert_bytes has {len(sizes)} sizes for {trace.moe_layers} layers; give one, or one for each"
+        )
+    return trace.with_sizes(sizes * trace.moe_layers if len(sizes) == 1 else sizes)

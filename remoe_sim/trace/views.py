@@ -16,7 +16,7 @@ _WORDS = ("prefill", "decode")
 _SHOWN = 12  # numbers that a sentence lists
 
 
-class Rows(Protocol):
+class RowsOfTrace(Protocol):
     """What is asked of a trace here."""
 
     @property
@@ -29,7 +29,7 @@ class Rows(Protocol):
     def layer_numbers(self) -> tuple[int, ...]: ...
 
 
-def chosen_rows(trace: Rows, requests: Any, tokens: Any, phase: str | None) -> Longs:
+def chosen_rows(trace: RowsOfTrace, requests: Any, tokens: Any, phase: str | None) -> Longs:
     """int64: the rows that all conditions hold for; ValueError for what is not there, and where none is left."""
     count = len(trace.request)
     kept = np.ones(count, np.bool_)
@@ -50,7 +50,7 @@ def chosen_rows(trace: Rows, requests: Any, tokens: Any, phase: str | None) -> L
     return rows
 
 
-def chosen_layers(trace: Rows, layers: int | Sequence[int] | None) -> list[int]:
+def chosen_layers(trace: RowsOfTrace, layers: int | Sequence[int] | None) -> list[int]:
     """The places of layers among the MoE layers, in the order of the model."""
     if layers is None:
         return list(range(len(trace.layer_numbers)))
