@@ -59,6 +59,7 @@ def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
       remoe-sim replay sample:qwen-original --budget 16MiB --scope global --policy lru --json
       remoe-sim replay sample:qwen-original --cache 8 --batch 4 --prefill-chunk 16
       remoe-sim replay sample:qwen-original --cache 8 --device jetson-orin-nx-16gb --overlap none
+      remoe-sim replay t.parquet --cache 16 --model qwen1.5-moe-a2.7b --quant q4_k_m
     """
     import remoe_sim
 
@@ -77,6 +78,8 @@ def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
         show(report)
     if report.results[0].bytes_read is None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+    if report.sizes_of is not None:
+        note(f"experts are as large as {report.sizes_of}")
     if timed is not None:
         note_all(timed.costs.notes)
 
