@@ -240,7 +240,7 @@ def with_model(trace: Trace, model: str | Path | SizedModel | None, quant: str |
 
 
 def model_of(trace: Trace, given: str | Path | SizedModel | None, quant: str | None) -> SizedModel:
-    """The model that was given, or that the name of the trace says, in a quantisation; TraceError where none is known."""
+    """The model that was given, or that the trace's name says, in a quantisation; TraceError where none is known."""
     if isinstance(given, SizedModel):
         return given
     spoken = re.sub(r"[\s_/]+", "-", " ".join(filter(None, (trace.model.name, trace.model.quant))).lower())
