@@ -15,6 +15,9 @@ from .devices.measure import measure as measure
 from .figures._plot import plot as plot
 from .formats.format import export as export
 from .formats.format import import_trace as import_trace
+from .formats.from_arrays import from_arrays as from_arrays
+from .formats.from_frame import from_frame as from_frame
+from .formats.join import concat as concat
 from .models.hit_rates import hit_rate_curve as hit_rate_curve
 from .models.model import model as model
 from .models.sizes import SizedModel as SizedModel

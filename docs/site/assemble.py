@@ -30,6 +30,7 @@ PAGES = {  # heading of the navigation, and its pages in order; other documents 
         "worked-example",
         "capture",
         "formats",
+        "arrays",
         "compare",
         "sweep",
         "distributed",

@@ -77,8 +77,8 @@ def replay(
     experts that always stay, {layer: experts} or "3:17,3:20". train: a trace that policies such as `static` learn from.
 
     device: what it runs on, which adds times; model and quant: whose sizes, if the trace's name does not tell or others
-    are wanted; overlap: `none`, `layer` (if not given) or `prefetch` (all misses foreseen, one layer ahead); lanes,
-    context, compute_ms, misses_from, host, storage, engine, cpu_share, cpu_moe_layers, gpu_moe_layers: as in
+    are wanted, also without a device; overlap: `none`, `layer` (if not given) or `prefetch` (all misses foreseen, one
+    layer ahead); lanes, context, compute_ms, misses_from, host, storage, engine, cpu_share, cpu_moe_layers, gpu_moe_layers: as in
     `estimate`. residency: `cached` (if not given), `resident` (all weights in memory) or `mapped`: what the cache does
     not hold (all with cache 0), and all else of the model, is read through the page cache, which has page_memory bytes
     (if not given, what the device has left); page_rule: `lru` (if not given) or `two-list`; fault_threads: of the
@@ -93,6 +93,7 @@ def replay(
         "cpu_share": cpu_share, "cpu_moe_layers": cpu_moe_layers, "gpu_moe_layers": gpu_moe_layers,
         "residency": residency, "page_rule": page_rule, "page_memory": page_memory, "fault_threads": fault_threads,
     }  # fmt: skip
+    trace, sizes_of = _sized(trace, timing, expert_bytes)
     call = Call.of(
         trace,
         settings=settings,
@@ -106,7 +107,24 @@ def replay(
         train=train,
     )
     beside = {"warmup": settings.warmup, "preload": in_short(preload), "train": in_short(train), "pin": _pinned(pin)}
-    return ReplayReport(describe(call.trace), results_of(call), beside)
+    return ReplayReport(describe(call.trace), results_of(call), beside, sizes_of)
+
+
+def _sized(
+    trace: TraceLike, timing: dict[str, Any], expert_bytes: int | str | Sequence[int] | None
+) -> tuple[TraceLike, str | None]:
+    """The trace with the sizes of a model, and of which, where one was given without a device; nothing is timed then,
+    and what was given of it is taken out of `timing`."""
+    given = {name for name, one in timing.items() if one is not None}
+    if not given or not given <= {"model", "quant"} or expert_bytes is not None:
+        return trace, None
+    from remoe_sim.devices.run import with_model
+    from remoe_sim.trace.reader import as_trace
+
+    read = as_trace(trace)
+    sized, model = with_model(read, timing.pop("model"), timing.pop("quant"))
+    taken = "quant" in given or read.model.expert_bytes is None
+    return sized, f"those of {model.name} in {model.quant}" if taken else "the trace says, which knows its own sizes"
 
 
 def _runs_on(timing: dict[str, Any]) -> RunsOn | None:

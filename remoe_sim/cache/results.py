@@ -166,11 +166,13 @@ class ReplayResult(Shown):
 @dataclass(frozen=True, repr=False)
 class ReplayReport(Shown):
     """The results of one call, in the order of the policies that were asked for; settings: what else was asked for,
-    warm-up, preload, training trace and pinned experts."""
+    warm-up, preload, training trace and pinned experts; sizes_of: the model and quantisation whose sizes experts have,
+    where they were asked for without a device."""
 
     trace: dict[str, Any]
     results: tuple[ReplayResult, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sizes_of: str | None = None
 
     def __getitem__(self, policy: str) -> ReplayResult:
         for result in self.results:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remoe_sim.util.errors import unknown
-from remoe_sim.util.units import format_bytes, parse_bytes, parse_count
+from remoe_sim.util.units import asked_bytes, format_bytes, parse_bytes, parse_count
 
 if TYPE_CHECKING:
     from remoe_sim.policy.base import Policy
@@ -70,7 +70,9 @@ class Limit:
             )
         if cache is not None:
             return cls(parse_count(cache, "cache"))
-        return cls(None, parse_bytes(budget if budget is not None else memory or 0), memory is not None)
+        if memory is not None:
+            return cls(None, asked_bytes(memory, "memory", "GiB"), True)
+        return cls(None, parse_bytes(budget or 0))
 
     def without_reserve(self, trace: Trace, reserve: int | str | Sequence[int | str]) -> Limit:
         """What a memory leaves for experts: itself minus sizes, or minus the dense layers for the word `dense`."""
@@ -170,7 +172,7 @@ def check_timed(settings: Settings) -> None:
 def known_sizes(trace: Trace, expert_bytes: int | str | Sequence[int] | None, needed_for: str = "") -> Trace:
     """The trace with the sizes that the user gave; ValueError if `needed_for` needs sizes and there are none."""
     if expert_bytes is not None:
-        sizes = [parse_bytes(one) for one in _sizes(expert_bytes)]
+        sizes = [asked_bytes(one, "expert_bytes", "MiB") for one in _sizes(expert_bytes)]
         trace = trace.with_sizes(sizes[0] if len(sizes) == 1 else sizes)
     elif needed_for and trace.model.expert_bytes is None:
         raise trace.error(

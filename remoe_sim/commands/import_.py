@@ -49,6 +49,9 @@ class ImportCommand(click.Command):
     help="Keep only requests of which the input says so; or NAME!=VALUE.",
 )
 @click.option("--name", help="Name of the model.")
+@click.option(
+    "--model", metavar="NAME", help="Fill in sizes of a model, with --quant: of 'list models', config.json, GGUF."
+)
 @click.option("--quant", help="Quantisation of the model, such as Q4_K_M.")
 def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
     """Make a trace from recorded routing in any supported format.
@@ -66,6 +69,7 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
       remoe-sim import qwen.route.csv -o qwen.parquet
       remoe-sim import monday.csv.gz tuesday.csv.gz -o week.parquet
       remoe-sim import routing.npz -o t.parquet --experts 64 --expert-bytes 3MiB --name my-model
+      remoe-sim import routing.npz -o t.parquet --model qwen1.5-moe-a2.7b --quant q4_k_m
       remoe-sim import log.csv -o t.parquet --columns position=when,layer=l,experts=chosen
       remoe-sim import marked.npz -o t.parquet --where has_repetition=false
     """
@@ -76,7 +80,8 @@ def command(inputs: tuple[str, ...], output: str, **given: Any) -> None:
     for path in inputs:
         if os.path.realpath(path) == os.path.realpath(output):
             raise click.UsageError(f"{output} is an input and would be overwritten; give another path with -o")
-    trace = import_trace(inputs, **given, moe_layers=_known_layers(given["name"]))
+    layers = _known_layers(given["name"]) if given["model"] is None else None
+    trace = import_trace(inputs, **given, moe_layers=layers)
     write(trace, output)
     click.echo(f"wrote {output}: {describe(trace)}")
     if trace.notes:

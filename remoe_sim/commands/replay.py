@@ -65,6 +65,7 @@ def command(as_json: bool, strict: bool, timeline: str | None, **arguments: Any)
       remoe-sim replay sample:qwen-original --cache 8 --batch 4 --prefill-chunk 16
       remoe-sim replay sample:qwen-original --cache 8 --device jetson-orin-nx-16gb --overlap none
       remoe-sim replay sample:qwen-original --cache 0 --device laptop --residency mapped --page-memory 12MiB
+      remoe-sim replay t.parquet --cache 16 --model qwen1.5-moe-a2.7b --quant q4_k_m
     """
     import remoe_sim
 
@@ -83,6 +84,8 @@ def command(as_json: bool, strict: bool, timeline: str | None, **arguments: Any)
         show(report)
     if report.results[0].bytes_read is None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+    if report.sizes_of is not None:
+        note(f"experts are as large as {report.sizes_of}")
     if timed is not None:
         note_all(timed.notes)
     end_of((result.fit for result in report), strict)

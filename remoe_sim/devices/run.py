@@ -172,40 +172,8 @@ class RunsOn:
         )
 
     def sized(self, trace: Trace) -> tuple[Trace, SizedModel]:
-        """The trace and its model with the same sizes of experts: those of a quantisation that was asked for, else
-        those that the trace knows, else those of the card.
-
-        Raises ValueError if there is no card for the model, TraceError if the card does not fit the trace.
-        """
-        model = self._model(trace)
-        if len(model.moe_layers) != trace.moe_layers or any(e > model.experts for e in trace.model.experts):
-            raise trace.error(
-                f"it has {trace.moe_layers} MoE layers of {max(trace.model.experts)} experts, but model '{model.name}' "
-                f"has {len(model.moe_layers)} of {model.experts}; name the right one with --model"
-            )
-        known = trace.model.expert_bytes
-        if known is None or self.quant is not None:
-            return trace.with_sizes(list(model.expert_bytes)), model
-        return trace, replace(model, expert_bytes=known)
-
-    def _model(self, trace: Trace) -> SizedModel:
-        if isinstance(self.model, SizedModel):
-            return self.model
-        spoken = re.sub(r"[\s_/]+", "-", " ".join(filter(None, (trace.model.name, trace.model.quant))).lower())
-        name = self.model or max((card for card in card_names("model") if card in spoken), key=len, default=None)
-        if name is None:
-            own = model_of_trace(trace) if self.quant is None else None
-            if own is not None:
-                return own
-            raise trace.error(
-                f"its model ('{trace.model.name or 'unnamed'}') has no card of that name; name one that 'remoe-sim "
-                "list models' shows, or your own card, config.json or GGUF file, with --model"
-            )
-        quant = self.quant
-        if quant is None and Path(name).suffix != ".gguf":
-            found = re.search(_QUANTS, spoken.replace("-k-", "_k_"))
-            quant = found[2] if found else None
-        return find_model(name, quant)
+        """The trace and its model with the same sizes of experts, as `with_model` gives them."""
+        return with_model(trace, self.model, self.quant)
 
     def timed(
         self, trace: Trace, model: SizedModel, tokens: Tokens, counts: StepCounts, cache_bytes: int = 0
@@ -249,6 +217,45 @@ class RunsOn:
         last = last[ends]
         reach = position[last].astype(np.int64) + 1 if self.context is None else np.full(last.size, self.context)
         return np.bincount(of_token[last], reach, n_steps).astype(np.int64)
+
+
+def with_model(trace: Trace, model: str | Path | SizedModel | None, quant: str | None) -> tuple[Trace, SizedModel]:
+    """The trace and its model with the same sizes of experts: those of a quantisation that was asked for, else those
+    that the trace knows, else those of the card.
+
+    model, quant: None for what the name of the trace says. Raises ValueError if there is no card for the model,
+    TraceError if the card does not fit the trace.
+    """
+    sized = model_of(trace, model, quant)
+    if len(sized.moe_layers) != trace.moe_layers or any(e > sized.experts for e in trace.model.experts):
+        raise trace.error(
+            f"it has {trace.moe_layers} MoE layers of {max(trace.model.experts)} experts, but model '{sized.name}' "
+            f"has {len(sized.moe_layers)} of {sized.experts}; name the right one with --model"
+        )
+    known = trace.model.expert_bytes
+    if known is None or quant is not None:
+        return trace.with_sizes(list(sized.expert_bytes)), sized
+    return trace, replace(sized, expert_bytes=known)
+
+
+def model_of(trace: Trace, given: str | Path | SizedModel | None, quant: str | None) -> SizedModel:
+    """The model that was given, or that the trace's name says, in a quantisation; TraceError where none is known."""
+    if isinstance(given, SizedModel):
+        return given
+    spoken = re.sub(r"[\s_/]+", "-", " ".join(filter(None, (trace.model.name, trace.model.quant))).lower())
+    name = given or max((card for card in card_names("model") if card in spoken), key=len, default=None)
+    if name is None:
+        own = model_of_trace(trace) if quant is None else None
+        if own is not None:
+            return own
+        raise trace.error(
+            f"its model ('{trace.model.name or 'unnamed'}') has no card of that name; name one that 'remoe-sim "
+            "list models' shows, or your own card, config.json or GGUF file, with --model"
+        )
+    if quant is None and Path(name).suffix != ".gguf":
+        found = re.search(_QUANTS, spoken.replace("-k-", "_k_"))
+        quant = found[2] if found else None
+    return find_model(name, quant)
 
 
 def _prompts(trace: Trace, rows: Longs, of_token: Longs, kinds: np.ndarray) -> Longs:

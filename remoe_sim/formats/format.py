@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,17 @@ import numpy.typing as npt
 from remoe_sim.formats.columns import parse_columns
 from remoe_sim.formats.join import choose, conditions, in_one, join
 from remoe_sim.formats.refusal import refuse
+from remoe_sim.formats.sized import find_sized, with_sizes_of
 from remoe_sim.formats.source import Given, Source, as_source
 from remoe_sim.trace.schedule import steps_of
-from remoe_sim.trace.trace import PHASES, Decisions, InMemory, Trace, TraceLike
+from remoe_sim.trace.trace import PHASES, Decisions, InMemory, Model, Trace, TraceLike
 from remoe_sim.util.errors import TraceError
 from remoe_sim.util.plugins import find_plugin, plugin_file, plugins
 from remoe_sim.util.progress import stage
-from remoe_sim.util.units import parse_bytes, parse_count
+from remoe_sim.util.units import asked_bytes, parse_count
+
+if TYPE_CHECKING:
+    from remoe_sim.models.sizes import SizedModel
 
 
 class ExportFormat:
@@ -169,6 +173,7 @@ def import_trace(
     phase: str | None = None,
     axes: str | Sequence[str] | None = None,
     moe_layers: int | None = None,
+    model: str | os.PathLike[str] | None = None,
 ) -> Trace:
     """Read a recording in any supported format; several paths or URLs become one trace, each with requests of its own.
 
@@ -178,13 +183,17 @@ def import_trace(
     input says this, `has_repetition=false` or `dataset!=gpqa_main`; several must all hold. columns: what the columns
     of a table are, where their names do not say it, `position=when,layer=l,experts=chosen`, or the names of all of
     them. phase: `prefill` or `decode` of all tokens. axes: the axes of an array, such as `layers,tokens,k`.
-    moe_layers: how many MoE layers the model has, which tells axes apart.
+    moe_layers: how many MoE layers the model has, which tells axes apart. model: a name of 'remoe-sim list models', a
+    card, config.json or GGUF file, which says experts and layers and, with quant or of a GGUF file, sizes.
     Raises TraceError for a file that cannot be imported, ValueError for a wrong argument.
     """
+    known = find_sized(model, quant) if model is not None else None
+    if known is not None and not isinstance(known, Model):
+        experts, moe_layers = experts or known.experts, moe_layers or len(known.moe_layers)
     given = Given(
         _count("experts", experts, "how many experts each MoE layer has"),
-        _sizes("expert_bytes", expert_bytes),
-        _sizes("dense_bytes", dense_bytes),
+        parse_sizes("expert_bytes", expert_bytes),
+        parse_sizes("dense_bytes", dense_bytes),
         name,
         quant,
         _count("top_k", top_k, "how many experts are chosen per token"),
@@ -201,7 +210,19 @@ def import_trace(
     read = [_read(as_source(path, given), chosen) for path in listed]
     if kept:
         read = choose(read, kept)
-    return read[0][1] if len(read) == 1 else join(read)
+    trace = read[0][1] if len(read) == 1 else join(read)
+    return trace if known is None else _of_model(trace, known, given)
+
+
+def _of_model(trace: Trace, known: SizedModel | Model, given: Given) -> Trace:
+    """The trace with what a model says; sizes and a name that the user gave go before."""
+    sized = with_sizes_of(trace, known)
+    about = replace(sized.model, **(_told(sized, given) | {"quant": sized.model.quant}))
+    notes = sized.notes
+    if about.expert_bytes is None:
+        text = f"sizes of {about.name} not filled in, because they are those of a quantisation (--quant NAME)"
+        notes = "; ".join(filter(None, (notes, text)))
+    return replace(sized, model=about, notes=notes)
 
 
 def find_format(name: str) -> TraceFormat:
@@ -284,11 +305,12 @@ def _told(trace: Trace, given: Given) -> dict[str, Any]:
     return facts | {name: getattr(given, name) for name in ("name", "quant") if getattr(given, name) is not None}
 
 
-def _sizes(name: str, value: Sizes | None) -> tuple[int, ...] | None:
+def parse_sizes(name: str, value: Sizes | None) -> tuple[int, ...] | None:
+    """Sizes as they are given, one for all layers or one for each; ValueError for what is none."""
     if value is None:
         return None
     many = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
-    sizes = tuple(parse_bytes(one) for one in many)
+    sizes = tuple(asked_bytes(one, name, "MiB") for one in many)
     if not sizes or min(sizes) == 0:
         raise ValueError(
             f"{name} '{value}' holds no size above 0; give one such as 3MiB, or leave it out if it is unknown"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.formats.source import Source
-from remoe_sim.trace.trace import Decisions, Model, Trace
+from remoe_sim.trace.trace import Decisions, Model, Trace, TraceLike
 
 Read = Sequence[tuple[Source, Trace]]
 
@@ -41,6 +43,31 @@ def join(read: Read) -> Trace:
         notes=in_one(notes, None if any(source.guessed is None for source, _ in read) else max(model.experts)),
         path=f"{traces[0].path} and {len(traces) - 1} more",
     )
+
+
+def concat(traces: Iterable[TraceLike]) -> Trace:
+    """Put traces of one model below one another: requests are numbered again, steps go on.
+
+    traces: traces, or paths of trace files; those without tokens are left out. What only some state of the model
+    (sizes, a name) is taken for all. Raises TraceError naming the trace that is of another model, ValueError where
+    there is no trace.
+    """
+    from remoe_sim.trace.reader import as_trace
+
+    if isinstance(traces, Trace | str | os.PathLike):
+        raise ValueError("concat takes several traces; give them in a list, such as concat([first, second])")
+    listed = [as_trace(one) for one in traces]
+    if not listed:
+        raise ValueError("there is nothing to put together; give at least one trace")
+    there = [
+        replace(trace, path=trace.path or f"trace {number} in memory")
+        for number, trace in enumerate(listed, 1)
+        if trace.tokens
+    ]
+    if len(there) < 2:
+        return listed[0] if not there else listed[[trace.tokens > 0 for trace in listed].index(True)]
+    read = [(Source(Path(trace.path), notes=[trace.notes] if trace.notes else []), trace) for trace in there]
+    return replace(join(read), path="")
 
 
 def in_one(notes: Sequence[str], guessed: int | None) -> str:
@@ -157,7 +184,7 @@ def _short(value: Any) -> str:
 
 def _origin(traces: list[Trace]) -> dict[str, Any]:
     """`format`, `path` and `sha256` of every input, as lists; one format for all is a plain name."""
-    origin: dict[str, Any] = {key: [trace.origin[key] for trace in traces] for key in ("format", "path", "sha256")}
+    origin: dict[str, Any] = {key: [trace.origin.get(key) for trace in traces] for key in ("format", "path", "sha256")}
     if len(set(origin["format"])) == 1:
         origin["format"] = origin["format"][0]
     return origin

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.trace.trace import Trace
+from remoe_sim.util.files import refuse_suffix_of_others
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +30,12 @@ def report(
     experts are those of the model where the trace has none. A report of a sweep takes no arguments, for its rows are
     what they are.
 
-    Raises ValueError and TraceError like `verdict`.
+    Raises ValueError and TraceError like `verdict`, and ValueError for an output of another kind, such as `.pdf`.
     """
     from remoe_sim.studies.sweep.file import is_sweep, read_frame
 
+    if output is not None:
+        refuse_suffix_of_others(output, "a report", ".html")
     given = {name: value for name, value in arguments.items() if value is not None}
     if isinstance(source, (str, os.PathLike)) and is_sweep(Path(source)):
         frame, name = read_frame(Path(source)), str(source)

@@ -7,7 +7,7 @@ memory is bounded by one layer of the trace.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,13 +31,14 @@ MOST_BYTES = 1 << 40  # of an expert or the rest of a layer
 MOST_IN_ALL = 1 << 62  # bytes of all lookups and all experts, so that no sum of bytes is more than 64 bits hold
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, init=False)
 class Model(Shown):
     """What the trace knows of its model. Per-layer tuples have one entry per MoE layer, in layer order.
 
     layers: how many layers the model has; experts and top_k: routed experts and chosen experts of each MoE layer;
     expert_bytes: bytes of one expert in each MoE layer; dense_bytes: bytes of everything else in each layer.
-    None stands for "not known".
+    None stands for "not known". One number instead of a tuple, as in `Model(experts=32)`, is that of every MoE layer;
+    a trace makes a tuple of it, and takes top_k from its decisions where it is not given.
     """
 
     experts: tuple[int, ...]
@@ -47,13 +48,49 @@ class Model(Shown):
     expert_bytes: tuple[int, ...] | None = None
     dense_bytes: tuple[int, ...] | None = None
     quant: str | None = None
+    every: tuple[str, ...] = ()  # the names whose one number is that of every layer, until a trace says how many
+
+    def __init__(
+        self,
+        experts: int | tuple[int, ...],
+        top_k: int | tuple[int, ...] | None = None,
+        name: str | None = None,
+        layers: int | None = None,
+        expert_bytes: int | tuple[int, ...] | None = None,
+        dense_bytes: tuple[int, ...] | None = None,
+        quant: str | None = None,
+        every: tuple[str, ...] = (),
+    ) -> None:
+        per_layer = {"experts": experts, "top_k": top_k, "expert_bytes": expert_bytes}
+        if top_k is None:
+            per_layer["top_k"], every = (), (*every, "top_k")
+        for what, given in per_layer.items():
+            if isinstance(given, int):
+                per_layer[what], every = (given,), (*every, what)
+        others = {"name": name, "layers": layers, "dense_bytes": dense_bytes, "quant": quant}
+        for what, value in {**per_layer, **others, "every": tuple(dict.fromkeys(every))}.items():
+            object.__setattr__(self, what, value)
+
+    def of_layers(self, count: int, top_k: Callable[[int], int]) -> Model:
+        """The same with one number per MoE layer, for a trace of `count` layers; top_k(index) where it is not known."""
+        if not self.every:
+            return self
+        spread: dict[str, Any] = {}
+        for what in self.every:
+            known = getattr(self, what)
+            if what == "top_k" and not known:
+                spread[what] = tuple(top_k(index) for index in range(count))
+            elif len(known or ()) == 1:
+                spread[what] = known * count
+        return replace(self, **spread, every=())
 
     def to_frame(self) -> pd.DataFrame:
         """One row per MoE layer."""
         import pandas as pd
 
-        sizes = {} if self.expert_bytes is None else {"expert_bytes": self.expert_bytes}
-        return pd.DataFrame({"experts": self.experts, "top_k": self.top_k, **sizes})
+        columns = {name: getattr(self, name) for name in ("experts", "top_k", "expert_bytes") if getattr(self, name)}
+        count = max(map(len, columns.values()))
+        return pd.DataFrame({name: [*values] * (count // len(values)) for name, values in columns.items()})
 
     def _sentence(self) -> str:
         layers = f"{len(self.experts)} MoE layers" + (f" of {self.layers}" if self.layers else "")
@@ -152,6 +189,7 @@ class Trace:
             if column is not None and column.shape != (tokens,):
                 raise self.error(f"column '{name}' has {len(column)} rows where 'request' has {tokens}")
         count = len(self.layer_numbers)
+        object.__setattr__(self, "model", self.model.of_layers(count, self._slots))
         if not count:
             raise self.error("there is no MoE layer; a trace needs at least one column experts_NN")
         if list(self.layer_numbers) != sorted(set(self.layer_numbers)):
@@ -196,6 +234,15 @@ class Trace:
     def error(self, text: str) -> TraceError:
         """A TraceError that names this trace's file."""
         return TraceError(f"{self.path}: {text}" if self.path else text)
+
+    def _slots(self, index: int) -> int:
+        return self.source.decisions(index).experts.shape[1]
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    def __bool__(self) -> bool:
+        return True  # a trace without tokens is one, too
 
     @property
     def tokens(self) -> int:
@@ -257,6 +304,48 @@ class Trace:
         per_layer = (expert_bytes,) * self.moe_layers if isinstance(expert_bytes, int) else tuple(expert_bytes)
         return replace(self, model=replace(self.model, expert_bytes=per_layer))
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row per chosen expert, with the columns request, position, step, phase, layer, slot and expert, and
+        token_id and weight where they are known. Empty slots have no row."""
+        from remoe_sim.trace.views import frame_of
+
+        return frame_of(self)
+
+    def select(
+        self,
+        *,
+        requests: int | Sequence[int] | None = None,
+        layers: int | Sequence[int] | None = None,
+        tokens: slice | Sequence[int] | npt.NDArray[Any] | None = None,
+        phase: str | None = None,
+    ) -> Trace:
+        """The part of the trace that all conditions hold for; decisions are taken when a layer is asked for.
+
+        requests, layers: one number or several, layers by the model's own numbers; tokens: rows, as a slice, as rising
+        numbers, or as a truth value for each; phase: `prefill` or `decode`. Requests, positions and steps keep their
+        numbers. Raises ValueError for what is not there, and where no token is left.
+        """
+        from remoe_sim.trace.views import chosen_layers, chosen_rows
+
+        rows = chosen_rows(self, requests, tokens, phase)
+        at = chosen_layers(self, layers)
+        model = self.model
+        per_layer: dict[str, Any] = {
+            name: None if getattr(model, name) is None else tuple(getattr(model, name)[index] for index in at)
+            for name in ("experts", "top_k", "expert_bytes")
+        }
+        whole = rows.size == self.tokens
+        said = f"selected: {rows.size} of {self.tokens} tokens, {len(at)} of {self.moe_layers} MoE layers"
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in ("request", "position", "step", "phase")},
+            token_id=None if self.token_id is None else self.token_id[rows],
+            layer_numbers=tuple(self.layer_numbers[index] for index in at),
+            model=replace(model, **per_layer),
+            source=Selected(self, at, None if whole else rows),
+            notes="; ".join(filter(None, (self.notes, said))),
+        )
+
     def _repr_html_(self) -> str:
         from html import escape
 
@@ -277,6 +366,31 @@ class Trace:
     def __repr__(self) -> str:
         name = self.model.name or "unnamed model"
         return f"<Trace of {name}: {self.tokens} tokens, {self.requests} requests, {self.moe_layers} MoE layers>"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Some layers of another trace (by their index) and some of its rows, all for None."""
+
+    trace: Trace
+    at: Sequence[int]
+    rows: npt.NDArray[np.int64] | None
+
+    @property
+    def resident(self) -> bool:
+        return self.trace.source.resident
+
+    def decisions(self, index: int) -> Decisions:
+        decisions = self.trace.decisions(self.at[index])
+        return decisions if self.rows is None else decisions.take(self.rows)
+
+    def weights(self, index: int) -> npt.NDArray[np.float32] | None:
+        values = self.trace.source.weights(self.at[index])
+        return values if values is None or self.rows is None else values[self.rows]
+
+    def probs(self, index: int) -> npt.NDArray[np.float16] | None:
+        values = self.trace.source.probs(self.at[index])
+        return values if values is None or self.rows is None else values[self.rows]
 
 
 TraceLike = Trace | str | os.PathLike[str]  # a trace, or where to read one

@@ -22,7 +22,7 @@ from remoe_sim.trace.schema import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHas
 from remoe_sim.trace.sources import block_rows, blocks_of
 from remoe_sim.trace.trace import PHASES, SCHEMA_VERSION, Decisions, Trace
 from remoe_sim.trace.weights import EXPECTED, wrong_weight
-from remoe_sim.util.files import replacing
+from remoe_sim.util.files import refuse_suffix_of_others, replacing
 from remoe_sim.util.progress import RunningStage, stage
 
 COUNTED = ("position", "step")  # mostly one more than the row before: kept as differences, which take little room
@@ -31,10 +31,12 @@ COUNTED = ("position", "step")  # mostly one more than the row before: kept as d
 def write_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
     """Write a trace file; it appears whole or not at all. Raises OSError if the place is not writable.
 
-    The path may be the URL of an object (extra `remote`); ValueError where no object can be written whole.
+    The path may be the URL of an object (extra `remote`); ValueError where no object can be written whole,
+    and for a suffix of another kind of file, such as `.csv`.
 
     Rows are written in blocks, so that a trace whose source reads blocks never has to fit in memory.
     """
+    refuse_suffix_of_others(path, "a trace", ".parquet")
     with replacing(path) as beside, stage("writing", trace.tokens) as written:
         _Writer(trace, beside).run(written)
 

@@ -18,6 +18,24 @@ from remoe_sim.util.output_places import keep_permissions, mode, opened_stream, 
 from remoe_sim.util.remote import RemotePath, place
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # such an error in the midst of work is one of writing
+_KNOWN_SUFFIXES = frozenset(
+    {
+        ".parquet",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".npz",
+        ".npy",
+        ".html",
+        ".pdf",
+        ".png",
+        ".svg",
+        ".txt",
+        ".md",
+        ".pt",
+    }
+)
 
 
 @contextmanager
@@ -170,3 +188,11 @@ def lock(file: IO[Any]) -> bool | None:
     except OSError:
         return False
     return True
+
+
+def refuse_suffix_of_others(path: str | os.PathLike[str], what: str, suffix: str) -> None:
+    """ValueError where the suffix of `path` promises another kind of file than `what`, which ends in `suffix`."""
+    found = Path(path).suffix
+    if found.lower() in _KNOWN_SUFFIXES and found.lower() != suffix:
+        better = os.fspath(path).removesuffix(found) + suffix
+        raise ValueError(f"'{os.fspath(path)}' would not be a {found} file; {what} ends in {suffix}: give '{better}'")

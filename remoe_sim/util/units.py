@@ -14,6 +14,7 @@ _FACTORS = {
     "": 1, "b": 1,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+    "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40,  # as tools say of memory
 }  # fmt: skip
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
 _LARGEST = 2**62
@@ -25,7 +26,8 @@ MOST_LANES = 2**16
 
 
 def parse_bytes(text: str | int | float) -> int:
-    """Bytes of a size such as `4000MiB`, `1.5 GB` or `4096`; KiB, MiB, GiB are powers of two, kB, MB, GB of ten.
+    """Bytes of a size such as `4000MiB`, `1.5 GB` or `4096`; KiB, MiB, GiB are powers of two, kB, MB, GB of ten; and
+    K, M, G alone are powers of two, as in `16G` of memory.
 
     Raises ValueError for anything else, also for a negative size.
     """
@@ -42,6 +44,18 @@ def parse_bytes(text: str | int | float) -> int:
     if size > _LARGEST:
         raise ValueError(f"'{_short(text)}' is too large a size; at most {_LARGEST} bytes are possible")
     return size
+
+
+def asked_bytes(text: str | int, what: str, unit: str) -> int:
+    """`parse_bytes` of what a user typed; ValueError that asks for the unit where it is text of a number below 1000,
+    which would be as few bytes."""
+    typed = text.strip() if isinstance(text, str) else ""
+    if typed.isdecimal() and len(typed) <= 3 and int(typed) > 0:
+        raise ValueError(
+            f"{what} '{typed}' would be {plural(int(typed), 'byte')}; give it with its unit: was {typed}{unit} meant? "
+            f"({typed}B is {plural(int(typed), 'byte')})"
+        )
+    return parse_bytes(text)
 
 
 def parse_count(text: str | int, what: str, least: int = 0, most: int | None = None) -> int:

@@ -219,7 +219,7 @@ def test_tables(run):
     assert len(out.splitlines()) == 18
     assert "16 of 100 capacities shown; -o curve.csv writes all" in err
     # a policy's column goes on where another's hits change
-    table = run("--scope", "global", "--expert-bytes", "10", "--policy", "lru,lfu", "--budget", "all").out.splitlines()
+    table = run("--scope", "global", "--expert-bytes", "10B", "--policy", "lru,lfu", "--budget", "all").out.splitlines()
     assert all(len(line.split("%")) == 3 for line in table[1:-1])
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import remoe_sim
 from remoe_sim.cli import main
-from remoe_sim.devices.run import RunsOn
+from remoe_sim.devices.run import RunsOn, model_of
 from remoe_sim.devices.steps import Steps
 from remoe_sim.devices.timeline import Times
 from tests.oracle.naive import DECODE, PREFILL, Row
@@ -168,7 +168,7 @@ def test_the_name_of_a_trace_tells_its_card(name, card, quant):
 
     trace = remoe_sim.read_trace(DEMO)
     trace = replace(trace, model=replace(trace.model, name=name, quant=None))
-    model = RunsOn.of(device=DEVICE)._model(trace)
+    model = model_of(trace, None, None)
     assert (model.name, model.quant) == (card, quant)
 
 
@@ -177,7 +177,8 @@ def test_the_name_of_a_trace_tells_its_card(name, card, quant):
     [
         ({"device": "abacus"}, "device"),
         ({"device": DEVICE, "order": "sequential"}, "--order set"),
-        ({"model": "mixtral-8x7b"}, "--device"),
+        ({"model": "mixtral-8x7b"}, "MoE layers"),
+        ({"model": "mixtral-8x7b", "overlap": "none"}, "--device"),
         ({"overlap": "layer"}, "--device"),  # the default, but given
         ({"device": DEVICE, "overlap": "full"}, "overlap"),
         ({"device": DEVICE, "lanes": 0}, "lanes"),

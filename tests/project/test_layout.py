@@ -24,10 +24,10 @@ OWN_FILE = {
     "capture.llama", "capture.llama_run", "capture.weighing", "devices.mapped", "devices.measured_runs",
     "devices.probes", "devices.shares",
     "devices.terms", "synthetic.targets",
-    "finetune.objective", "finetune.running", "formats.join", "formats.refusal", "models.huggingface",
+    "finetune.objective", "finetune.running", "formats.array_axes", "formats.array_columns", "formats.join", "formats.refusal", "models.huggingface",
     "models.quantisation",
     "policy.slot", "reports.checklist", "reports.sweep_report", "reports.trace_report", "studies.predictors",
-    "studies.sweep.cluster", "studies.sweep.worker", "synthetic.laws",
+    "studies.sweep.cluster", "studies.sweep.worker", "synthetic.laws", "trace.views",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "kernels": ["util"],
     "models": ["util"],
     "trace": ["util", "kernels"],
-    "formats": ["util", "trace"],
+    "formats": ["util", "models", "trace"],
     "synthetic": ["util", "kernels", "models", "trace"],
     "policy": ["util", "kernels", "trace"],
     "devices": ["util", "kernels", "models", "trace"],
