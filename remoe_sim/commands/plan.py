@@ -9,6 +9,7 @@ import click
 from remoe_sim.commands._options import (
     batch_options,
     fast_option,
+    measured_option,
     memory_option,
     note,
     note_all,
@@ -49,6 +50,7 @@ SECTION = "Time and memory"
 )
 @click.option("--context", metavar="N", help="Tokens of context per request, instead of the trace's.")
 @timing_options
+@measured_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.plan.v1).")
 def command(as_json: bool, **arguments: Any) -> None:

@@ -11,6 +11,7 @@ from remoe_sim.commands._options import (
     batch_options,
     device_options,
     limit_options,
+    measured_option,
     memory_option,
     note,
     note_all,
@@ -44,6 +45,7 @@ SECTION = "Start"
 )
 @click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
 @device_options
+@measured_option
 @residency_options
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.replay.v1).")

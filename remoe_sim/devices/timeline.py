@@ -40,6 +40,10 @@ class Steps:
     needed: Counts
     prompts: Longs = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
+    def first(self, count: int) -> Steps:
+        """The first steps, without prompts."""
+        return Steps(self.tokens[:count], self.kv_tokens[:count], self.decode[:count], self.needed[:count])
+
 
 @dataclass(frozen=True)
 class Reads:
@@ -62,6 +66,12 @@ class Reads:
             return cls(none, none, missing, missing, depth)
         far, near = (missing, none) if costs.lanes[0] else (none, missing)
         return cls(far, near, none, none, depth)
+
+    def first(self, count: int) -> Reads:
+        """Those of the first steps."""
+        return replace(
+            self, far=self.far[:count], near=self.near[:count], early=self.early[:count], used=self.used[:count]
+        )
 
 
 @dataclass(frozen=True)
@@ -157,20 +167,21 @@ def run(costs: Costs, steps: Steps, reads: Reads, overlap: str = "layer", comput
     compute_ms: a measured computing time per decode token that takes the place of the modelled one, whose parts keep
     their proportions.
     """
-    times = _run(costs, steps, reads, overlap)[0]
+    return _run(with_compute(costs, steps, reads, overlap, compute_ms), steps, reads, overlap)[0]
+
+
+def with_compute(costs: Costs, steps: Steps, reads: Reads, overlap: str, compute_ms: float | None) -> Costs:
+    """The costs with which these steps take the measured computing time; as they are without one."""
     if compute_ms is None:
-        return times
-    parts = times.parts_ms
+        return costs
+    parts = _run(costs, steps, reads, overlap)[0].parts_ms
     modelled = 0.0 if parts is None else parts["dense"] + parts["experts"] + parts["fixed"]
-    return _run(costs.scaled(compute_ms / modelled), steps, reads, overlap)[0] if modelled else times
+    return costs.scaled(compute_ms / modelled) if modelled else costs
 
 
 def log(costs: Costs, steps: Steps, reads: Reads, overlap: str, first: int, room: int = 200_000) -> Log:
     """The events of the first steps, at most `room` of them."""
-    some = slice(0, first)
-    steps = Steps(steps.tokens[some], steps.kv_tokens[some], steps.decode[some], steps.needed[some])
-    reads = replace(reads, far=reads.far[some], near=reads.near[some], early=reads.early[some], used=reads.used[some])
-    return _run(costs, steps, reads, overlap, room)[1]
+    return _run(costs, steps.first(first), reads.first(first), overlap, room)[1]
 
 
 def _run(costs: Costs, steps: Steps, reads: Reads, overlap: str, room: int = 0) -> tuple[Times, Log]:
