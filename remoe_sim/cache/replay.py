@@ -103,7 +103,7 @@ def replay(
         policies=policies_for(policy, settings, trained=train is not None),
         limit=Limit.of(cache, budget, memory),
         reserve=reserve,
-        on=_runs_on(timing),
+        on=runs_on(timing),
         expert_bytes=expert_bytes,
         preload=preload,
         pin=pin,
@@ -113,7 +113,7 @@ def replay(
     return ReplayReport(describe(call.trace), results_of(call), beside)
 
 
-def _runs_on(timing: dict[str, Any]) -> RunsOn | None:
+def runs_on(timing: dict[str, Any]) -> RunsOn | None:
     """What a replay runs on; what models times is imported only if anything of it was given, for it takes a while."""
     if all(one is None for one in timing.values()):
         return None

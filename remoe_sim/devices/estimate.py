@@ -17,7 +17,18 @@ from remoe_sim.devices.device import Device
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.measured_tpot import Scale, check_measured, scale_to
-from remoe_sim.devices.timeline import Counts, Log, Reads, Steps, Times, check_overlap, log, run, with_compute
+from remoe_sim.devices.timeline import (
+    Counts,
+    Log,
+    Reads,
+    Steps,
+    Times,
+    check_overlap,
+    compute_factor,
+    log,
+    run,
+    with_compute,
+)
 from remoe_sim.devices.what_if import Change, changes, limited_by
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
@@ -280,12 +291,10 @@ def _again(
 ) -> Callable[..., Estimate]:  # fmt: skip
     """A function that makes the same estimate with another device, quantisation, batch, overlap or CPU share; what was
     measured or given stays as a factor of the modelled times."""
-    steps, reads = found.times.steps, found.reads
-    scale = found.scale
-    if found.said["compute_ms"] is not None:
-        modelled = found.costs.head_costs.sum() + found.costs.layer_costs.sum() or 1.0
-        given = with_compute(found.costs, steps, reads, overlap, found.said["compute_ms"])
-        scale = Scale(found.tpot_ms, float((given.head_costs.sum() + given.layer_costs.sum()) / modelled))
+    scale, compute_ms = found.scale, found.said["compute_ms"]
+    if compute_ms is not None:
+        factor = compute_factor(found.costs, found.times.steps, found.reads, overlap, compute_ms)
+        scale = Scale(found.tpot_ms, factor)
 
     def again(
         device: Device = found.device, quant: str | None = None, batch: int = number["batch"], ahead: str = overlap,

@@ -26,8 +26,8 @@ class Scale:
     def sentence(self) -> str:
         """What was scaled and by how much."""
         scaled = [f"{name} times by {value:.3g}" for name, value in self._factors if value != 1]
-        what = " and ".join(scaled) or "no time"
-        sentence = f"{what} {'were' if scaled else 'was'} scaled, so that the measured {self.measured_ms:g} ms result"
+        how = f"scaling {' and '.join(scaled)}" if scaled else "the modelled times as they are"
+        sentence = f"the measured {self.measured_ms:g} ms result from {how}"
         if any(not 1 / FAR <= value <= FAR for _, value in self._factors):
             sentence += "; that is far, so look whether the machine, the engine and the hit rate are those of the run"
         return sentence

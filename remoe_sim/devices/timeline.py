@@ -172,11 +172,14 @@ def run(costs: Costs, steps: Steps, reads: Reads, overlap: str = "layer", comput
 
 def with_compute(costs: Costs, steps: Steps, reads: Reads, overlap: str, compute_ms: float | None) -> Costs:
     """The costs with which these steps take the measured computing time; as they are without one."""
-    if compute_ms is None:
-        return costs
+    return costs if compute_ms is None else costs.scaled(compute_factor(costs, steps, reads, overlap, compute_ms))
+
+
+def compute_factor(costs: Costs, steps: Steps, reads: Reads, overlap: str, compute_ms: float) -> float:
+    """The measured computing time per decode token over the modelled one; 1 where nothing is computed."""
     parts = _run(costs, steps, reads, overlap)[0].parts_ms
     modelled = 0.0 if parts is None else parts["dense"] + parts["experts"] + parts["fixed"]
-    return costs.scaled(compute_ms / modelled) if modelled else costs
+    return compute_ms / modelled if modelled else 1.0
 
 
 def log(costs: Costs, steps: Steps, reads: Reads, overlap: str, first: int, room: int = 200_000) -> Log:
