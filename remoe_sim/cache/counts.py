@@ -13,7 +13,7 @@ from remoe_sim.cache.caches import Caches, replay_stream
 from remoe_sim.cache.curve import layer_curve
 from remoe_sim.cache.holdings import of_replay
 from remoe_sim.cache.parts import hits_of_layers, in_parts
-from remoe_sim.devices.run import StepCounts
+from remoe_sim.devices.step_counts import StepCounts
 from remoe_sim.kernels import tallies
 from remoe_sim.policy.base import Policy
 from remoe_sim.policy.stack import StackPolicy, depths, needed_bytes

@@ -26,7 +26,8 @@ from remoe_sim.util.threads import map_layers
 
 if TYPE_CHECKING:
     from remoe_sim.devices.device import Device
-    from remoe_sim.devices.run import RunsOn, StepCounts
+    from remoe_sim.devices.run import RunsOn
+    from remoe_sim.devices.step_counts import StepCounts
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.policy.base import Policy
 
@@ -66,6 +67,7 @@ def replay(
     page_rule: str | None = None,
     page_memory: int | str | None = None,
     fault_threads: int | None = None,
+    measured_tpot: float | str | None = None,
 ) -> ReplayReport:
     """Replay a trace through a cache and count.
 
@@ -82,7 +84,8 @@ def replay(
     `estimate`. residency: `cached` (if not given), `resident` (all weights in memory) or `mapped`: what the cache does
     not hold (all with cache 0), and all else of the model, is read through the page cache, which has page_memory bytes
     (if not given, what the device has left); page_rule: `lru` (if not given) or `two-list`; fault_threads: of the
-    engine that fault side by side (1).
+    engine that fault side by side (1). measured_tpot: what a token took on this machine with the first policy, as in
+    `estimate`.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
@@ -92,6 +95,7 @@ def replay(
         "compute_ms": compute_ms, "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
         "cpu_share": cpu_share, "cpu_moe_layers": cpu_moe_layers, "gpu_moe_layers": gpu_moe_layers,
         "residency": residency, "page_rule": page_rule, "page_memory": page_memory, "fault_threads": fault_threads,
+        "measured_tpot": measured_tpot,
     }  # fmt: skip
     trace, sizes_of = _sized(trace, timing, expert_bytes)
     call = Call.of(
@@ -100,7 +104,7 @@ def replay(
         policies=policies_for(policy, settings, trained=train is not None),
         limit=Limit.of(cache, budget, memory),
         reserve=reserve,
-        on=_runs_on(timing),
+        on=runs_on(timing),
         expert_bytes=expert_bytes,
         preload=preload,
         pin=pin,
@@ -127,7 +131,7 @@ def _sized(
     return sized, f"those of {model.name} in {model.quant}" if taken else "the trace says, which knows its own sizes"
 
 
-def _runs_on(timing: dict[str, Any]) -> RunsOn | None:
+def runs_on(timing: dict[str, Any]) -> RunsOn | None:
     """What a replay runs on; what models times is imported only if anything of it was given, for it takes a while."""
     if all(one is None for one in timing.values()):
         return None
@@ -141,7 +145,7 @@ def results_of(call: Call) -> tuple[ReplayResult, ...]:
     caches, limit, policies, counts = call.caches, call.limit, call.policies, None
     assert limit is not None
     if call.on is not None:
-        from remoe_sim.devices.run import StepCounts
+        from remoe_sim.devices.step_counts import StepCounts
 
         counts = StepCounts(call.trace, call.tokens, len(policies), keep=call.on.residency == "mapped")
     per_layer, reads = call.settings.per_layer, reads_of(caches, policies)

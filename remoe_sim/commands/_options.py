@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from remoe_sim.devices.fits import Fit
     from remoe_sim.devices.run import Timed
+    from remoe_sim.devices.what_if import Change
     from remoe_sim.trace.trace import Trace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -237,6 +238,9 @@ def sized(amount: float | None, factor: int) -> str:
 LOGGED_STEPS = 24  # in a timeline file
 
 _QUANT = click.option("--quant", metavar="NAME", help="Quantisation, such as q4_k_m; bf16 if nothing else is known.")
+_MEASURED_TPOT = click.option(
+    "--measured-tpot", metavar="TIME", help="What a token took on this machine, such as 55ms; scales modelled times."
+)
 _MEASURED = (
     click.option("--lanes", metavar="N", help="Reads in flight on that link, if not the device's own number."),
     click.option("--compute-ms", metavar="X", help="A measured computing time per token instead of the modelled one."),
@@ -319,6 +323,11 @@ def residency_options(function: F) -> F:
     return _with(function, *_RESIDENCY)
 
 
+def measured_option(function: F) -> F:
+    """--measured-tpot."""
+    return _MEASURED_TPOT(function)
+
+
 def note_all(sentences: tuple[str, ...]) -> None:
     """What nobody has checked or what is not known, on stderr."""
     for sentence in dict.fromkeys(sentences):
@@ -369,6 +378,16 @@ def show_times(console: Console, times: list[tuple[str, Timed]], reads: str = "m
     for label, timed in times:
         if timed.band is not None and timed.times.tpot_ms:
             console.print(f"{label}: {timed.times.tpot_ms['mean']:,.2f} ms, {timed.band.sentence}", soft_wrap=True)
+
+
+def changes_table(changes: Sequence[Change]) -> Table:
+    """What each change of a machine would buy."""
+    table = new_table("what if", "TPOT ms", "change", "tok/s")
+    for one in changes:
+        table.add_row(
+            one.change, f"{one.tpot_ms:,.2f}", f"{one.change_percent:+.1f} %", f"{one.tokens_per_second:,.2f}"
+        )
+    return table
 
 
 def parts_table(heading: str, rows: list[tuple[str, dict[str, float]]], rates: list[float] | None = None) -> Table:

@@ -8,8 +8,10 @@ import click
 
 from remoe_sim.commands._options import (
     LOGGED_STEPS,
+    changes_table,
     device_options,
     end_of,
+    measured_option,
     note_all,
     parts_table,
     print_json,
@@ -33,6 +35,7 @@ SECTION = "Time and memory"
 @click.option("--context", metavar="N", help="Tokens of context that attention reads; 512 if not given.")
 @device_options
 @strict_option
+@measured_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.estimate.v1).")
 def command(as_json: bool, strict: bool, timeline: str | None, context: str | None, **arguments: Any) -> None:
     """Estimate the time per output token without a trace.
@@ -95,7 +98,12 @@ def show(report: EstimateReport) -> None:
     console.print(parts_table("modelled ms", rows, rates))
     console.print()
     for (label, _), one in zip(rows, report.results, strict=True):
-        console.print(f"{label}: {one.tpot_ms:,.2f} ms, {one.band.sentence}", soft_wrap=True)
+        term, saved = one.limits
+        words = f"limited by {term.replace('_', ' ')}, {saved[term]:,.2f} ms less without"
+        console.print(f"{label}: {one.tpot_ms:,.2f} ms, {one.band.sentence}; {words}", soft_wrap=True)
+    if len(report) == 1 and first.what_if:
+        console.print()
+        console.print(changes_table(first.what_if))
 
 
 def _way(said: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from remoe_sim.commands._options import (
     batch_options,
     end_of,
     fast_option,
+    measured_option,
     memory_option,
     note,
     note_all,
@@ -52,6 +53,7 @@ SECTION = "Time and memory"
 @click.option("--context", metavar="N", help="Tokens of context per request, instead of the trace's.")
 @timing_options
 @strict_option
+@measured_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.plan.v1).")
 def command(as_json: bool, strict: bool, **arguments: Any) -> None:

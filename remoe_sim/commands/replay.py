@@ -12,6 +12,7 @@ from remoe_sim.commands._options import (
     device_options,
     end_of,
     limit_options,
+    measured_option,
     memory_option,
     note,
     note_all,
@@ -46,6 +47,7 @@ SECTION = "Start"
 )
 @click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
 @device_options
+@measured_option
 @residency_options
 @strict_option
 @memory_option

@@ -8,15 +8,19 @@ import click
 
 from remoe_sim.commands._options import (
     batch_options,
+    changes_table,
     fast_option,
     limit_options,
+    measured_option,
     memory_option,
     note,
+    note_all,
     print_json,
     schedule_in_words,
     scheduled,
     scope_option,
     setting_options,
+    timing_options,
 )
 from remoe_sim.commands._tables import new_table, print_table, print_text, size_unit
 from remoe_sim.util.units import decimal, percent
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
     from remoe_sim.cache.results import ReplayResult
     from remoe_sim.studies.verdict_result import Verdict
+    from remoe_sim.studies.what_if import OnDevice
 
 SECTION = "Start"
 
@@ -40,6 +45,13 @@ SECTION = "Start"
 @scope_option
 @setting_options
 @batch_options
+@click.option("--device", metavar="NAME", help="Also say what would help there: a name of 'list devices', or a card.")
+@click.option(
+    "--model", metavar="NAME", help="Whose sizes, if the trace does not tell: a name of 'list models', or a file."
+)
+@click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
+@timing_options
+@measured_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.verdict.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
@@ -54,6 +66,7 @@ def command(as_json: bool, **arguments: Any) -> None:
     Examples:
       remoe-sim verdict sample:qwen-original --cache 8
       remoe-sim verdict sample:qwen-original --budget 6MiB --scope global
+      remoe-sim verdict sample:qwen-original --cache 8 --device jetson-orin-nx-16gb
       remoe-sim verdict sample:qwen-original --cache 8 --phase decode --policy lru --json
     """
     import remoe_sim
@@ -65,6 +78,8 @@ def command(as_json: bool, **arguments: Any) -> None:
         show(found)
     if found.best.bytes_read is None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
+    if found.on_device is not None:
+        note_all(found.on_device.timed.notes)
 
 
 def show(found: Verdict) -> None:
@@ -89,6 +104,8 @@ def show(found: Verdict) -> None:
     for table in (_policies(found), _regime(found), _needed(found)):
         click.echo()
         print_table(table)
+    if found.on_device is not None:
+        _times(found.on_device, found.best.policy)
     click.echo()
     if found.belady.optimal:
         print_text("belady*: no rule misses fewer under that admission.")
@@ -96,6 +113,23 @@ def show(found: Verdict) -> None:
     for why in dict.fromkeys(found.left_out.values()):
         names = ", ".join(name for name, reason in found.left_out.items() if reason == why)
         print_text(f"Left out because it {why}: {names}.")
+
+
+def _times(on: OnDevice, policy: str) -> None:
+    """What a token takes with the best policy, what bounds it, and what would help."""
+    timed = on.timed
+    click.echo()
+    within = "" if timed.band is None else f", {timed.band.sentence}"
+    text = f"On {timed.run.device.title} a token takes {timed.mean_ms:,.2f} ms with {policy} (modelled){within}."
+    if timed.limits is not None:
+        term, saved = timed.limits
+        text += f" Limited by {term.replace('_', ' ')}: {saved[term]:,.2f} ms less without."
+    print_text(text)
+    click.echo()
+    print_table(changes_table(on.changes))
+    for one in on.changes:
+        if one.note is not None:
+            print_text(f"{one.change}: {one.note}.")
 
 
 def _policies(found: Verdict) -> Table:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from remoe_sim.devices.device import Device
 from remoe_sim.devices.fits import Fit, beside_experts, fit_of
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
+from remoe_sim.devices.measured_tpot import Scale, check_measured, scale_to
 from remoe_sim.devices.steps import Counts, Reads, Steps
-from remoe_sim.devices.timeline import Log, Times, check_overlap, log, run
+from remoe_sim.devices.timeline import Log, Times, check_overlap, compute_factor, log, run, with_compute
+from remoe_sim.devices.what_if import Change, changes, limited_by
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
 from remoe_sim.util.display import Shown, stamp
@@ -98,6 +100,7 @@ class Estimate:
 
     hit_rate: share of the lookups of decode; bytes_per_token: what misses read, as it was given or as it follows from
     the hit rate; both are means. times: modelled, of steps whose misses are drawn from a binomial distribution.
+    scale: factors of times that a measured one gave; again: the same with something changed, None if nothing can be.
     """
 
     model: SizedModel
@@ -108,6 +111,8 @@ class Estimate:
     times: Times
     costs: Costs
     reads: Reads
+    scale: Scale | None = None
+    again: Callable[..., Estimate] | None = field(default=None, compare=False, repr=False)
 
     @property
     def tpot_ms(self) -> float:
@@ -117,7 +122,31 @@ class Estimate:
     def band(self) -> Band:
         """Where 80 % of comparable measured runs were, in ms."""
         place = self.costs.misses_from if self.hit_rate < 1 else "resident"
-        return band_of(self.tpot_ms, class_of(self.device, place, self.said["compute_ms"] is not None))
+        return band_of(self.tpot_ms, class_of(self.device, place, self._compute_known))
+
+    @property
+    def _compute_known(self) -> bool:
+        return self.said["compute_ms"] is not None or self.scale is not None
+
+    @cached_property
+    def limits(self) -> tuple[str, dict[str, float]]:
+        """The term without which a token would take least, and the ms that each saves if it alone took no time."""
+        steps, reads, overlap = self.times.steps, self.reads, self.said["overlap"]
+        costs = with_compute(self.costs, steps, reads, overlap, self.said["compute_ms"])
+        return limited_by(costs, lambda one: float(run(one, steps, reads, overlap).seconds.mean()) * 1e3)
+
+    @cached_property
+    def what_if(self) -> tuple[Change, ...]:
+        """What each change would buy, of those that are possible."""
+        said = self.said
+        if self.again is None:
+            return ()
+        return tuple(
+            changes(
+                self.again, self.tpot_ms, said["batch"], self.costs, self.device, said["overlap"],
+                self.model.quant, self.hit_rate < 1,
+            )
+        )  # fmt: skip
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -154,6 +183,10 @@ class Estimate:
             "tokens_per_second": self.said["batch"] * 1e3 / self.tpot_ms,
             "parts_ms": self.times.parts_ms,
             **self.fit.to_dict(),
+            "limited_by": self.limits[0],
+            "saved_without_ms": self.limits[1],
+            "what_if": [one.to_dict() for one in self.what_if],
+            "scaled": None if self.scale is None else self.scale.to_dict(),
             "notes": list(self.notes),
         }
 
@@ -182,6 +215,8 @@ class EstimateReport(Shown):
         rows = []
         for result in self.to_dict()["results"]:
             parts = {f"{name}_ms": value for name, value in result.pop("parts_ms").items()}
+            for name in ("saved_without_ms", "what_if", "scaled"):
+                del result[name]
             tpot = result["tpot_ms"]
             band = {"tpot_ms": tpot["mean"], "tpot_ms_low": tpot["band"]["low"], "tpot_ms_high": tpot["band"]["high"]}
             rows.append({**result, **band, **parts, "notes": "; ".join(result["notes"])})
@@ -207,6 +242,7 @@ def estimate(
     cpu_share: float | str | None = None,
     cpu_moe_layers: int | str | None = None,
     gpu_moe_layers: int | str | None = None,
+    measured_tpot: float | str | None = None,
 ) -> EstimateReport:
     """Time per output token without a trace.
 
@@ -219,7 +255,8 @@ def estimate(
     modelled one; misses_from: `host`, `storage` or `cpu`; host, storage, engine: as in `machine`.
     cpu_share: of the misses of a step and layer that the CPU computes while the others are uploaded, 0 to 1, or `auto`
     for as many as finish first; cpu_moe_layers: the CPU has the experts of the first so many layers, as in llama.cpp's
-    --n-cpu-moe; gpu_moe_layers: the device has those of the last so many MoE layers.
+    --n-cpu-moe; gpu_moe_layers: the device has those of the last so many MoE layers. measured_tpot: what one token
+    took on this machine, such as "55ms", to which modelled times are scaled, computing times first.
 
     Raises ValueError for arguments that are not possible.
     """
@@ -237,12 +274,53 @@ def estimate(
     measured = None if compute_ms is None else parse_number(compute_ms, "compute time in ms")
     hits = None if hit_rate is None else parse_number(hit_rate, "hit rate", 1)
     read = None if bytes_per_token is None else parse_bytes(bytes_per_token)
+    whole = check_measured(measured_tpot, compute_ms)
+    models = _models(model, quant, number["top_k"])
+    devices = _devices(device, host=host, storage=storage, engine=engine)
+    if whole is not None and len(models) * len(devices) > 1:
+        raise ValueError("a measured TPOT is that of one machine; give one device and one quantisation with it")
     results = []
-    for quantised in _models(model, quant, number["top_k"]):
-        for one in _devices(device, host=host, storage=storage, engine=engine):
+    for quantised in models:
+        for one in devices:
             costs = costs_of(quantised, one, number["lanes"], misses_from, None, hybrid)
-            results.append(_estimate(quantised, one, costs, number, overlap, hits, read, measured))
+            found = _estimate(quantised, one, costs, number, overlap, hits, read, measured, whole)
+            again = _again(found, model, number, overlap, hits, read, misses_from, hybrid)
+            results.append(replace(found, again=again))
     return EstimateReport(tuple(results))
+
+
+def _again(
+    found: Estimate, named: str | Path | SizedModel, number: dict[str, Any], overlap: str, hits: float | None,
+    read: float | None, misses_from: str | None, hybrid: Hybrid,
+) -> Callable[..., Estimate]:  # fmt: skip
+    """A function that makes the same estimate with another device, quantisation, batch, overlap or CPU share; what was
+    measured or given stays as a factor of the modelled times."""
+    scale, compute_ms = found.scale, found.said["compute_ms"]
+    if compute_ms is not None:
+        factor = compute_factor(found.costs, found.times.steps, found.reads, overlap, compute_ms)
+        scale = Scale(found.tpot_ms, factor)
+
+    def again(
+        device: Device = found.device, quant: str | None = None, batch: int = number["batch"], ahead: str = overlap,
+        cpu_share: float | str | None = hybrid.cpu_share,
+    ) -> Estimate:  # fmt: skip
+        model = found.model
+        if quant is not None:
+            (model,) = _models(named, quant, number["top_k"])
+        place = None if cpu_share is not None and misses_from == "cpu" else misses_from
+        costs = costs_of(model, device, number["lanes"], place, None, replace(hybrid, cpu_share=cpu_share))
+        bytes_read = None
+        if read is not None:
+            bytes_read = read * _bytes_per_token(model, batch) / _bytes_per_token(found.model, number["batch"])
+        changed = {**number, "batch": batch}
+        return _estimate(model, device, costs, changed, ahead, hits, bytes_read, None, None, scale)
+
+    return again
+
+
+def _bytes_per_token(model: SizedModel, batch: int) -> float:
+    """What a token reads if nothing is cached."""
+    return distinct_experts(model.experts, model.top_k, batch) * sum(model.expert_bytes) / batch
 
 
 def estimate_one(
@@ -257,11 +335,11 @@ def estimate_one(
 
 def _estimate(
     model: SizedModel, device: Device, costs: Costs, number: dict[str, Any], overlap: str, hits: float | None,
-    read: float | None, compute_ms: float | None,
+    read: float | None, compute_ms: float | None, measured_ms: float | None = None, scale: Scale | None = None,
 ) -> Estimate:  # fmt: skip
     batch, context = number["batch"], number["context"]
     lookups = distinct_experts(model.experts, model.top_k, batch)
-    all_bytes = lookups * sum(model.expert_bytes) / batch  # per token, if nothing is cached
+    all_bytes = _bytes_per_token(model, batch)
     miss_rate = 1.0 - hits if hits is not None else 1.0 if read is None else min(1.0, read / all_bytes)
     read_bytes = miss_rate * all_bytes if read is None else float(read)
     layers, sizes = len(model.moe_layers), np.array(model.expert_bytes)
@@ -273,10 +351,17 @@ def _estimate(
     count = needed.shape[0]
     steps = Steps(np.full(count, batch), np.full(count, batch * context), np.full(count, batch), needed)
     reads = Reads.of(costs, missing, overlap)
-    times = run(costs, steps, reads, overlap, compute_ms)
+    no_reads = Reads.of(costs, np.zeros_like(missing), overlap)
+
+    def times_of(costs: Costs) -> Times:
+        times = run(costs, steps, reads, overlap, compute_ms)
+        return times if share == 1 else run(costs, steps, no_reads, overlap, compute_ms).towards(times, share)
+
+    if measured_ms is not None:
+        scale = scale_to(measured_ms, costs, lambda one: float(times_of(one).seconds.mean()) * 1e3)
+    costs = costs if scale is None else scale.of(costs)
+    times = times_of(costs)
     if share < 1:
-        without = run(costs, steps, Reads.of(costs, np.zeros_like(missing), overlap), overlap, compute_ms)
-        times = without.towards(times, share)
         reads = Reads.of(costs, draw(layers, lookups, miss_rate)[1], overlap)
     said = {
         "top_k": model.top_k, "batch": batch, "overlap": overlap, "misses_from": costs.misses_from,
@@ -284,7 +369,7 @@ def _estimate(
         "context": context, "compute_ms": compute_ms, "cpu_share": times.cpu_share,
         "cpu_moe_layers": number.get("cpu_moe_layers"), "gpu_moe_layers": number.get("gpu_moe_layers"),
     }  # fmt: skip
-    return Estimate(model, device, said, 1.0 - miss_rate, read_bytes, times, costs, reads)
+    return Estimate(model, device, said, 1.0 - miss_rate, read_bytes, times, costs, reads, scale)
 
 
 def _models(model: str | Path | SizedModel, quant: str | Sequence[str] | None, top_k: int | None) -> list[SizedModel]:

@@ -19,8 +19,10 @@ from remoe_sim.devices.fits import cache_bytes as cache_bytes_of
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.mapped import CACHED, MAPPED, RESIDENT, Faults, Pages, check_residency, page_bytes, page_faults
+from remoe_sim.devices.measured_tpot import Scale, check_measured, scale_to
 from remoe_sim.devices.steps import Counts, Reads, Steps
-from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Log, Times, check_overlap, log, run
+from remoe_sim.devices.timeline import DEFAULT_OVERLAP, Log, Times, check_overlap, log, run, with_compute
+from remoe_sim.devices.what_if import limited_by
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
 
     from remoe_sim.devices.engine import Engine
     from remoe_sim.devices.host import Host
+    from remoe_sim.devices.step_counts import StepCounts
     from remoe_sim.devices.storage import Storage
-    from remoe_sim.trace.accesses import Stream, Tokens
+    from remoe_sim.trace.accesses import Tokens
     from remoe_sim.util.arrays import Longs
 
+MOST_PAIRS = 2_000_000  # of steps and MoE layers by which it is told what limits a run
 TENSORS = 3  # gate, up and down, taken as equally large
 
 
@@ -100,6 +104,7 @@ class RunsOn:
     compute_ms: measured computing time per token, None for the modelled one
     misses_from: where missing experts are, None for the nearest place that the device has
     hybrid: what the CPU computes
+    measured_ms: what a token took on this machine, to which modelled times are scaled, None if nobody measured
     residency: what holds the weights (`remoe_sim.devices.mapped`); pages: of mapped ones
     """
 
@@ -112,6 +117,7 @@ class RunsOn:
     compute_ms: float | None = None
     misses_from: str | None = None
     hybrid: Hybrid = field(default_factory=Hybrid)
+    measured_ms: float | None = None
     residency: str = CACHED
     pages: Pages = field(default_factory=Pages)
 
@@ -149,6 +155,7 @@ class RunsOn:
         page_rule: str | None = None,
         page_memory: int | str | None = None,
         fault_threads: int | str | None = None,
+        measured_tpot: float | str | None = None,
     ) -> RunsOn:
         """Check what was given with a device; ValueError for what is not possible."""
         on = machine(device, host, storage, engine)
@@ -167,6 +174,7 @@ class RunsOn:
             compute_ms=None if compute_ms is None else parse_number(compute_ms, "compute time in ms"),
             misses_from="storage" if where == MAPPED else misses_from,
             hybrid=Hybrid.of(check_overlap(overlap), misses_from, cpu_share, cpu_moe_layers, gpu_moe_layers),
+            measured_ms=check_measured(measured_tpot, compute_ms),
             residency=where,
             pages=pages,
         )
@@ -178,7 +186,20 @@ class RunsOn:
     def timed(
         self, trace: Trace, model: SizedModel, tokens: Tokens, counts: StepCounts, cache_bytes: int = 0
     ) -> list[Timed]:
-        """The times of every policy whose misses were counted; cache_bytes: what the cache takes of the memory."""
+        """The times of every policy whose misses were counted; cache_bytes: what the cache takes of the memory.
+
+        A measured time is that of the first policy, and the times of the others are scaled alike.
+        """
+        found = self._modelled(trace, model, tokens, counts, cache_bytes)
+        if self.measured_ms is None or not found or found[0].times.tpot_ms is None:
+            return found
+        first = found[0]
+        scale = scale_to(self.measured_ms, first.costs, lambda costs: replace(first, costs=costs).mean_ms)
+        return [replace(one, costs=scale.of(one.costs), scale=scale) for one in found]
+
+    def _modelled(
+        self, trace: Trace, model: SizedModel, tokens: Tokens, counts: StepCounts, cache_bytes: int
+    ) -> list[Timed]:
         costs = self.costs(trace, model)
         steps = self.steps(trace, tokens, counts.needed)
         requests = most_requests(trace, tokens)
@@ -281,50 +302,6 @@ def _prompts(trace: Trace, rows: Longs, of_token: Longs, kinds: np.ndarray) -> L
     return prompts
 
 
-class StepCounts:
-    """Collects, cache by cache, what each step needs and misses at each MoE layer: uint16[steps, layers]."""
-
-    def __init__(self, trace: Trace, tokens: Tokens, policies: int, keep: bool = False) -> None:
-        """keep: also which experts are missed, for `accesses`."""
-        shape = (tokens.n_steps, trace.moe_layers)
-        self._bases = np.append(0, np.cumsum(trace.model.experts))
-        self._kept: list[list[tuple[Longs, Longs]]] | None = [[] for _ in range(policies)] if keep else None
-        self.needed, self.missed = np.zeros(shape, np.uint16), [np.zeros(shape, np.uint16) for _ in range(policies)]
-
-    def need(self, stream: Stream, layer: int | None = None) -> None:
-        """The groups of a cache: of one layer, or of all."""
-        from remoe_sim.kernels.tallies import count_needed
-
-        count_needed(stream.steps, stream.offsets, _columns(stream, layer), self.needed)
-
-    def miss(self, policy: int, stream: Stream, hit: np.ndarray, layer: int | None = None) -> None:
-        """What a policy missed of them."""
-        from remoe_sim.kernels.tallies import count_missed
-
-        count_missed(stream.steps, stream.offsets, _columns(stream, layer), hit, self.missed[policy])
-        if self._kept is not None:
-            missed = np.flatnonzero(~np.asarray(hit, np.bool_))
-            steps = np.repeat(stream.steps, np.diff(stream.offsets))[missed].astype(np.int64)
-            base = 0 if layer is None else self._bases[layer]
-            self._kept[policy].append((steps, stream.entries[missed].astype(np.int64) + base))
-
-    def accesses(self) -> list[tuple[int, Longs, Longs]]:
-        """Per policy how many steps there are and, int64[misses] each, as they were kept: the step, and the expert,
-        counted over all layers."""
-        none = np.zeros(0, np.int64)
-        return [
-            (len(self.needed), np.concatenate([none, *(a for a, _ in of)]), np.concatenate([none, *(b for _, b in of)]))
-            for of in self._kept or []
-        ]
-
-
-def _columns(stream: Stream, layer: int | None) -> np.ndarray:
-    if layer is not None:
-        return np.full(stream.steps.size, layer, np.int32)
-    first = stream.entries[np.minimum(stream.offsets[:-1], max(stream.entries.size - 1, 0))]
-    return (np.searchsorted(stream.layer_starts, first, side="right") - 1).astype(np.int32)
-
-
 @dataclass(frozen=True)
 class Timed:
     """The times of one policy, and what it takes to log its events. requests: the most of one step."""
@@ -336,6 +313,7 @@ class Timed:
     reads: Reads
     faults: Faults | None = None
     requests: int = 1
+    scale: Scale | None = None
 
     @property
     def beside(self) -> int:
@@ -346,6 +324,33 @@ class Timed:
         """Whether that fits with a cache, its limit given as results state it."""
         cache = cache_bytes_of(self.model, capacity)
         return fit_of(self.run.device, self.model, self.beside, cache, self.costs.misses_from)
+
+    @property
+    def mean_ms(self) -> float:
+        """Mean time per output token; 0 without decode tokens."""
+        tpot = self.times.tpot_ms
+        return 0.0 if tpot is None else tpot["mean"]
+
+    @cached_property
+    def limits(self) -> tuple[str, dict[str, float]] | None:
+        """The term without which a token would take least, and the ms that each saves if it alone took no time; of the
+        first steps of a long run. None without decode tokens."""
+        count = max(1, MOST_PAIRS // max(self.steps.needed.shape[1], 1))
+        few = self if count >= self.steps.tokens.size else self._first(count)
+        if few.times.tpot_ms is None:
+            return None
+        on = self.run
+        costs = with_compute(few.costs, few.steps, few.reads, on.overlap, on.compute_ms)
+        bare = replace(few, run=replace(on, compute_ms=None), faults=None)
+        waits = few.mean_ms - replace(few, faults=None).mean_ms
+        return limited_by(costs, lambda one: replace(bare, costs=one).mean_ms, waits)
+
+    def _first(self, count: int) -> Timed:
+        """The same of the first steps."""
+        faults = self.faults
+        if faults is not None:
+            faults = replace(faults, seconds=faults.seconds[:count])
+        return replace(self, steps=self.steps.first(count), reads=self.reads.first(count), faults=faults)
 
     @cached_property
     def times(self) -> Times:
@@ -358,7 +363,8 @@ class Timed:
         tpot = self.times.tpot_ms
         if tpot is None:
             return None
-        return band_around(tpot["mean"], self.run.device, self.costs, self.reads, self.run.compute_ms)
+        known = self.run.compute_ms or self.run.measured_ms
+        return band_around(tpot["mean"], self.run.device, self.costs, self.reads, known)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -386,6 +392,9 @@ class Timed:
             "misses_from": self.costs.misses_from, "cpu_share": self.times.cpu_share, **self.run.hybrid.placement,
             "lanes": lanes,
             "context": self.run.context, "compute_ms": self.run.compute_ms, "notes": list(self.notes),
+            "limited_by": None if self.limits is None else self.limits[0],
+            "saved_without_ms": None if self.limits is None else self.limits[1],
+            "scaled": None if self.scale is None else self.scale.to_dict(),
             "residency": self.run.residency,
             "pages": None if self.faults is None else self.faults.to_dict(self.steps.decode),
         }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,10 @@ class Steps:
     needed: Counts
     prompts: Longs = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
+    def first(self, count: int) -> Steps:
+        """The first steps, without prompts."""
+        return Steps(self.tokens[:count], self.kv_tokens[:count], self.decode[:count], self.needed[:count])
+
 
 @dataclass(frozen=True)
 class Reads:
@@ -52,3 +56,9 @@ class Reads:
             return cls(none, none, missing, missing, depth)
         far, near = (missing, none) if costs.lanes[0] else (none, missing)
         return cls(far, near, none, none, depth)
+
+    def first(self, count: int) -> Reads:
+        """Those of the first steps."""
+        return replace(
+            self, far=self.far[:count], near=self.near[:count], early=self.early[:count], used=self.used[:count]
+        )

@@ -24,6 +24,12 @@ OVERLAPS = ("none", "layer", "prefetch")
 DEFAULT_OVERLAP = "layer"
 PARTS = ("dense", "experts", "storage_wait", "pcie_wait", "fixed")
 
+    def first(self, count: int) -> Reads:
+        """Those of the first steps."""
+        return replace(
+            self, far=self.far[:count], near=self.near[:count], early=self.early[:count], used=self.used[:count]
+        )
+
 
 @dataclass(frozen=True)
 class Times:
@@ -118,20 +124,24 @@ def run(costs: Costs, steps: Steps, reads: Reads, overlap: str = "layer", comput
     compute_ms: a measured computing time per decode token that takes the place of the modelled one, whose parts keep
     their proportions.
     """
-    times = _run(costs, steps, reads, overlap)[0]
-    if compute_ms is None:
-        return times
-    parts = times.parts_ms
+    return _run(with_compute(costs, steps, reads, overlap, compute_ms), steps, reads, overlap)[0]
+
+
+def with_compute(costs: Costs, steps: Steps, reads: Reads, overlap: str, compute_ms: float | None) -> Costs:
+    """The costs with which these steps take the measured computing time; as they are without one."""
+    return costs if compute_ms is None else costs.scaled(compute_factor(costs, steps, reads, overlap, compute_ms))
+
+
+def compute_factor(costs: Costs, steps: Steps, reads: Reads, overlap: str, compute_ms: float) -> float:
+    """The measured computing time per decode token over the modelled one; 1 where nothing is computed."""
+    parts = _run(costs, steps, reads, overlap)[0].parts_ms
     modelled = 0.0 if parts is None else parts["dense"] + parts["experts"] + parts["fixed"]
-    return _run(costs.scaled(compute_ms / modelled), steps, reads, overlap)[0] if modelled else times
+    return compute_ms / modelled if modelled else 1.0
 
 
 def log(costs: Costs, steps: Steps, reads: Reads, overlap: str, first: int, room: int = 200_000) -> Log:
     """The events of the first steps, at most `room` of them."""
-    some = slice(0, first)
-    steps = Steps(steps.tokens[some], steps.kv_tokens[some], steps.decode[some], steps.needed[some])
-    reads = replace(reads, far=reads.far[some], near=reads.near[some], early=reads.early[some], used=reads.used[some])
-    return _run(costs, steps, reads, overlap, room)[1]
+    return _run(costs, steps.first(first), reads.first(first), overlap, room)[1]
 
 
 def _run(costs: Costs, steps: Steps, reads: Reads, overlap: str, room: int = 0) -> tuple[Times, Log]:

@@ -53,6 +53,7 @@ def plan(
     cpu_share: Any = None,
     cpu_moe_layers: Any = None,
     gpu_moe_layers: Any = None,
+    measured_tpot: float | str | None = None,
 ) -> PlanReport:
     """The memory that a time per output token (TPOT) takes, and the time that a memory gives.
 
@@ -64,7 +65,8 @@ def plan(
     Memory is one budget: weights beside routed experts, output head, embedding, KV cache (of `context` tokens per
     request, else of the trace's longest), the cache, and a workspace for the largest group (all of it under bypass,
     else what does not fit the cache). The knee is where the curve of time over memory lies farthest below the chord
-    between no cache and all experts.
+    between no cache and all experts. measured_tpot: what a token took on this device with the first policy and the
+    largest cache that fits, as in `estimate`.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
@@ -83,8 +85,11 @@ def plan(
         "model": model, "overlap": overlap, "lanes": lanes, "context": context, "compute_ms": compute_ms,
         "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
         "cpu_share": cpu_share, "cpu_moe_layers": cpu_moe_layers, "gpu_moe_layers": gpu_moe_layers,
+        "measured_tpot": measured_tpot,
     }  # fmt: skip
     runs = [[RunsOn.of(device=one, quant=each, **same) for one, _ in priced] for each in _listed(quant)]
+    if measured_tpot is not None and len(runs) * len(priced) > 1:
+        raise ValueError("a measured TPOT is that of one machine; give one device and one quantisation with it")
     call = Call.of(trace, settings=settings, policies=policies, expert_bytes=expert_bytes, preload=preload, train=train)
     trace, tokens = call.trace, call.tokens
     results: list[PlanResult] = []
@@ -104,13 +109,16 @@ def plan(
                 raise trace.error(
                     "it has no counted decode tokens, whose time is planned; record some, or warm up less"
                 )
-            notes += costs.notes
             kept = int(steps.kv_tokens.max())
             beside = Beside.of(sized, kept, most_requests(trace, tokens))
             said = {
                 "device": on.device.name, "model": sized.name, "quant": sized.quant, "overlap": on.overlap,
                 "misses_from": costs.misses_from, "context": on.context, "kv_tokens": kept, "compute_ms": on.compute_ms,
             }  # fmt: skip
+            if on.measured_ms is not None:
+                curve = PlanCurve(on, costs, steps, misses[0], room, beside)
+                costs = curve.measured(on.measured_ms, int(on.device.memory_bytes) if limit is None else limit)
+            notes += costs.notes
             for one, missed in zip(policies, misses, strict=True):
                 curve = PlanCurve(on, costs, steps, missed, room, beside)
                 optimal = one.optimal and equal and not settings.warmup

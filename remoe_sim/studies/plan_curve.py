@@ -14,7 +14,9 @@ from remoe_sim.cache.counts import Accesses
 from remoe_sim.cache.holdings import of_replay
 from remoe_sim.devices.band import Band, band_around
 from remoe_sim.devices.fits import kv_cache_bytes
-from remoe_sim.devices.run import RunsOn, StepCounts
+from remoe_sim.devices.measured_tpot import scale_to
+from remoe_sim.devices.run import RunsOn
+from remoe_sim.devices.step_counts import StepCounts
 from remoe_sim.devices.steps import Counts, Reads, Steps
 from remoe_sim.devices.timeline import PARTS, run
 from remoe_sim.trace.holdings import of_timeline
@@ -242,6 +244,21 @@ class PlanCurve:
                 return seen[at]
             self._look(sorted(between))
 
+    def measured(self, milliseconds: float, memory: int) -> Costs:
+        """The costs with which the largest cache that a memory holds takes a measured time."""
+        number = self.within(memory)
+        if number is None:
+            raise ValueError(
+                "no cache fits the memory, so none was measured there; give more with --memory, or leave out the "
+                "measured TPOT"
+            )
+        reads = Reads.of(self._costs, self._misses.at(self.limits[number]), self._on.overlap)
+
+        def tpot(costs: Costs) -> float:
+            return (run(costs, self._steps, reads, self._on.overlap).tpot_ms or {"mean": 0.0})["mean"]
+
+        return scale_to(milliseconds, self._costs, tpot).of(self._costs)
+
     @property
     def ordered(self) -> bool:
         """Whether no time rises with the limit, so that an answer between limits that were tried is certain."""
@@ -267,7 +284,8 @@ class PlanCurve:
         times = run(self._costs, self._steps, reads, self._on.overlap, self._on.compute_ms)
         tpot, parts, rate = times.tpot_ms, times.parts_ms, times.tokens_per_second
         on = self._on
-        band = None if tpot is None else band_around(tpot["mean"], on.device, self._costs, reads, on.compute_ms)
+        known = on.compute_ms or on.measured_ms
+        band = None if tpot is None else band_around(tpot["mean"], on.device, self._costs, reads, known)
         return Point(
             {"experts_per_layer" if self._room.per_layer else "bytes": limit},
             self._room.cache(limit), self._room.workspace(limit), self.memory(number),

@@ -16,7 +16,8 @@ from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies
 from remoe_sim.cache.tier import Course, Items, Memory, stream_of_cache
 from remoe_sim.devices.fits import most_requests
-from remoe_sim.devices.run import RunsOn, StepCounts, Timed
+from remoe_sim.devices.run import RunsOn, Timed
+from remoe_sim.devices.step_counts import StepCounts
 from remoe_sim.devices.steps import Reads
 from remoe_sim.kernels import prefetch as kernels
 from remoe_sim.policy.base import Policy

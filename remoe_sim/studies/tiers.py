@@ -35,7 +35,8 @@ from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import ALLOWED, Limit, Settings, check_policies, check_timed, find_policies
 from remoe_sim.cache.tier import Course, Items, Memory, Passed, pass_tier
 from remoe_sim.devices.fits import most_requests
-from remoe_sim.devices.run import RunsOn, StepCounts, Timed
+from remoe_sim.devices.run import RunsOn, Timed
+from remoe_sim.devices.step_counts import StepCounts
 from remoe_sim.devices.steps import Counts, Reads
 from remoe_sim.policy.drive import check_drivable
 from remoe_sim.studies.tiers_result import Tier, TierCounts, TierReport, TierResult

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from remoe_sim.cache.call import Call
 from remoe_sim.cache.curve import layer_curves
 from remoe_sim.cache.holdings import of_accesses
-from remoe_sim.cache.replay import results_of
+from remoe_sim.cache.replay import results_of, runs_on
 from remoe_sim.cache.results import ReplayResult, describe
 from remoe_sim.cache.settings import (
     ALLOWED,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from remoe_sim.util.arrays import Longs
 
 TARGETS = (50, 80, 90, 95)  # per cent of decode lookups
+TIMING = ("model", "quant", "overlap", "lanes", "context", "compute_ms", "measured_tpot", "misses_from", "host",
+          "storage", "engine", "cpu_share", "cpu_moe_layers", "gpu_moe_layers")  # fmt: skip
 KINDS = {"all": (PREFILL_LOOKUP, DECODE_LOOKUP), "decode": (DECODE_LOOKUP,), "prefill": (PREFILL_LOOKUP,)}
 
 
@@ -219,17 +221,23 @@ def verdict(
     memory: int | str | None = None,
     reserve: int | str | Sequence[int | str] = (),
     train: TraceLike | None = None,
+    device: Any = None,
+    **timing: Any,
 ) -> Verdict:
     """Say whether a cache of this size fits, or misses because of its policy or because of the working set.
 
     policy: the online policies to choose the best from, such as the one that you measured; without it all that are
-    registered and usable under these settings. The other arguments are those of `replay`. For the rule see
-    `remoe_sim.studies.verdict`; the answer repeats it with its thresholds.
+    registered and usable under these settings. device: what it runs on, which adds times and what changes would buy;
+    timing: what goes with it (model, quant, overlap, lanes, context, compute_ms, measured_tpot, misses_from, host,
+    storage, engine, cpu_share, cpu_moe_layers, gpu_moe_layers). The other arguments are those of `replay`. For the rule
+    see `remoe_sim.studies.verdict`; the answer repeats it with its thresholds.
 
     Raises ValueError and TraceError like `replay`, and ValueError for a policy that knows the future.
     """
     settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
     limit = Limit.of(cache, budget, memory)
+    if wrong := sorted(timing.keys() - set(TIMING)):
+        raise TypeError(f"verdict() got an unexpected keyword argument '{wrong[0]}'")
     candidates, left_out = _candidates(policy, settings, train is not None)
     call = Call.of(
         trace,
@@ -237,10 +245,12 @@ def verdict(
         policies=tuple(candidates.values()),
         limit=limit,
         reserve=reserve,
+        on=runs_on({"device": device, **timing}),
         expert_bytes=expert_bytes,
         preload=preload,
         train=train,
     )
+    timed_call, call = call, replace(call, on=None, model=None)
     trace, caches, limit = call.trace, call.caches, call.limit or limit
     *found, belady = results_of(call.also(find_policies([*candidates, OPTIMUM])))
     bounds = {admission: belady}
@@ -251,6 +261,11 @@ def verdict(
     statistics = tuple(layer_statistics(trace))
     by_label = {one.label: one for one in (*candidates.values(), *find_policies(OPTIMUM))}
     shown = [by_label[name] for name in dict.fromkeys((online[0].policy, USUAL, OPTIMUM)) if name in by_label]
+    on_it = None
+    if timed_call.on is not None:
+        from remoe_sim.studies.what_if import on_device
+
+        on_it = on_device(timed_call, by_label[online[0].policy])
     return Verdict(
         trace=describe(trace),
         settings=asdict(settings),
@@ -264,6 +279,7 @@ def verdict(
         working_set=working_sets(trace, statistics),
         experts_needed=experts_needed(caches, shown),
         statistics=statistics,
+        on_device=on_it,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from remoe_sim.cache.results import ReplayResult
+    from remoe_sim.studies.what_if import OnDevice
     from remoe_sim.trace.metrics import LayerStatistics
 
 SCHEMA = "remoe-sim.verdict.v1"
@@ -31,7 +32,8 @@ class Verdict(Shown):
 
     online: the online policies, fewest misses first; bounds: Belady under each admission; least_misses: no rule misses
     less under these settings, None if unknown; left_out: registered policies that are no candidates, and why;
-    statistics: of each MoE layer of the trace, not in the JSON. The other
+    statistics: of each MoE layer of the trace, not in the JSON; on_device: times and what changes buy, None without a
+    device. The other
     dictionaries are described where they are made, in `remoe_sim.studies.verdict`. Counts are of lookups, rates of one.
     """
 
@@ -47,6 +49,7 @@ class Verdict(Shown):
     working_set: list[dict[str, Any]]
     experts_needed: list[dict[str, Any]]
     statistics: tuple[LayerStatistics, ...] = field(compare=False)
+    on_device: OnDevice | None = field(default=None, compare=False)
 
     @property
     def best(self) -> ReplayResult:
@@ -145,6 +148,7 @@ class Verdict(Shown):
             "working_set": self.working_set,
             "experts_needed": self.experts_needed,
             "online": [self._counts(result) for result in self.online],
+            "on_device": None if self.on_device is None else self.on_device.to_dict(),
             "left_out": [{"policy": name, "why": why} for name, why in self.left_out.items()],
         }
 
