@@ -80,12 +80,11 @@ def replay(
 
     device: what it runs on, which adds times; model and quant: whose sizes, if the trace's name does not tell or others
     are wanted, also without a device; overlap: `none`, `layer` (if not given) or `prefetch` (all misses foreseen, one
-    layer ahead); lanes, context, compute_ms, misses_from, host, storage, engine, cpu_share, cpu_moe_layers, gpu_moe_layers: as in
-    `estimate`. residency: `cached` (if not given), `resident` (all weights in memory) or `mapped`: what the cache does
-    not hold (all with cache 0), and all else of the model, is read through the page cache, which has page_memory bytes
-    (if not given, what the device has left); page_rule: `lru` (if not given) or `two-list`; fault_threads: of the
-    engine that fault side by side (1). measured_tpot: what a token took on this machine with the first policy, as in
-    `estimate`.
+    layer ahead); lanes, context, compute_ms, misses_from, host, storage, engine, cpu_share, cpu_moe_layers,
+    gpu_moe_layers, measured_tpot: as in `estimate`. residency: `cached` (if not given), `resident` (all weights in
+    memory) or `mapped`: what the cache does not hold (all with cache 0), and all else of the model, is read through the
+    page cache, which has page_memory bytes (if not given, what the device has left); page_rule: `lru` (if not given) or
+    `two-list`; fault_threads: of the engine that fault side by side (1).
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """

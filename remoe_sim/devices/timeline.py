@@ -24,12 +24,6 @@ OVERLAPS = ("none", "layer", "prefetch")
 DEFAULT_OVERLAP = "layer"
 PARTS = ("dense", "experts", "storage_wait", "pcie_wait", "fixed")
 
-    def first(self, count: int) -> Reads:
-        """Those of the first steps."""
-        return replace(
-            self, far=self.far[:count], near=self.near[:count], early=self.early[:count], used=self.used[:count]
-        )
-
 
 @dataclass(frozen=True)
 class Times:
@@ -152,10 +146,9 @@ def _run(costs: Costs, steps: Steps, reads: Reads, overlap: str, room: int = 0) 
     events, spans = np.zeros((room + 1, kernels.EVENT_COLUMNS), np.int32), np.zeros((room, 2))
     reads, cpu = given_to_cpu(costs, steps, reads, OVERLAPS.index(overlap))
     if count:
+        counts = (steps.needed, reads.far, reads.near, reads.early, reads.used, cpu)
         kernels.run_timeline(
-            kernels.Load(
-                steps.tokens, steps.kv_tokens, steps.needed, reads.far, reads.near, reads.early, reads.used, cpu
-            ),
+            kernels.Load(steps.tokens, steps.kv_tokens, *map(_counts, counts)),
             kernels.Mode(reads.depth, reads.guessed, OVERLAPS.index(overlap), costs.at_once),
             kernels.Seconds(costs.moe_of, _layer_costs(costs, steps), costs.head_costs, costs.expert_costs),
             kernels.Wires(costs.far_sizes, costs.near_sizes, costs.link, costs.lanes),
@@ -167,6 +160,11 @@ def _run(costs: Costs, steps: Steps, reads: Reads, overlap: str, room: int = 0) 
     missed = computed + sum(int(one.sum(dtype=np.int64)) for one in (reads.far, reads.near, reads.used))
     times = Times(steps, seconds, parts, late, computed / missed if missed else None)
     return times, Log(events[1 : written + 1], spans[:written])
+
+
+def _counts(array: Counts) -> Counts:
+    """The array in the one layout that the kernel is compiled for."""
+    return np.require(array, np.uint16, ["C", "W"])
 
 
 def _layer_costs(costs: Costs, steps: Steps) -> Reals:

@@ -14,7 +14,8 @@ from remoe_sim.cache.settings import OPTIMUM, Limit, find_policies
 from remoe_sim.devices.hybrid import AUTO, Hybrid
 from remoe_sim.devices.measured_tpot import Scale
 from remoe_sim.devices.run import RunsOn, Timed
-from remoe_sim.devices.timeline import Counts, Reads, compute_factor
+from remoe_sim.devices.steps import Counts, Reads
+from remoe_sim.devices.timeline import compute_factor
 from remoe_sim.devices.what_if import FORESEEN, Change, can_prefetch, can_share, faster, parts_in_use, step_down
 from remoe_sim.trace.metrics import adjacent_reuse
 from remoe_sim.util.units import format_bytes, plural

@@ -129,7 +129,8 @@ class LayerSource(Protocol):
     resident: the same arrays every time, so that checking them once is enough.
     """
 
-    resident: bool
+    @property
+    def resident(self) -> bool: ...
 
     def decisions(self, index: int) -> Decisions: ...
 
@@ -236,7 +237,7 @@ class Trace:
         return TraceError(f"{self.path}: {text}" if self.path else text)
 
     def _slots(self, index: int) -> int:
-        return self.source.decisions(index).experts.shape[1]
+        return int(self.source.decisions(index).experts.shape[1])
 
     def __len__(self) -> int:
         return self.tokens

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import remoe_sim
 from remoe_sim.cli import main
-from remoe_sim.devices.run import RunsOn, model_of
+from remoe_sim.devices.run import model_of
 from remoe_sim.devices.steps import Steps
 from remoe_sim.devices.timeline import Times
 from tests.oracle.naive import DECODE, PREFILL, Row
