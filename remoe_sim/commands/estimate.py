@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._options import LOGGED_STEPS, device_options, note_all, parts_table, print_json
+from remoe_sim.commands._options import (
+    LOGGED_STEPS,
+    device_options,
+    note_all,
+    parts_table,
+    print_json,
+    residency_options,
+)
 from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
@@ -24,6 +31,7 @@ SECTION = "Time and memory"
 @click.option("--batch", default="1", metavar="B", help="Tokens per step, of as many requests.")
 @click.option("--context", metavar="N", help="Tokens of context that attention reads; 512 if not given.")
 @device_options
+@residency_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.estimate.v1).")
 def command(as_json: bool, timeline: str | None, context: str | None, **arguments: Any) -> None:
     """Estimate the time per output token without a trace.
@@ -38,6 +46,7 @@ def command(as_json: bool, timeline: str | None, context: str | None, **argument
       remoe-sim estimate --model qwen3-30b-a3b --quant q4_k_m --device oneplus-15r --hit-rate 0.8
       remoe-sim estimate --model gpt-oss-120b --quant q4_k_m --device rtx-4090,rtx-5090 --hit-rate 0.9 --json
       remoe-sim estimate --model mixtral-8x7b --quant q4_k_m --device rtx-3090 --bytes-per-token 2GiB --overlap none
+      remoe-sim estimate --model deepseek-v2-lite --quant q8_0 --device jetson-orin-nx-16gb --residency mapped
     """
     import remoe_sim
 
@@ -90,6 +99,8 @@ def show(report: EstimateReport) -> None:
 
 def _way(said: dict[str, Any]) -> str:
     """How misses are met."""
+    if said["residency"] == "mapped":
+        return "are faults of a mapped file"
     if said["misses_from"] == "cpu":
         return "computed by the CPU"
     return f"read from {said['misses_from']} in {said['lanes']} lane{'s' if said['lanes'] > 1 else ''}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,16 @@ from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
+from remoe_sim.devices.mapped import (
+    CACHED,
+    MAPPED,
+    RESIDENT,
+    ExpectedFaults,
+    Pages,
+    check_residency,
+    expected_faults,
+    page_bytes,
+)
 from remoe_sim.devices.timeline import Counts, Log, Reads, Steps, Times, check_overlap, log, run
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
@@ -106,6 +116,7 @@ class Estimate:
     times: Times
     costs: Costs
     reads: Reads
+    faults: ExpectedFaults | None = None
 
     @property
     def tpot_ms(self) -> float:
@@ -121,7 +132,8 @@ class Estimate:
     def notes(self) -> tuple[str, ...]:
         """Sentences about what nobody has checked or what is not known."""
         remark = self.band.remark
-        return (*self.costs.notes, *([remark] if remark else []))
+        faults = () if self.faults is None else self.faults.notes
+        return (*self.costs.notes, *faults, *([remark] if remark else []))
 
     def log(self, steps: int) -> Log:
         """The events of the first steps."""
@@ -139,6 +151,7 @@ class Estimate:
             "tpot_ms": {"mean": self.tpot_ms, "band": self.band.to_dict()},
             "tokens_per_second": self.said["batch"] * 1e3 / self.tpot_ms,
             "parts_ms": self.times.parts_ms,
+            "pages": None if self.faults is None else self.faults.to_dict(self.said["batch"]),
             "notes": list(self.notes),
         }
 
@@ -167,7 +180,8 @@ class EstimateReport(Shown):
         rows = []
         for result in self.to_dict()["results"]:
             parts = {f"{name}_ms": value for name, value in result.pop("parts_ms").items()}
-            tpot = result["tpot_ms"]
+            pages, tpot = result.pop("pages"), result["tpot_ms"]
+            parts["page_bytes"] = None if pages is None else pages["memory_bytes"]
             band = {"tpot_ms": tpot["mean"], "tpot_ms_low": tpot["band"]["low"], "tpot_ms_high": tpot["band"]["high"]}
             rows.append({**result, **band, **parts, "notes": "; ".join(result["notes"])})
         return pd.DataFrame(rows)
@@ -192,6 +206,10 @@ def estimate(
     cpu_share: float | str | None = None,
     cpu_moe_layers: int | str | None = None,
     gpu_moe_layers: int | str | None = None,
+    residency: str | None = None,
+    page_rule: str | None = None,
+    page_memory: int | str | None = None,
+    fault_threads: int | str | None = None,
 ) -> EstimateReport:
     """Time per output token without a trace.
 
@@ -205,6 +223,9 @@ def estimate(
     cpu_share: of the misses of a step and layer that the CPU computes while the others are uploaded, 0 to 1, or `auto`
     for as many as finish first; cpu_moe_layers: the CPU has the experts of the first so many layers, as in llama.cpp's
     --n-cpu-moe; gpu_moe_layers: the device has those of the last so many MoE layers.
+    residency: `cached` (if not given), `resident` (all weights in memory) or `mapped` (a file in the page cache, which
+    by approximation keeps dense weights while they fit; experts hit as `hit_rate_curve` says for the share that is
+    left, or with hit_rate); page_rule, page_memory and fault_threads as in `replay`, of rules `lru` alone.
 
     Raises ValueError for arguments that are not possible.
     """
@@ -222,11 +243,23 @@ def estimate(
     measured = None if compute_ms is None else parse_number(compute_ms, "compute time in ms")
     hits = None if hit_rate is None else parse_number(hit_rate, "hit rate", 1)
     read = None if bytes_per_token is None else parse_bytes(bytes_per_token)
+    if residency in (RESIDENT, MAPPED) and read is not None:
+        raise ValueError(f"residency '{residency}' says what is read; leave out --bytes-per-token")
+    if residency == RESIDENT and hits is not None:
+        raise ValueError("resident weights are always hit; leave out --hit-rate")
+    pages = Pages.of(residency or CACHED, page_rule, page_memory, fault_threads)
     results = []
     for quantised in _models(model, quant, number["top_k"]):
         for one in _devices(device, host=host, storage=storage, engine=engine):
-            costs = costs_of(quantised, one, number["lanes"], misses_from, None, hybrid)
-            results.append(_estimate(quantised, one, costs, number, overlap, hits, read, measured))
+            where = check_residency(residency, one, misses_from)
+            place = "storage" if where == MAPPED else misses_from
+            costs = costs_of(quantised, one, number["lanes"], place, None, hybrid)
+            if where == MAPPED:
+                results.append(_mapped(quantised, one, costs, number, overlap, hits, measured, pages))
+                continue
+            rate = 1.0 if where == RESIDENT else hits
+            result = _estimate(quantised, one, costs, number, overlap, rate, read, measured)
+            results.append(replace(result, said={**result.said, "residency": where}))
     return EstimateReport(tuple(results))
 
 
@@ -268,8 +301,28 @@ def _estimate(
         "lanes": next((int(lanes) for lanes in costs.lanes if lanes), None),
         "context": context, "compute_ms": compute_ms, "cpu_share": times.cpu_share,
         "cpu_moe_layers": number.get("cpu_moe_layers"), "gpu_moe_layers": number.get("gpu_moe_layers"),
+        "residency": CACHED,
     }  # fmt: skip
     return Estimate(model, device, said, 1.0 - miss_rate, read_bytes, times, costs, reads)
+
+
+def _mapped(
+    model: SizedModel, device: Device, costs: Costs, number: dict[str, Any], overlap: str, hits: float | None,
+    compute_ms: float | None, pages: Pages,
+) -> Estimate:  # fmt: skip
+    """An estimate as of resident weights, which then waits for faults."""
+    batch = number["batch"]
+    resident = _estimate(model, device, costs, number, overlap, 1.0, None, compute_ms)
+    held = page_bytes(pages, device, model, resident.times.steps, 0)
+    faults = expected_faults(pages, device, model, held, distinct_experts(model.experts, model.top_k, batch), hits)
+    return replace(
+        resident,
+        said={**resident.said, "residency": MAPPED},
+        hit_rate=faults.hit_rate,
+        bytes_per_token=faults.bytes / batch,
+        times=resident.times.waiting(np.full(resident.times.seconds.size, faults.seconds)),
+        faults=faults,
+    )
 
 
 def _models(model: str | Path | SizedModel, quant: str | Sequence[str] | None, top_k: int | None) -> list[SizedModel]:

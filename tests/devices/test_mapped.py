@@ -107,3 +107,60 @@ def test_linux_leaves_the_active_list_a_share_that_grows_with_memory() -> None:
 def test_what_is_not_possible_is_said(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         remoe_sim.replay("sample:qwen-original", 0, **given)
+
+
+ESTIMATED = {"model": "deepseek-v2-lite", "quant": "q8_0", "device": DEVICE}
+
+
+def estimated(**given: Any) -> Any:
+    return remoe_sim.estimate(**{**ESTIMATED, "residency": "mapped", **given})[0]
+
+
+def test_an_estimate_falls_off_the_cliff_where_dense_weights_no_longer_fit() -> None:
+    sizes = (0.5, 1.0, 4.0, 8.0, 12.0, 15.0, 16.0)
+    times = [estimated(page_memory=f"{size}GiB").tpot_ms for size in sizes]
+    assert times == sorted(times, reverse=True)
+    everything = estimated(page_memory="0.5GiB").faults
+    sized = remoe_sim.model("deepseek-v2-lite", "q8_0")
+    assert everything.bytes == pytest.approx(
+        sum(sized.dense_bytes) + sized.head_bytes + sized.top_k * sum(sized.expert_bytes)
+    )
+    resident = remoe_sim.estimate(**ESTIMATED, residency="resident")[0]
+    assert times[-1] == resident.tpot_ms == remoe_sim.estimate(**ESTIMATED, hit_rate=1)[0].tpot_ms
+
+
+def test_an_estimate_takes_the_curve_at_the_share_that_is_left_and_says_so() -> None:
+    sized = remoe_sim.model("deepseek-v2-lite", "q8_0")
+    one = estimated(page_memory="8GiB")
+    share = (8 * 2**30 - sum(sized.dense_bytes) - sized.head_bytes) / sized.routed_bytes
+    assert one.hit_rate == remoe_sim.hit_rate_curve("deepseek-v2-lite").at(share).rate
+    assert one.to_dict()["pages"]["experts_share"] == pytest.approx(share)
+    assert any("approximate" in note for note in one.notes)
+    assert estimated(page_memory="8GiB", hit_rate=0.5).hit_rate == 0.5
+    assert estimated(page_memory="8GiB", fault_threads=8).tpot_ms < one.tpot_ms
+
+
+def test_an_estimate_is_near_a_replay_with_the_hit_rate_that_it_had() -> None:
+    """Dense weights and half of the experts in memory: a replay of a trace faults about as an LRU of those experts."""
+    trace = remoe_sim.synth(tokens=600, reuse=0.4, seed=3, model="deepseek-v2-lite")
+    given = {"device": DEVICE, "model": "deepseek-v2-lite", "quant": "q8_0"}
+    replayed = remoe_sim.replay(
+        trace, 0, policy="lru", phase="decode", residency="mapped", page_memory="8GiB", **given
+    )["lru"]
+    hits = remoe_sim.replay(trace, 28, policy="lru", phase="decode", **given)["lru"].hit_rate
+    assert estimated(page_memory="8GiB", hit_rate=hits).tpot_ms == pytest.approx(replayed.tpot_ms["mean"], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"page_rule": "two-list"}, "takes a trace"),
+        ({"bytes_per_token": "1GiB"}, "leave out --bytes-per-token"),
+        ({"residency": "resident", "hit_rate": 0.5}, "leave out --hit-rate"),
+        ({"residency": None, "page_memory": "1GiB"}, "give --residency mapped"),
+        ({"device": "rtx-4090"}, "has a memory of its own"),
+    ],
+)
+def test_what_an_estimate_cannot_do_is_said(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        estimated(**given)
