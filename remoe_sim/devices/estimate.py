@@ -224,8 +224,8 @@ def estimate(
     for as many as finish first; cpu_moe_layers: the CPU has the experts of the first so many layers, as in llama.cpp's
     --n-cpu-moe; gpu_moe_layers: the device has those of the last so many MoE layers.
     residency: `cached` (if not given), `resident` (all weights in memory) or `mapped` (a file in the page cache, which
-    by approximation keeps dense weights while they fit; experts hit as `hit_rate_curve` says for the share that is
-    left, or with hit_rate); page_rule, page_memory and fault_threads as in `replay`, of rules `lru` alone.
+    by approximation keeps dense weights if what a step reads fits; experts hit as `hit_rate_curve` says for the share
+    that is left, or with hit_rate); page_rule (`lru` alone), page_memory and fault_threads as in `replay`.
 
     Raises ValueError for arguments that are not possible.
     """

@@ -176,9 +176,9 @@ def expected_faults(
 ) -> ExpectedFaults:
     """The faults of a step that looks for so many distinct experts at each MoE layer.
 
-    Dense weights are read in every step: while they fit they stay, and experts hit as the model's LRU curve says for
-    the share of them that is left room for (or with the rate `hits`); where they do not fit, a cache by recency holds
-    nothing that is read again, and all that a step reads faults.
+    Dense weights are read in every step: in memory for all that a step reads they stay, and experts hit as the model's
+    LRU curve says for the share of them that is left room for (or with the rate `hits`). In less memory, a cache by
+    recency has dropped everything before it is read again, and all that a step reads faults.
     """
     from remoe_sim.models.hit_rates import hit_rate_curve
 
@@ -194,7 +194,7 @@ def expected_faults(
     if rate is None:
         known = hit_rate_curve(model).at(share)
         rate, source = known.rate, f"at the {decimal(100 * share, 0)} % that fit: {known.source}"
-    fits = memory_bytes >= always
+    fits = memory_bytes >= always + lookups / model.experts * model.routed_bytes
     rate = rate if fits else 0.0
     ahead, latency, bandwidth = _drive(device)
     sizes, _ = _parts(model)
@@ -205,7 +205,9 @@ def expected_faults(
     moved = read * float(sizes[:routed].sum()) + (0.0 if fits else float(sizes[routed:].sum()))
     at_once = min(pages.threads, max(1, int(whole[:routed].min(initial=pages.threads))))
     seconds = max((pieces * latency + moved / bandwidth) / at_once, moved / bandwidth)
-    rough = f"faults are approximate: dense weights stay while they fit, experts hit as under LRU; {source}"
+    rough = f"faults are approximate: dense weights stay, and experts hit as under LRU; {source}"
+    if not fits:
+        rough = "faults are approximate: memory is less than a step reads, so that by recency all of it faults"
     notes = (_held(memory_bytes, int(sizes.sum())), rough)
     return ExpectedFaults(pages, memory_bytes, share, rate, pieces, moved, seconds, notes)
 

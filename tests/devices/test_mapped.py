@@ -116,7 +116,7 @@ def estimated(**given: Any) -> Any:
     return remoe_sim.estimate(**{**ESTIMATED, "residency": "mapped", **given})[0]
 
 
-def test_an_estimate_falls_off_the_cliff_where_dense_weights_no_longer_fit() -> None:
+def test_an_estimate_falls_off_the_cliff_where_what_a_step_reads_no_longer_fits() -> None:
     sizes = (0.5, 1.0, 4.0, 8.0, 12.0, 15.0, 16.0)
     times = [estimated(page_memory=f"{size}GiB").tpot_ms for size in sizes]
     assert times == sorted(times, reverse=True)
@@ -126,6 +126,8 @@ def test_an_estimate_falls_off_the_cliff_where_dense_weights_no_longer_fit() -> 
         sum(sized.dense_bytes) + sized.head_bytes + sized.top_k * sum(sized.expert_bytes)
     )
     resident = remoe_sim.estimate(**ESTIMATED, residency="resident")[0]
+    assert everything.bytes == estimated(page_memory=round(everything.bytes) - 2**20).faults.bytes
+    assert everything.bytes > 1.3 * estimated(page_memory=round(everything.bytes) + 2**20).faults.bytes
     assert times[-1] == resident.tpot_ms == remoe_sim.estimate(**ESTIMATED, hit_rate=1)[0].tpot_ms
 
 
