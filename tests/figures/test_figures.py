@@ -297,7 +297,9 @@ def test_the_command_with_everything(run, tmp_path):
     assert done.exit_code == 0, done.exception
     said = done.stderr.splitlines()  # what is assumed of the times, and nothing else
     assert [line.partition(",")[0] for line in said] == [
-        "remoe-sim: device rtx-4090: assumed", "remoe-sim: the model has no card",
+        "remoe-sim: device rtx-4090: assumed", "remoe-sim: host desktop-ddr5-6000: assumed",
+        "remoe-sim: storage nvme-pcie4: assumed", "remoe-sim: engine llama.cpp: assumed",
+        "remoe-sim: the model has no card",
         "remoe-sim: not drawn: cliff: device 'rtx-4090' has a memory of its own",
     ]  # fmt: skip
     assert {path.name for path in (tmp_path / "all").iterdir()} == {
