@@ -92,6 +92,11 @@ def page_bytes(pages: Pages, device: Device, model: SizedModel, steps: Steps, ca
     and without the cache that one asked for."""
     if pages.memory_bytes is not None:
         return max(0, pages.memory_bytes - cache_bytes)
+    return max(0, int(device.memory_bytes) - beside_pages(device, model, steps) - cache_bytes)
+
+
+def beside_pages(device: Device, model: SizedModel, steps: Steps) -> int:
+    """What of the device's memory is not for the page cache of a program without a cache of its own."""
     tokens = int(steps.kv_tokens.max(initial=0))
     kv = sum(
         (each or 0.0) * (tokens if window is None else min(tokens, window))
@@ -99,8 +104,8 @@ def page_bytes(pages: Pages, device: Device, model: SizedModel, steps: Steps, ca
     )
     host = device.host_card
     system = SYSTEM_BYTES if host is None or host.system_bytes is None else host.system_bytes
-    whole = device.usable_bytes if device.usable_bytes is not None else device.memory_bytes
-    return max(0, whole - system - int(kv) - sum(model.state_bytes) - cache_bytes)
+    reserved = 0 if device.usable_bytes is None else int(device.memory_bytes - device.usable_bytes)
+    return reserved + int(system) + int(kv) + sum(model.state_bytes)
 
 
 def most_active(pieces: int, memory_bytes: int) -> int:

@@ -166,3 +166,41 @@ def test_an_estimate_is_near_a_replay_with_the_hit_rate_that_it_had() -> None:
 def test_what_an_estimate_cannot_do_is_said(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         estimated(**given)
+
+
+@pytest.mark.parametrize("rule", ["lru", "two-list"])
+def test_a_plan_has_the_times_of_replays_with_its_page_caches(rule: str) -> None:
+    given = {"device": DEVICE, "residency": "mapped", "page_rule": rule, "phase": "decode"}
+    one = remoe_sim.plan("sample:qwen-original", target_tpot="1ms", **given)[0]
+    assert one.policy == rule
+    assert one.target is not None
+    assert one.knee is not None
+    for point in (one.no_cache, one.knee, one.target, one.all_experts):
+        size = point.capacity["page_bytes"]
+        assert replayed(page_rule=rule, page_memory=size).tpot_ms == point.tpot_ms
+    left = replayed(page_rule=rule).timed.faults.memory_bytes
+    assert one.all_experts.memory_bytes - one.all_experts.cache_bytes == one.memory_bytes - left
+    smaller = one.target.capacity["page_bytes"] - one.curve[1].capacity["page_bytes"] // 32
+    assert rule != "lru" or replayed(page_memory=smaller).tpot_ms["mean"] > 1 >= one.target.mean
+    assert "a page cache of" in one.sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"residency": "resident"}, "all experts"), ({"page_rule": "lru"}, "give --residency mapped")],
+)
+def test_what_a_plan_cannot_do_is_said(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        remoe_sim.plan("sample:qwen-original", DEVICE, **given)
+
+
+def test_the_command_shows_pages_and_takes_one_memory() -> None:
+    from click.testing import CliRunner
+
+    from remoe_sim.cli import main
+
+    asked = ["plan", "sample:qwen-original", "--device", DEVICE, "--residency", "mapped"]
+    shown = CliRunner().invoke(main, asked)
+    assert "whole file" in shown.stdout
+    refused = CliRunner().invoke(main, [*asked, "--page-memory", "1MiB"])
+    assert "give --memory" in str(refused.exception)
