@@ -15,6 +15,7 @@ from remoe_sim.commands._options import (
     note_all,
     parts_table,
     print_json,
+    residency_options,
     strict_option,
 )
 from remoe_sim.util.units import percent
@@ -36,6 +37,7 @@ SECTION = "Time and memory"
 @device_options
 @strict_option
 @measured_option
+@residency_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.estimate.v1).")
 def command(as_json: bool, strict: bool, timeline: str | None, context: str | None, **arguments: Any) -> None:
     """Estimate the time per output token without a trace.
@@ -50,6 +52,7 @@ def command(as_json: bool, strict: bool, timeline: str | None, context: str | No
       remoe-sim estimate --model qwen3-30b-a3b --quant q4_k_m --device oneplus-15r --hit-rate 0.8
       remoe-sim estimate --model gpt-oss-120b --quant q4_k_m --device rtx-4090,rtx-5090 --hit-rate 0.9 --json
       remoe-sim estimate --model mixtral-8x7b --quant q4_k_m --device rtx-3090 --bytes-per-token 2GiB --overlap none
+      remoe-sim estimate --model deepseek-v2-lite --quant q8_0 --device jetson-orin-nx-16gb --residency mapped
     """
     import remoe_sim
 
@@ -108,6 +111,8 @@ def show(report: EstimateReport) -> None:
 
 def _way(said: dict[str, Any]) -> str:
     """How misses are met."""
+    if said["residency"] == "mapped":
+        return "are faults of a mapped file"
     if said["misses_from"] == "cpu":
         return "computed by the CPU"
     return f"read from {said['misses_from']} in {said['lanes']} lane{'s' if said['lanes'] > 1 else ''}"

@@ -15,6 +15,7 @@ from remoe_sim.commands._options import (
     note,
     note_all,
     print_json,
+    residency_options,
     schedule_in_words,
     scheduled,
     scope_option,
@@ -54,6 +55,7 @@ SECTION = "Time and memory"
 @timing_options
 @strict_option
 @measured_option
+@residency_options
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.plan.v1).")
 def command(as_json: bool, strict: bool, **arguments: Any) -> None:
@@ -70,9 +72,12 @@ def command(as_json: bool, strict: bool, **arguments: Any) -> None:
       remoe-sim plan sample:qwen-original --device jetson-orin-nx-16gb --target-tpot 2ms
       remoe-sim plan sample:qwen-original --device oneplus-15r --memory 16MiB --policy lru,lfu,belady
       remoe-sim plan sample:qwen-original --device rtx-4090=1600,rtx-3090=700 --target-tpot 1ms --phase decode
+      remoe-sim plan sample:qwen-original --device jetson-orin-nx-16gb --residency mapped
     """
     import remoe_sim
 
+    if arguments.pop("page_memory") is not None:
+        raise ValueError("a plan tries every size of the page cache; give --memory, which is for everything")
     trace = scheduled(arguments)
     report = remoe_sim.plan(trace, **arguments)
     if as_json:
@@ -99,7 +104,10 @@ def show(report: PlanReport) -> None:
         parts = (("weights", beside.weights), ("head", beside.head), ("embedding", beside.embedding))
         known = ", ".join(f"{name} {_gib(size)}" for name, size in parts if size)
         kept = f"KV cache {_gib(beside.kv_cache)} ({first.said['kv_tokens']:,} tokens)"
-        console.print(f"misses {place}, overlap {first.said['overlap']}; beside experts, in GiB: {known}, {kept}")
+        if _mapped(first):
+            console.print(f"a mapped file, all weights in the page cache; beside it, in GiB: system, {kept}")
+        else:
+            console.print(f"misses {place}, overlap {first.said['overlap']}; beside experts, in GiB: {known}, {kept}")
         for one in report:
             console.print()
             console.print(_answers(one))
@@ -113,19 +121,25 @@ def show(report: PlanReport) -> None:
         console.print(f"\n{report.tried}")
 
 
+def _mapped(result: PlanResult) -> bool:
+    return result.said.get("residency") == "mapped"
+
+
 def _gib(size: float) -> str:
     return decimal(size / 2**30)
 
 
 def _answers(result: PlanResult) -> Table:
     """All answers for one policy."""
-    rows = [("no cache", result.no_cache), ("knee", result.knee)]
+    least, most = ("no pages", "whole file") if _mapped(result) else ("no cache", "all experts")
+    rows = [(least, result.no_cache), ("knee", result.knee)]
     if result.target_ms is not None:
         rows.append((f"target {result.target_ms:,g} ms", result.target))
-    rows += [(f"in {_gib(result.memory_bytes)} GiB", result.memory), ("all experts", result.all_experts)]
+    rows += [(f"in {_gib(result.memory_bytes)} GiB", result.memory), (most, result.all_experts)]
     unit = next(iter(result.no_cache.capacity))
     per_layer = ("experts",) if unit == "experts_per_layer" else ()
-    table = new_table(result.policy, *per_layer, "cache GiB", "group", "in all", "TPOT ms", "waits", "tokens/s")
+    kind = "pages GiB" if _mapped(result) else "cache GiB"
+    table = new_table(result.policy, *per_layer, kind, "group", "in all", "TPOT ms", "waits", "tokens/s")
     for name, point in rows:
         if point is None:
             table.add_row(name, "none")

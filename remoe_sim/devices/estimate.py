@@ -17,6 +17,16 @@ from remoe_sim.devices.device import Device
 from remoe_sim.devices.fits import Fit, beside_experts, fit_of
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
+from remoe_sim.devices.mapped import (
+    CACHED,
+    MAPPED,
+    RESIDENT,
+    ExpectedFaults,
+    Pages,
+    check_residency,
+    expected_faults,
+    page_bytes,
+)
 from remoe_sim.devices.measured_tpot import Scale, check_measured, scale_to
 from remoe_sim.devices.steps import Counts, Reads, Steps
 from remoe_sim.devices.timeline import Log, Times, check_overlap, compute_factor, log, run, with_compute
@@ -113,6 +123,7 @@ class Estimate:
     reads: Reads
     scale: Scale | None = None
     again: Callable[..., Estimate] | None = field(default=None, compare=False, repr=False)
+    faults: ExpectedFaults | None = None
 
     @property
     def tpot_ms(self) -> float:
@@ -152,7 +163,8 @@ class Estimate:
     def notes(self) -> tuple[str, ...]:
         """Sentences about what nobody has checked or what is not known."""
         remark = self.band.remark
-        return (*self.costs.notes, *([remark] if remark else []))
+        faults = () if self.faults is None else self.faults.notes
+        return (*self.costs.notes, *faults, *([remark] if remark else []))
 
     @property
     def fit(self) -> Fit:
@@ -187,6 +199,7 @@ class Estimate:
             "saved_without_ms": self.limits[1],
             "what_if": [one.to_dict() for one in self.what_if],
             "scaled": None if self.scale is None else self.scale.to_dict(),
+            "pages": None if self.faults is None else self.faults.to_dict(self.said["batch"]),
             "notes": list(self.notes),
         }
 
@@ -218,6 +231,8 @@ class EstimateReport(Shown):
             for name in ("saved_without_ms", "what_if", "scaled"):
                 del result[name]
             tpot = result["tpot_ms"]
+            pages, tpot = result.pop("pages"), result["tpot_ms"]
+            parts["page_bytes"] = None if pages is None else pages["memory_bytes"]
             band = {"tpot_ms": tpot["mean"], "tpot_ms_low": tpot["band"]["low"], "tpot_ms_high": tpot["band"]["high"]}
             rows.append({**result, **band, **parts, "notes": "; ".join(result["notes"])})
         return pd.DataFrame(rows)
@@ -243,6 +258,10 @@ def estimate(
     cpu_moe_layers: int | str | None = None,
     gpu_moe_layers: int | str | None = None,
     measured_tpot: float | str | None = None,
+    residency: str | None = None,
+    page_rule: str | None = None,
+    page_memory: int | str | None = None,
+    fault_threads: int | str | None = None,
 ) -> EstimateReport:
     """Time per output token without a trace.
 
@@ -257,6 +276,9 @@ def estimate(
     for as many as finish first; cpu_moe_layers: the CPU has the experts of the first so many layers, as in llama.cpp's
     --n-cpu-moe; gpu_moe_layers: the device has those of the last so many MoE layers. measured_tpot: what one token
     took on this machine, such as "55ms", to which modelled times are scaled, computing times first.
+    residency: `cached` (if not given), `resident` (all weights in memory) or `mapped` (a file in the page cache, which
+    by approximation keeps dense weights if what a step reads fits; experts hit as `hit_rate_curve` says for the share
+    that is left, or with hit_rate); page_rule (`lru` alone), page_memory and fault_threads as in `replay`.
 
     Raises ValueError for arguments that are not possible.
     """
@@ -279,13 +301,24 @@ def estimate(
     devices = _devices(device, host=host, storage=storage, engine=engine)
     if whole is not None and len(models) * len(devices) > 1:
         raise ValueError("a measured TPOT is that of one machine; give one device and one quantisation with it")
+    if residency in (RESIDENT, MAPPED) and read is not None:
+        raise ValueError(f"residency '{residency}' says what is read; leave out --bytes-per-token")
+    if residency == RESIDENT and hits is not None:
+        raise ValueError("resident weights are always hit; leave out --hit-rate")
+    pages = Pages.of(residency or CACHED, page_rule, page_memory, fault_threads)
     results = []
     for quantised in models:
         for one in devices:
-            costs = costs_of(quantised, one, number["lanes"], misses_from, None, hybrid)
-            found = _estimate(quantised, one, costs, number, overlap, hits, read, measured, whole)
-            again = _again(found, model, number, overlap, hits, read, misses_from, hybrid)
-            results.append(replace(found, again=again))
+            where = check_residency(residency, one, misses_from)
+            place = "storage" if where == MAPPED else misses_from
+            costs = costs_of(quantised, one, number["lanes"], place, None, hybrid)
+            if where == MAPPED:
+                results.append(_mapped(quantised, one, costs, number, overlap, hits, measured, pages))
+                continue
+            rate = 1.0 if where == RESIDENT else hits
+            found = _estimate(quantised, one, costs, number, overlap, rate, read, measured, whole)
+            again = _again(found, model, number, overlap, rate, read, place, hybrid)
+            results.append(replace(found, said={**found.said, "residency": where}, again=again))
     return EstimateReport(tuple(results))
 
 
@@ -368,8 +401,28 @@ def _estimate(
         "lanes": next((int(lanes) for lanes in costs.lanes if lanes), None),
         "context": context, "compute_ms": compute_ms, "cpu_share": times.cpu_share,
         "cpu_moe_layers": number.get("cpu_moe_layers"), "gpu_moe_layers": number.get("gpu_moe_layers"),
+        "residency": CACHED,
     }  # fmt: skip
     return Estimate(model, device, said, 1.0 - miss_rate, read_bytes, times, costs, reads, scale)
+
+
+def _mapped(
+    model: SizedModel, device: Device, costs: Costs, number: dict[str, Any], overlap: str, hits: float | None,
+    compute_ms: float | None, pages: Pages,
+) -> Estimate:  # fmt: skip
+    """An estimate as of resident weights, which then waits for faults."""
+    batch = number["batch"]
+    resident = _estimate(model, device, costs, number, overlap, 1.0, None, compute_ms)
+    held = page_bytes(pages, device, model, resident.times.steps, 0)
+    faults = expected_faults(pages, device, model, held, distinct_experts(model.experts, model.top_k, batch), hits)
+    return replace(
+        resident,
+        said={**resident.said, "residency": MAPPED},
+        hit_rate=faults.hit_rate,
+        bytes_per_token=faults.bytes / batch,
+        times=resident.times.waiting(np.full(resident.times.seconds.size, faults.seconds)),
+        faults=faults,
+    )
 
 
 def _models(model: str | Path | SizedModel, quant: str | Sequence[str] | None, top_k: int | None) -> list[SizedModel]:

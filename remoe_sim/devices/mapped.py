@@ -92,6 +92,11 @@ def page_bytes(pages: Pages, device: Device, model: SizedModel, steps: Steps, ca
     and without the cache that one asked for."""
     if pages.memory_bytes is not None:
         return max(0, pages.memory_bytes - cache_bytes)
+    return max(0, int(device.memory_bytes) - beside_pages(device, model, steps) - cache_bytes)
+
+
+def beside_pages(device: Device, model: SizedModel, steps: Steps) -> int:
+    """What of the device's memory is not for the page cache of a program without a cache of its own."""
     tokens = int(steps.kv_tokens.max(initial=0))
     kv = sum(
         (each or 0.0) * (tokens if window is None else min(tokens, window))
@@ -99,8 +104,8 @@ def page_bytes(pages: Pages, device: Device, model: SizedModel, steps: Steps, ca
     )
     host = device.host_card
     system = SYSTEM_BYTES if host is None or host.system_bytes is None else host.system_bytes
-    whole = device.usable_bytes if device.usable_bytes is not None else device.memory_bytes
-    return max(0, whole - system - int(kv) - sum(model.state_bytes) - cache_bytes)
+    reserved = 0 if device.usable_bytes is None else int(device.memory_bytes - device.usable_bytes)
+    return reserved + int(system) + int(kv) + sum(model.state_bytes)
 
 
 def most_active(pieces: int, memory_bytes: int) -> int:
@@ -120,13 +125,9 @@ def page_faults(
     all of the file was read once, in that order. A part begins at a piece of its own, and its pieces are equally large,
     a little smaller than the read-ahead where that does not divide its size: memory of the file's size holds it all.
     """
-    from remoe_sim.devices.machine import assembled
     from remoe_sim.kernels.page_cache import lru_faults, two_list_faults
 
-    card, link = assembled(device).storage_card, device.storage
-    assert link is not None
-    ahead = READ_AHEAD_BYTES if card is None or card.read_ahead_bytes is None else card.read_ahead_bytes
-    latency = link.latency_s if card is None or card.fault_latency_s is None else card.fault_latency_s
+    ahead, latency, bandwidth = _drive(device)
     sizes, layer_of = _parts(model)
     pieces = -(-sizes // ahead)
     parts = sizes.size
@@ -146,14 +147,92 @@ def page_faults(
     begins = np.flatnonzero((np.diff(step, prepend=-1) != 0) | (np.diff(layer_of[part], prepend=-1) != 0))
     each, moved = (np.add.reduceat(one, begins) if begins.size else one[:0] for one in (faults, read))
     at_once = np.clip(each, 1, pages.threads)
-    alone = (each * latency + moved / link.bandwidth_bytes_per_s) / at_once
-    waits = np.maximum(alone, moved / link.bandwidth_bytes_per_s)
+    waits = np.maximum((each * latency + moved / bandwidth) / at_once, moved / bandwidth)
     of = step[begins]
-    unit, name = (GIB, "GiB") if sizes.sum() >= GIB else (2**20, "MiB")
-    held, whole = decimal(memory_bytes / unit, 2), decimal(sizes.sum() / unit, 2)
-    said = f"the page cache is taken to hold {held} of {whole} {name} of weights"
+    said = _held(memory_bytes, int(sizes.sum()))
     by_step = [np.bincount(of, one, n_steps).astype(np.float64) for one in (each, moved, waits)]
     return Faults(pages, memory_bytes, by_step[0].astype(np.int64), by_step[1], by_step[2], (said,))
+
+
+@dataclass(frozen=True)
+class ExpectedFaults:
+    """What a page cache is expected to do per step without a trace: an approximation. share: of the routed experts that
+    fit next to the dense weights; hit_rate: of lookups of experts; pieces and bytes that fault, and their seconds."""
+
+    pages: Pages
+    memory_bytes: int
+    share: float
+    hit_rate: float
+    pieces: float
+    bytes: float
+    seconds: float
+    notes: tuple[str, ...]
+
+    def to_dict(self, batch: int) -> dict[str, Any]:
+        """As `Faults.to_dict`, with the share of the experts that fit."""
+        return {
+            "rule": self.pages.rule, "threads": self.pages.threads, "memory_bytes": self.memory_bytes,
+            "experts_share": self.share, "faults_per_token": self.pieces / batch, "bytes_per_token": self.bytes / batch,
+        }  # fmt: skip
+
+
+def expected_faults(
+    pages: Pages, device: Device, model: SizedModel, memory_bytes: int, lookups: float, hits: float | None = None
+) -> ExpectedFaults:
+    """The faults of a step that looks for so many distinct experts at each MoE layer.
+
+    Dense weights are read in every step: in memory for all that a step reads they stay, and experts hit as the model's
+    LRU curve says for the share of them that is left room for (or with the rate `hits`). In less memory, a cache by
+    recency has dropped everything before it is read again, and all that a step reads faults.
+    """
+    from remoe_sim.models.hit_rates import hit_rate_curve
+
+    if pages.rule != "lru":
+        raise ValueError(
+            f"what page rule '{pages.rule}' keeps takes a trace; use 'remoe-sim replay', or page rule lru, whose hit "
+            "rates are known by curves"
+        )
+    always = sum(model.dense_bytes) + model.head_bytes
+    share = min(1.0, max(0.0, (memory_bytes - always) / max(model.routed_bytes, 1)))
+    source = "the hit rate is the one given"
+    rate = hits
+    if rate is None:
+        known = hit_rate_curve(model).at(share)
+        rate, source = known.rate, f"at the {decimal(100 * share, 0)} % that fit: {known.source}"
+    fits = memory_bytes >= always + lookups / model.experts * model.routed_bytes
+    rate = rate if fits else 0.0
+    ahead, latency, bandwidth = _drive(device)
+    sizes, _ = _parts(model)
+    whole = -(-sizes // ahead)
+    routed = model.experts * len(model.moe_layers)
+    read = (1 - rate) * lookups / model.experts
+    pieces = read * float(whole[:routed].sum()) + (0.0 if fits else float(whole[routed:].sum()))
+    moved = read * float(sizes[:routed].sum()) + (0.0 if fits else float(sizes[routed:].sum()))
+    at_once = min(pages.threads, max(1, int(whole[:routed].min(initial=pages.threads))))
+    seconds = max((pieces * latency + moved / bandwidth) / at_once, moved / bandwidth)
+    rough = f"faults are approximate: dense weights stay, and experts hit as under LRU; {source}"
+    if not fits:
+        rough = "faults are approximate: memory is less than a step reads, so that by recency all of it faults"
+    notes = (_held(memory_bytes, int(sizes.sum())), rough)
+    return ExpectedFaults(pages, memory_bytes, share, rate, pieces, moved, seconds, notes)
+
+
+def _drive(device: Device) -> tuple[int, float, float]:
+    """Bytes of read-ahead, seconds of a fault, and bytes per second of what a mapped file is read from."""
+    from remoe_sim.devices.machine import assembled
+
+    whole = assembled(device)
+    card, link = whole.storage_card, whole.storage
+    assert link is not None
+    ahead = READ_AHEAD_BYTES if card is None or card.read_ahead_bytes is None else card.read_ahead_bytes
+    latency = link.latency_s if card is None or card.fault_latency_s is None else card.fault_latency_s
+    return ahead, latency, link.bandwidth_bytes_per_s
+
+
+def _held(memory_bytes: int, whole_bytes: int) -> str:
+    unit, name = (GIB, "GiB") if whole_bytes >= GIB else (2**20, "MiB")
+    held, whole = decimal(memory_bytes / unit, 2), decimal(whole_bytes / unit, 2)
+    return f"the page cache is taken to hold {held} of {whole} {name} of weights"
 
 
 def _parts(model: SizedModel) -> tuple[Longs, Longs]:

@@ -12,15 +12,16 @@ from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Settings, check_timed, policies_for
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.fits import most_requests, room
+from remoe_sim.devices.mapped import MAPPED, RESIDENT
 from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room
+from remoe_sim.studies.plan_mapped import MappedCurve, without_weights
 from remoe_sim.studies.plan_result import PlanReport, PlanResult
 from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.units import parse_bytes, parse_ms, parse_number
 
 if TYPE_CHECKING:
     from remoe_sim.models.sizes import SizedModel
-    from remoe_sim.policy.base import Policy
 
 OneDevice = str | Path | Device
 
@@ -54,6 +55,9 @@ def plan(
     cpu_moe_layers: Any = None,
     gpu_moe_layers: Any = None,
     measured_tpot: float | str | None = None,
+    residency: str | None = None,
+    page_rule: str | None = None,
+    fault_threads: int | str | None = None,
 ) -> PlanReport:
     """The memory that a time per output token (TPOT) takes, and the time that a memory gives.
 
@@ -67,6 +71,9 @@ def plan(
     else what does not fit the cache). The knee is where the curve of time over memory lies farthest below the chord
     between no cache and all experts. measured_tpot: what a token took on this device with the first policy and the
     largest cache that fits, as in `estimate`.
+
+    residency: `cached` (if not given) or `mapped`: all weights share one page cache, whose size is what varies, and no
+    policy takes part but the page rule; memory has the system's part too. page_rule, fault_threads: as in `replay`.
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
@@ -86,7 +93,12 @@ def plan(
         "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
         "cpu_share": cpu_share, "cpu_moe_layers": cpu_moe_layers, "gpu_moe_layers": gpu_moe_layers,
         "measured_tpot": measured_tpot,
+        "residency": residency, "page_rule": page_rule, "fault_threads": fault_threads,
     }  # fmt: skip
+    if residency == RESIDENT:
+        raise ValueError("residency 'resident' is the answer 'all experts' of every plan; leave it out, or give mapped")
+    if residency == MAPPED:
+        policies = policies_for("lru", settings, trained=False)
     runs = [[RunsOn.of(device=one, quant=each, **same) for one, _ in priced] for each in _listed(quant)]
     if measured_tpot is not None and len(runs) * len(priced) > 1:
         raise ValueError("a measured TPOT is that of one machine; give one device and one quantisation with it")
@@ -115,6 +127,12 @@ def plan(
                 "device": on.device.name, "model": sized.name, "quant": sized.quant, "overlap": on.overlap,
                 "misses_from": costs.misses_from, "context": on.context, "kv_tokens": kept, "compute_ms": on.compute_ms,
             }  # fmt: skip
+            if on.residency == MAPPED:
+                said, beside = {**said, "residency": MAPPED}, without_weights(beside)
+                pages = MappedCurve(on, costs, steps, misses[0], beside, sized)
+                rule = on.pages.rule
+                results.append(_result(on.device, sized, rule, True, False, price, said, limit, beside, target, pages))
+                continue
             if on.measured_ms is not None:
                 curve = PlanCurve(on, costs, steps, misses[0], room, beside)
                 costs = curve.measured(on.measured_ms, int(on.device.memory_bytes) if limit is None else limit)
@@ -122,15 +140,17 @@ def plan(
             for one, missed in zip(policies, misses, strict=True):
                 curve = PlanCurve(on, costs, steps, missed, room, beside)
                 optimal = one.optimal and equal and not settings.warmup
-                results.append(_result(on.device, sized, one, optimal, price, said, limit, beside, target, curve))
+                results.append(
+                    _result(on.device, sized, one.label, one.online, optimal, price, said, limit, beside, target, curve)
+                )
     asked = "price" if prices else "list"
     ordered_by = asked if target is not None and len(runs) * len(priced) > 1 else None
     return PlanReport(describe(trace), tuple(results), ordered_by, tuple(dict.fromkeys(notes)))
 
 
 def _result(
-    device: Device, model: SizedModel, policy: Policy, optimal: bool, price: float | None, said: dict[str, Any],
-    limit: int | None, beside: Beside, target: float | None, curve: PlanCurve,
+    device: Device, model: SizedModel, policy: str, online: bool, optimal: bool, price: float | None,
+    said: dict[str, Any], limit: int | None, beside: Beside, target: float | None, curve: PlanCurve,
 ) -> PlanResult:  # fmt: skip
     there = room(device) or 0 if limit is None else limit
     reaching = None if target is None else curve.reaching(target)
@@ -141,7 +161,7 @@ def _result(
 
     chosen = point(knee), point(reaching), point(within)
     return PlanResult(
-        device, model, policy.label, policy.online, optimal, price, said, there, beside, target, curve.point(0),
+        device, model, policy, online, optimal, price, said, there, beside, target, curve.point(0),
         *chosen, curve.point(curve.last), curve.points, len(curve.limits), curve.ordered,
     )  # fmt: skip
 

@@ -210,6 +210,8 @@ def gib(size: float) -> str:
 def cache_in_words(point: Point, experts: int) -> str:
     """What the cache of a point holds."""
     unit, limit = next(iter(point.capacity.items()))
+    if unit == "page_bytes":
+        return f"a page cache of {gib(limit)}"
     if not limit:
         return "no cache"
     if unit == "bytes":

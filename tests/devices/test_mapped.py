@@ -107,3 +107,100 @@ def test_linux_leaves_the_active_list_a_share_that_grows_with_memory() -> None:
 def test_what_is_not_possible_is_said(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         remoe_sim.replay("sample:qwen-original", 0, **given)
+
+
+ESTIMATED = {"model": "deepseek-v2-lite", "quant": "q8_0", "device": DEVICE}
+
+
+def estimated(**given: Any) -> Any:
+    return remoe_sim.estimate(**{**ESTIMATED, "residency": "mapped", **given})[0]
+
+
+def test_an_estimate_falls_off_the_cliff_where_what_a_step_reads_no_longer_fits() -> None:
+    sizes = (0.5, 1.0, 4.0, 8.0, 12.0, 15.0, 16.0)
+    times = [estimated(page_memory=f"{size}GiB").tpot_ms for size in sizes]
+    assert times == sorted(times, reverse=True)
+    everything = estimated(page_memory="0.5GiB").faults
+    sized = remoe_sim.model("deepseek-v2-lite", "q8_0")
+    assert everything.bytes == pytest.approx(
+        sum(sized.dense_bytes) + sized.head_bytes + sized.top_k * sum(sized.expert_bytes)
+    )
+    resident = remoe_sim.estimate(**ESTIMATED, residency="resident")[0]
+    assert everything.bytes == estimated(page_memory=round(everything.bytes) - 2**20).faults.bytes
+    assert everything.bytes > 1.3 * estimated(page_memory=round(everything.bytes) + 2**20).faults.bytes
+    assert times[-1] == resident.tpot_ms == remoe_sim.estimate(**ESTIMATED, hit_rate=1)[0].tpot_ms
+
+
+def test_an_estimate_takes_the_curve_at_the_share_that_is_left_and_says_so() -> None:
+    sized = remoe_sim.model("deepseek-v2-lite", "q8_0")
+    one = estimated(page_memory="8GiB")
+    share = (8 * 2**30 - sum(sized.dense_bytes) - sized.head_bytes) / sized.routed_bytes
+    assert one.hit_rate == remoe_sim.hit_rate_curve("deepseek-v2-lite").at(share).rate
+    assert one.to_dict()["pages"]["experts_share"] == pytest.approx(share)
+    assert any("approximate" in note for note in one.notes)
+    assert estimated(page_memory="8GiB", hit_rate=0.5).hit_rate == 0.5
+    assert estimated(page_memory="8GiB", fault_threads=8).tpot_ms < one.tpot_ms
+
+
+def test_an_estimate_is_near_a_replay_with_the_hit_rate_that_it_had() -> None:
+    """Dense weights and half of the experts in memory: a replay of a trace faults about as an LRU of those experts."""
+    trace = remoe_sim.synth(tokens=600, reuse=0.4, seed=3, model="deepseek-v2-lite")
+    given = {"device": DEVICE, "model": "deepseek-v2-lite", "quant": "q8_0"}
+    replayed = remoe_sim.replay(
+        trace, 0, policy="lru", phase="decode", residency="mapped", page_memory="8GiB", **given
+    )["lru"]
+    hits = remoe_sim.replay(trace, 28, policy="lru", phase="decode", **given)["lru"].hit_rate
+    assert estimated(page_memory="8GiB", hit_rate=hits).tpot_ms == pytest.approx(replayed.tpot_ms["mean"], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"page_rule": "two-list"}, "takes a trace"),
+        ({"bytes_per_token": "1GiB"}, "leave out --bytes-per-token"),
+        ({"residency": "resident", "hit_rate": 0.5}, "leave out --hit-rate"),
+        ({"residency": None, "page_memory": "1GiB"}, "give --residency mapped"),
+        ({"device": "rtx-4090"}, "has a memory of its own"),
+    ],
+)
+def test_what_an_estimate_cannot_do_is_said(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        estimated(**given)
+
+
+@pytest.mark.parametrize("rule", ["lru", "two-list"])
+def test_a_plan_has_the_times_of_replays_with_its_page_caches(rule: str) -> None:
+    given = {"device": DEVICE, "residency": "mapped", "page_rule": rule, "phase": "decode"}
+    one = remoe_sim.plan("sample:qwen-original", target_tpot="1ms", **given)[0]
+    assert one.policy == rule
+    assert one.target is not None
+    assert one.knee is not None
+    for point in (one.no_cache, one.knee, one.target, one.all_experts):
+        size = point.capacity["page_bytes"]
+        assert replayed(page_rule=rule, page_memory=size).tpot_ms == point.tpot_ms
+    left = replayed(page_rule=rule).timed.faults.memory_bytes
+    assert one.all_experts.memory_bytes - one.all_experts.cache_bytes == one.memory_bytes - left
+    smaller = one.target.capacity["page_bytes"] - one.curve[1].capacity["page_bytes"] // 32
+    assert rule != "lru" or replayed(page_memory=smaller).tpot_ms["mean"] > 1 >= one.target.mean
+    assert "a page cache of" in one.sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"residency": "resident"}, "all experts"), ({"page_rule": "lru"}, "give --residency mapped")],
+)
+def test_what_a_plan_cannot_do_is_said(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        remoe_sim.plan("sample:qwen-original", DEVICE, **given)
+
+
+def test_the_command_shows_pages_and_takes_one_memory() -> None:
+    from click.testing import CliRunner
+
+    from remoe_sim.cli import main
+
+    asked = ["plan", "sample:qwen-original", "--device", DEVICE, "--residency", "mapped"]
+    shown = CliRunner().invoke(main, asked)
+    assert "whole file" in shown.stdout
+    refused = CliRunner().invoke(main, [*asked, "--page-memory", "1MiB"])
+    assert "give --memory" in str(refused.exception)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,9 @@ from remoe_sim.figures._look import DARK, LIGHT
 from remoe_sim.figures._material import Material, NotPossibleError
 from remoe_sim.figures._panels import split_rows
 from remoe_sim.figures.capacity import knee
+from remoe_sim.figures.mapped_file import cliff_rows
 from remoe_sim.figures.traces import routing_rows
+from remoe_sim.trace.trace import InMemory
 from tests.oracle.naive import DECODE, PREFILL, Row
 from tests.support.data import DEMO
 from tests.support.strategies import Shape, trace_of
@@ -23,7 +26,7 @@ from tests.support.strategies import Shape, trace_of
 OF_TRACES = {"reuse_per_layer", "reuse_against_window", "popularity", "routing"}
 OF_CURVES = {"hit_rate", "regret"}
 OF_SWEEPS = {"bytes_per_token", "tpot", "tpot_parts"}
-OF_REPORTS = {"token_latency", "best_split"}
+OF_REPORTS = {"token_latency", "best_split", "cliff"}
 UNIT = re.compile(r"\((%.*|.*experts.*|ms.*|MiB|GiB|decode tokens.*|tokens.*|the model's number|lookups|number)\)$")
 
 pytestmark = pytest.mark.once  # kernels are tested elsewhere, and interpreted this takes minutes
@@ -221,6 +224,32 @@ def test_of_reports(dark):
         figures.best_split(remoe_sim.split(trace, cache=8, policy="lru,lfu,fifo,belady"))
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_of_a_mapped_file(dark):
+    """A line per page rule that never rises under lru, falls where what a token reads fits, and ends as resident."""
+    rows = cliff_rows(small_sized(), "jetson-orin-nx-16gb")
+    drawn = check(figures.cliff(rows, dark=dark)).axes[0]
+    assert drawn.get_legend_handles_labels()[1] == ["pages by lru", "pages by two-list"]
+    assert [text.get_text().partition(":")[0] for text in drawn.texts] == ["read by a token", "file"]
+    times = rows[rows["rule"] == "lru"].sort_values("memory_bytes")["tpot_ms"]
+    assert times.is_monotonic_decreasing
+    resident = remoe_sim.replay(small_sized(), 0, policy="lru", device="jetson-orin-nx-16gb", residency="resident")
+    assert times.iloc[-1] == resident["lru"].tpot_ms["mean"] < times.iloc[0]
+    left = check(figures.cliff(rows.assign(left_bytes=rows["file_bytes"] // 2))).axes[0]
+    assert left.texts[-1].get_text().startswith("left by the device")
+    with pytest.raises(NotPossibleError, match="no decode tokens"):
+        cliff_rows(small_sized(decode=False), "jetson-orin-nx-16gb")
+
+
+def small_sized(decode=True):
+    """The requests of a bundled trace's first tokens, in one phase."""
+    trace = remoe_sim.read_trace(DEMO)
+    rows = np.arange(40)
+    layers = InMemory([trace.decisions(at).take(rows) for at in range(trace.moe_layers)])
+    columns = {name: getattr(trace, name)[rows] for name in ("request", "position", "step")}
+    return replace(trace, **columns, phase=np.full(40, int(decode), np.uint8), source=layers, token_id=None)
+
+
 def test_a_picture_is_the_same_every_time_and_shows_itself():
     first, second = (figures.reuse_per_layer(small()) for _ in range(2))
     assert first.picture() == second.picture()
@@ -246,6 +275,7 @@ def test_the_command_draws_what_is_possible(run, tmp_path):
     assert done.stdout.splitlines()[0] == "new/figures/hit-rate.svg"
     assert "not drawn: bytes-per-token, tpot, tpot-parts: needs the file of a sweep" in done.stderr
     assert "not drawn: best-split: needs the size of a cache" in done.stderr
+    assert "not drawn: cliff: needs --device" in done.stderr
     assert "not drawn: token-latency: needs --device" in done.stderr
 
 
@@ -267,10 +297,13 @@ def test_the_command_with_everything(run, tmp_path):
     assert done.exit_code == 0, done.exception
     said = done.stderr.splitlines()  # what is assumed of the times, and nothing else
     assert [line.partition(",")[0] for line in said] == [
-        "remoe-sim: device rtx-4090: assumed", "remoe-sim: the model has no card"
+        "remoe-sim: device rtx-4090: assumed", "remoe-sim: host desktop-ddr5-6000: assumed",
+        "remoe-sim: storage nvme-pcie4: assumed", "remoe-sim: engine llama.cpp: assumed",
+        "remoe-sim: the model has no card",
+        "remoe-sim: not drawn: cliff: device 'rtx-4090' has a memory of its own",
     ]  # fmt: skip
     assert {path.name for path in (tmp_path / "all").iterdir()} == {
-        f"{name}.{kind}" for name in figures.names() for kind in ("png", "pdf")
+        f"{name}.{kind}" for name in figures.names() if name != "cliff" for kind in ("png", "pdf")
     }
 
 
