@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.devices.shares import given_to_cpu
-from remoe_sim.devices.steps import Reads, Steps
+from remoe_sim.devices.steps import Counts, Reads, Steps
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.files import replacing

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from remoe_sim.devices.mapped import beside_pages, page_faults
-from remoe_sim.devices.run import RunsOn, StepCounts, Timed
-from remoe_sim.devices.timeline import PARTS, Reads, Steps
+from remoe_sim.devices.run import RunsOn, Timed
+from remoe_sim.devices.step_counts import StepCounts
+from remoe_sim.devices.steps import Reads, Steps
+from remoe_sim.devices.timeline import PARTS
 from remoe_sim.studies.plan_curve import GRID, Beside, Misses, PlanCurve, Point
 
 if TYPE_CHECKING:

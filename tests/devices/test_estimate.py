@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import remoe_sim
 from remoe_sim.cli import main
 from remoe_sim.devices.costs import costs_of
-from remoe_sim.devices.estimate import distinct_experts, draw
+from remoe_sim.devices.draws import distinct_experts, draw
 from remoe_sim.util.cards import Fact
 from tests.support.strategies import examples
 
