@@ -185,6 +185,7 @@ def place_replay(
     same at a time."""
     n = stock.sizes.size
     places = Places.free(keys.size + n, n)
+    preload_keys = preload_keys.astype(np.int64, copy=False)  # of one type, so that there is one kernel to compile
     evictions: int = _replay(accesses, keys, preload_keys, stock, limit, mandatory, written, places)
     return evictions
 

@@ -76,12 +76,13 @@ class Drawing:
         self._stack, self._used = np.arange(n), n if warm else 0
         self._state = np.array([[first_state(seed), 0]], np.int64)
         self._strata = np.zeros((law.top_k, STRATA), np.uint8)
+        self._pull = np.ascontiguousarray(law.pull)  # a kernel is compiled for one layout
 
     def draw(self, kinds: Kinds) -> npt.NDArray[np.uint16]:
         """uint16[tokens, k]: the decisions of the next tokens, which are of these kinds."""
         experts = np.empty((kinds.size, self.law.top_k), np.uint16)
         self._used = draw_decisions(
-            kinds, self.law.popularity, self.law.pull, self._stack, self._used, self._state, self._strata, experts,
+            kinds, self.law.popularity, self._pull, self._stack, self._used, self._state, self._strata, experts,
             self.counts, self.uses,
         )  # fmt: skip
         return experts

@@ -162,12 +162,17 @@ def shared(tmp_path):
     (tmp_path / "inner.py").write_text(INNER)
     (tmp_path / "outer.py").write_text(OUTER)
     kept = {"REMOE_SIM_CACHE_DIR": str(tmp_path / "kept"), "PYTHONPATH": str(tmp_path)}
+    started = []
 
     def start(code):
         command = [sys.executable, "-c", f"{COUNT}{code}"]
-        return subprocess.Popen(command, env=os.environ | kept, stdout=subprocess.PIPE, text=True)
+        started.append(subprocess.Popen(command, env=os.environ | kept, stdout=subprocess.PIPE, text=True))
+        return started[-1]
 
-    return start
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def answer(process):
@@ -217,9 +222,15 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_help_loads_nothing_heavy():
     names = cli.main.list_commands(None)
     assert {"replay", "curve", "info", "demo"} <= set(names)
-    for arguments in (["--help"], *([name, "--help"] for name in names)):
-        code = f"from remoe_sim import cli\ncli.main.main({arguments}, standalone_mode=False)"
-        assert loaded(code) == "", arguments
+    code = (
+        "import sys\nfrom remoe_sim import cli\n"
+        f"for arguments in (['--help'], *([name, '--help'] for name in {names})):\n"
+        "    cli.main.main(arguments, standalone_mode=False)\n"
+        f"    heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+        "    assert heavy == [], (arguments, heavy)"
+    )
+    printed = run(code)
+    assert all(f"remoe-sim {name} " in printed for name in names)
 
 
 @pytest.mark.once

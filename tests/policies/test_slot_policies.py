@@ -45,9 +45,16 @@ def limited(draw, **shape):
     return case, draw(limits)
 
 
-@examples(120, without_jit=15)
+@examples(40, without_jit=15)
 @given(limited(layers=3, most=30), choices(*HOW))
 def test_every_count_equals_the_twin(drawn, arguments):
+    assert_twins(*drawn[:1], arguments, drawn[1])
+
+
+@pytest.mark.heavy("numba")  # takes long
+@examples(120)
+@given(limited(layers=3, most=30), choices(*HOW))
+def test_every_count_of_more_cases_equals_the_twin(drawn, arguments):
     assert_twins(*drawn[:1], arguments, drawn[1])
 
 
@@ -71,7 +78,9 @@ def long_case(seed, tokens, experts=(3, 14), requests=0.03):
     return Case(rows, trace_of(rows, shape), shape, *start)
 
 
-@pytest.mark.parametrize("seed", range(2 if config.DISABLE_JIT else 8))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(more, marks=pytest.mark.heavy("numba")) for more in range(2, 8))]
+)
 def test_long_traces_equal_the_twin(seed):
     rng = random.Random(seed)
     case = long_case(seed, rng.choice((60, 120)))

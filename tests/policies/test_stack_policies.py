@@ -23,15 +23,25 @@ from tests.support.strategies import CHOICES, Case, Shape, cases, choices, examp
 STACK, SLOT, FIXED = (*naive_keys.STACK,), (*naive_keys.SLOT,), ("static", "static-oracle")
 
 
-@examples(200)
+@examples(60)
 @given(replays())
 def test_every_count_equals_the_twin(drawn):
-    case, arguments, limit = drawn
+    assert_twins(*drawn)
+
+
+@pytest.mark.heavy("numba")  # takes long
+@examples(200)
+@given(replays())
+def test_every_count_of_more_cases_equals_the_twin(drawn):
+    assert_twins(*drawn)
+
+
+def assert_twins(case, arguments, limit):
     for result in replay(case, STACK + SLOT, arguments, limit) or ():
         assert_equal(result, expected(case, result.policy, arguments, **limit))
 
 
-@examples(100)
+@examples(50)
 @given(cases(sized=True, large=False), choices("admission", "order", "reset", "phase", "warmup"), st.integers(0, 60))
 def test_unequal_sizes_in_one_cache(case, arguments, budget):
     arguments["scope"] = "global"
@@ -63,7 +73,7 @@ def test_the_quick_way_at_one_limit_equals_the_heap(name, admission):
     weights = np.arange(1, 101) ** -1.0
     entries = np.concatenate([random.choice(100, 5, False, weights / weights.sum()) for _ in range(groups)])
     stream = Stream(
-        np.arange(groups + 1) * 5, entries.astype(np.int32), np.ones(entries.size, np.uint8),
+        np.arange(groups + 1) * 5, entries.astype(np.uint16), np.ones(entries.size, np.uint8),
         np.arange(groups, dtype=np.int32), np.array([0, groups // 3, groups]), random.integers(1, 10, 100), True, False,
     )  # fmt: skip
     policy, preload = find_policy(name), np.array([70, 3, 80], np.int32)
@@ -241,7 +251,7 @@ def test_a_use_fades():
 def aged_keys(steps, entries, half_life):
     n = len(steps)
     stream = Stream(
-        np.arange(n + 1), np.array(entries, np.int32), np.ones(n, np.uint8), np.array(steps, np.int32),
+        np.arange(n + 1), np.array(entries, np.uint16), np.ones(n, np.uint8), np.array(steps, np.int32),
         np.array([0, n]), np.ones(max(entries) + 1, np.int64),
     )  # fmt: skip
     return find_policy(f"lfu-aged:half_life={half_life}").keys(stream)

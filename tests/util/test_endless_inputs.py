@@ -1,6 +1,5 @@
 """Inputs that never end: every reader refuses pipes, devices and files of terabytes at once, with a sentence."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.data import DEMO
+from tests.support.many_commands import how_they_end
 
 pytestmark = [pytest.mark.once, pytest.mark.skipif(os.name == "nt", reason="pipes and devices of POSIX")]
 
@@ -28,19 +28,6 @@ READERS = {
     "policy": ["replay", DEMO, "--cache", "8", "--policy", "./{}.py"],
 }
 SPARSE = ("device card", "model card", "config", "configuration", "runs", "policy", "sweep", "report", "trace")
-# One process for many commands: each says on a line of its own how it ended.
-COMMANDS = """
-import contextlib, io, json, sys
-from remoe_sim.cli import run
-for name, command in json.loads(sys.argv[1]).items():
-    sys.argv[1:] = command
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            run()
-    except SystemExit as ended:
-        print(json.dumps([name, ended.code, said.getvalue()]), flush=True)
-"""
 INSIDE = """
 from remoe_sim.capture.inputs import read_prompts
 from remoe_sim.finetune.recipe import read_recipe
@@ -68,9 +55,9 @@ def make(kind, path):
         Path(path).symlink_to(f"/dev/{kind}")
 
 
-def run(command, **how):
+def run(command):
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, **how
+        [sys.executable, *command], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
     )
 
 
@@ -80,11 +67,7 @@ def ended(kind, names, folder):
     commands = {name: [word.format(f"it-{place}") for word in READERS[name]] for place, name in enumerate(names)}
     for command in commands.values():
         make(kind, folder / next(word.removeprefix("./") for word in command if word.startswith(("it-", "./it-"))))
-    try:
-        lines = run(["-c", COMMANDS, json.dumps(commands)], cwd=folder).stdout
-    except subprocess.TimeoutExpired as error:  # those that come first did end
-        lines = (error.stdout or b"").decode()
-    return {name: how for name, *how in map(json.loads, lines.splitlines())}
+    return how_they_end(commands, folder)
 
 
 @pytest.fixture(scope="module")

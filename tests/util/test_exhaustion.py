@@ -11,6 +11,7 @@ import pytest
 import remoe_sim
 from remoe_sim.util.units import parse_bytes, parse_count, parse_ms, parse_number
 from tests.support.data import DEMO
+from tests.support.many_commands import how_they_end
 
 pytestmark = pytest.mark.once
 REPLAY = ["replay", DEMO, "--cache", "8", "--policy", "lru"]
@@ -68,14 +69,16 @@ def test_numbers_of_cards_and_configurations(digits, tmp_path):
     card.write_text(text.replace(line, line.replace(value, "1" * digits)))
     with pytest.raises(ValueError, match=r"memory_bytes|is no valid TOML"):
         remoe_sim.device(str(card))
-    config = tmp_path / "config.json"
     values = {"num_hidden_layers": 2, "hidden_size": 8, "vocab_size": 9, "num_experts": 4, "num_experts_per_tok": 2,
               "moe_intermediate_size": 8, "num_attention_heads": 1}  # fmt: skip
+    commands = {}
     for name in values:
+        config = tmp_path / f"{name}.json"
         config.write_text(json.dumps(values).replace(f'"{name}": {values[name]}', f'"{name}": {"1" * digits}'))
-        done = run("estimate", "--model", str(config), "--device", "rtx-4090", "--hit-rate", "0.5")
-        assert done.returncode == 2, done.stderr
-        assert "Traceback" not in done.stderr
+        commands[name] = ["estimate", "--model", str(config), "--device", "rtx-4090", "--hit-rate", "0.5"]
+    ended = how_they_end(commands, tmp_path)
+    assert {name: code for name, (code, _) in ended.items()} == dict.fromkeys(values, 2)
+    assert not any("Traceback" in said for _, said in ended.values())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space")
