@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from remoe_sim.devices.band import Band, band_of, class_of
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
+from remoe_sim.devices.expected import Expected, expected_in_memory, expected_of_slots
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.timeline import Counts, Log, Reads, Steps, Times, check_overlap, log, run
@@ -88,6 +89,7 @@ def _rounded(mean: npt.NDArray[np.float64], part: npt.NDArray[np.int64]) -> npt.
 
 SCHEMA = "remoe-sim.estimate.v1"
 DEFAULT_CONTEXT = 512
+HIT_RATES = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)  # of which times are told where nothing says what hits
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Estimate:
 
     hit_rate: share of the lookups of decode; bytes_per_token: what misses read, as it was given or as it follows from
     the hit rate; both are means. times: modelled, of steps whose misses are drawn from a binomial distribution.
+    expected: where the hit rate is from if it is of a curve; ends_ms: the times at the highest and the lowest hit rate
+    of that curve.
     """
 
     model: SizedModel
@@ -106,6 +110,8 @@ class Estimate:
     times: Times
     costs: Costs
     reads: Reads
+    expected: Expected | None = None
+    ends_ms: tuple[float, float] | None = None
 
     @property
     def tpot_ms(self) -> float:
@@ -113,15 +119,17 @@ class Estimate:
 
     @property
     def band(self) -> Band:
-        """Where 80 % of comparable measured runs were, in ms."""
+        """Where 80 % of comparable measured runs were, in ms; wider if the hit rate itself is of a curve."""
         place = self.costs.misses_from if self.hit_rate < 1 else "resident"
-        return band_of(self.tpot_ms, class_of(self.device, place, self.said["compute_ms"] is not None))
+        band = band_of(self.tpot_ms, class_of(self.device, place, self.said["compute_ms"] is not None))
+        return band if self.ends_ms is None else band.widened(self.tpot_ms, *self.ends_ms)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about what nobody has checked or what is not known."""
         remark = self.band.remark
-        return (*self.costs.notes, *([remark] if remark else []))
+        whose = () if self.expected is None else (f"the hit rate is not of a trace: {self.expected.hits.source}",)
+        return (*whose, *self.costs.notes, *([remark] if remark else []))
 
     def log(self, steps: int) -> Log:
         """The events of the first steps."""
@@ -135,6 +143,7 @@ class Estimate:
             **self.device.parts,
             **self.said,
             "hit_rate": self.hit_rate,
+            "hit_rate_band": None if self.expected is None else self.expected.to_dict(),
             "bytes_read_per_token": self.bytes_per_token,
             "tpot_ms": {"mean": self.tpot_ms, "band": self.band.to_dict()},
             "tokens_per_second": self.said["batch"] * 1e3 / self.tpot_ms,
@@ -145,7 +154,7 @@ class Estimate:
 
 @dataclass(frozen=True, repr=False)
 class EstimateReport(Shown):
-    """Estimates, one per combination of quantisation and device that was asked for."""
+    """Estimates, one per combination of quantisation, device and hit rate that was asked for."""
 
     results: tuple[Estimate, ...]
 
@@ -169,6 +178,8 @@ class EstimateReport(Shown):
             parts = {f"{name}_ms": value for name, value in result.pop("parts_ms").items()}
             tpot = result["tpot_ms"]
             band = {"tpot_ms": tpot["mean"], "tpot_ms_low": tpot["band"]["low"], "tpot_ms_high": tpot["band"]["high"]}
+            hits = result.pop("hit_rate_band") or {"low": None, "high": None}
+            band |= {"hit_rate_low": hits["low"], "hit_rate_high": hits["high"]}
             rows.append({**result, **band, **parts, "notes": "; ".join(result["notes"])})
         return pd.DataFrame(rows)
 
@@ -192,12 +203,16 @@ def estimate(
     cpu_share: float | str | None = None,
     cpu_moe_layers: int | str | None = None,
     gpu_moe_layers: int | str | None = None,
+    memory: int | str | None = None,
+    cache: int | str | None = None,
 ) -> EstimateReport:
     """Time per output token without a trace.
 
     model, quant, device: as `model` and `device` take them; several of the last two, a list or "a,b", give an estimate
-    of each combination. One of hit_rate (share of the lookups of decode that hit) and bytes_per_token (what misses
-    read, such as "480.38MiB", per generated token); with neither, nothing is cached. top_k: experts per token, if not
+    of each combination. One of hit_rate (share of the lookups of decode that hit), bytes_per_token (what misses read,
+    such as "480.38MiB", per generated token), memory (bytes of the device; experts get what the rest of the model, the
+    context and 512 MiB of workspace leave) and cache (experts per layer), of which a curve tells the hit rate that is
+    expected; with none of them, a table at 0, 50, 80, 90, 95 and 100 %. top_k: experts per token, if not
     the model's own number; batch: tokens of different requests per step, whose experts are drawn evenly and
     independently; overlap: `none`, `layer` (if not given) or `prefetch` (perfect, one layer ahead); lanes: reads in
     flight; context: tokens that attention reads; compute_ms: a measured computing time per step in place of the
@@ -209,8 +224,10 @@ def estimate(
     Raises ValueError for arguments that are not possible.
     """
     overlap = check_overlap(overlap)
-    if hit_rate is not None and bytes_per_token is not None:
-        raise ValueError("hit rate and bytes per token both say what is missed; give one of them")
+    asked = {"hit rate": hit_rate, "bytes per token": bytes_per_token, "memory": memory, "cache": cache}
+    if len(said := [name for name, value in asked.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(said)} {'both' if len(said) == 2 else 'all'} say what is missed; give one of "
+                         "them")  # fmt: skip
     number: dict[str, Any] = {
         "top_k": None if top_k is None else parse_count(top_k, "top-k"),
         "batch": parse_count(batch, "batch", 1, MOST_TOKENS),
@@ -222,21 +239,42 @@ def estimate(
     measured = None if compute_ms is None else parse_number(compute_ms, "compute time in ms")
     hits = None if hit_rate is None else parse_number(hit_rate, "hit rate", 1)
     read = None if bytes_per_token is None else parse_bytes(bytes_per_token)
+    room = None if memory is None else parse_bytes(memory)
+    slots = None if cache is None else parse_count(cache, "cache")
+    rates = HIT_RATES if not said and not hybrid.placed else (hits,)
     results = []
     for quantised in _models(model, quant, number["top_k"]):
+        found: Expected | None = None
+        if room is not None:
+            found = expected_in_memory(quantised, room, number["context"], number["batch"])
+        elif slots is not None:
+            found = expected_of_slots(quantised, slots)
         for one in _devices(device, host=host, storage=storage, engine=engine):
             costs = costs_of(quantised, one, number["lanes"], misses_from, None, hybrid)
-            results.append(_estimate(quantised, one, costs, number, overlap, hits, read, measured))
+            for rate in rates if found is None else (found.hits.rate,):
+                made = _estimate(quantised, one, costs, number, overlap, rate, read, measured)
+                results.append(made if found is None else _between(made, costs, number, found))
     return EstimateReport(tuple(results))
+
+
+def _between(made: Estimate, costs: Costs, number: dict[str, Any], found: Expected) -> Estimate:
+    """The same with where its hit rate is from, and the times at the ends of that."""
+    overlap, measured = made.said["overlap"], made.said["compute_ms"]
+    best, worst = (
+        _estimate(made.model, made.device, costs, number, overlap, rate, None, measured).tpot_ms
+        for rate in (found.hits.high, found.hits.low)
+    )
+    return replace(made, expected=found, ends_ms=(best, worst))
 
 
 def estimate_one(
     model: SizedModel, device: Device, *, overlap: str, lanes: int | None, hit_rate: float | None,
     bytes_per_token: float | None, compute_ms: float | None, misses_from: str | None,
+    hybrid: Hybrid | None = None, context: int = DEFAULT_CONTEXT, steps: int = STEPS,
 ) -> Estimate:  # fmt: skip
-    """One estimate at batch 1 from arguments that were checked before."""
-    number = {"batch": 1, "context": DEFAULT_CONTEXT}
-    costs = costs_of(model, device, lanes, misses_from)
+    """One estimate at batch 1 from arguments that were checked before. steps: fewer are quicker and less exact."""
+    number = {"batch": 1, "context": context, "steps": steps, **({} if hybrid is None else hybrid.placement)}
+    costs = costs_of(model, device, lanes, misses_from, None, hybrid)
     return _estimate(model, device, costs, number, overlap, hit_rate, bytes_per_token, compute_ms)
 
 
@@ -244,15 +282,15 @@ def _estimate(
     model: SizedModel, device: Device, costs: Costs, number: dict[str, Any], overlap: str, hits: float | None,
     read: float | None, compute_ms: float | None,
 ) -> Estimate:  # fmt: skip
-    batch, context = number["batch"], number["context"]
+    batch, context, many = number["batch"], number["context"], number.get("steps", STEPS)
     lookups = distinct_experts(model.experts, model.top_k, batch)
     all_bytes = lookups * sum(model.expert_bytes) / batch  # per token, if nothing is cached
     miss_rate = 1.0 - hits if hits is not None else 1.0 if read is None else min(1.0, read / all_bytes)
     read_bytes = miss_rate * all_bytes if read is None else float(read)
     layers, sizes = len(model.moe_layers), np.array(model.expert_bytes)
-    drawn_rate = drawable(layers, lookups, miss_rate)
+    drawn_rate = drawable(layers, lookups, miss_rate, many)
     share = miss_rate / drawn_rate if drawn_rate else 1.0  # of the steps have misses at that rate, the others none
-    needed, missing = draw(layers, lookups, drawn_rate)
+    needed, missing = draw(layers, lookups, drawn_rate, many)
     drawn = share * float((missing * sizes.astype(np.float64)).sum()) / missing.shape[0] / batch
     costs = costs.with_reads_times(read_bytes / drawn if drawn else 1.0)  # exactly what was asked for is read
     count = needed.shape[0]
@@ -262,7 +300,7 @@ def _estimate(
     if share < 1:
         without = run(costs, steps, Reads.of(costs, np.zeros_like(missing), overlap), overlap, compute_ms)
         times = without.towards(times, share)
-        reads = Reads.of(costs, draw(layers, lookups, miss_rate)[1], overlap)
+        reads = Reads.of(costs, draw(layers, lookups, miss_rate, many)[1], overlap)
     said = {
         "top_k": model.top_k, "batch": batch, "overlap": overlap, "misses_from": costs.misses_from,
         "lanes": next((int(lanes) for lanes in costs.lanes if lanes), None),
