@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from remoe_sim.models.sizes import SizedModel
 
 WORKSPACE = 2**29  # assumed: buffers of an engine for what it computes
+SYSTEM = 2**31  # assumed: what the system keeps of a memory that it shares with the device, where no card says it
+LIMITED = "metal"  # kind of device whose usable memory is already what its system lets a model have
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,11 @@ class Expected:
 def memory_of(machine: Device | Host) -> int | None:
     """Bytes of a device or host for a model: what its system reports, less what the system keeps."""
     whole = machine.usable_bytes or machine.memory_bytes
-    return None if whole is None else int(whole) - int(getattr(machine, "system_bytes", None) or 0)
+    if whole is None:
+        return None
+    shared = getattr(machine, "unified", False) and getattr(machine, "kind", "") != LIMITED
+    kept = getattr(machine, "system_bytes", None)
+    return max(0, int(whole) - int(SYSTEM * shared if kept is None else kept))
 
 
 def expected_of_share(model: SizedModel, share: float) -> Expected:
