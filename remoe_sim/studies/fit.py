@@ -13,6 +13,7 @@ from remoe_sim.devices.expected import Expected, Kept, expected_of_slots, memory
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.models.model import model as find_model
+from remoe_sim.models.names import named
 from remoe_sim.models.sizes import SizedModel
 from remoe_sim.studies.fit_result import DEVICE, LAYERS, LINK, ON_CPU, STORAGE, FitReport, FitRow
 from remoe_sim.util.cards import card_names
@@ -83,8 +84,10 @@ def fit(
 def _sized(model: str | Path | SizedModel, quants: tuple[str, ...]) -> list[SizedModel]:
     if isinstance(model, SizedModel):
         return [model]
-    if str(model).lower().endswith(".gguf") and quants == QUANTS:
-        return [find_model(model)]
+    if quants == QUANTS:
+        said = None if Path(model).exists() else named(str(model))
+        if (said is not None and said.quant is not None) or str(model).lower().endswith(".gguf"):
+            return [find_model(model)]
     found = [find_model(model, quant) for quant in quants]
     if quants == QUANTS and len({one.routed_bytes for one in found}) == 1:
         return [find_model(model, KEPT)]
