@@ -33,8 +33,8 @@ def command(as_json: bool, context: str | None, **arguments: Any) -> None:
     """Say how MODEL runs on a machine, without a trace.
 
     Every placement that fits, with the tokens per second that 80 % of comparable runs had: all on the device, experts
-    of some layers on the CPU, or a cache of experts, whose hit rate is taken from known curves. What does not fit is
-    told by how much. All times are modelled.
+    of some layers on the CPU, or a cache of experts with the hit rate of known curves. What does not fit is told by how
+    much. All times are modelled.
 
     \b
     Examples:

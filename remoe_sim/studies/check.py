@@ -124,7 +124,7 @@ def check(
     results: list[Checked] = []
     left_out: list[tuple[str, str]] = []
     given = {"device": device, "host": host, "engine": engine, "model": model, "quant": quant}
-    more = {key: one for key, one in given.items() if one is not None}
+    more: Row = {key: one for key, one in given.items() if one is not None}
     if model is not None:
         more |= {"model_filename": None, "model_type": None}
     for number, row in enumerate(_rows(run), 1):

@@ -17,7 +17,7 @@ from remoe_sim.models.names import named
 from remoe_sim.models.sizes import SizedModel
 from remoe_sim.studies.fit_result import DEVICE, LAYERS, LINK, ON_CPU, STORAGE, FitReport, FitRow
 from remoe_sim.util.cards import card_names
-from remoe_sim.util.units import MOST_TOKENS, format_bytes, parse_bytes, parse_count, parse_ms, parse_number, several
+from remoe_sim.util.units import MOST_TOKENS, decimal, parse_bytes, parse_count, parse_ms, parse_number, several
 
 ALL, AUTO = "all", "auto"
 QUANTS, SMALLER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m"), ("q3_k_m", "q2_k")  # tried by `auto`; if none of them fits
@@ -130,7 +130,7 @@ class _Room:
         short = []
         for name, need, has in ((self.on.name, on_device, self.device), ("its host", on_host, self.host)):
             if has is not None and need > has:
-                short.append((need - has, f"{name} lacks {format_bytes(need - has)}"))
+                short.append((need - has, f"{name} lacks {decimal((need - has) / 2**30)} GiB"))
         return FitRow(
             self.model, self.on, placement, self.context, self.kept, on_device, on_host, sum(size for size, _ in short),
             tuple(text for _, text in short), target_ms=self.target, **more,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.util.display import Shown, stamp
-from remoe_sim.util.units import decimal, format_bytes, plural
+from remoe_sim.util.units import decimal, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -245,10 +245,7 @@ def _same(row: FitRow, other: FitRow) -> bool:
 def nearest(rows: Sequence[FitRow]) -> str:
     """The row that misses least, in words."""
     row = min(rows, key=lambda row: row.missing_bytes)
-    return (
-        f"{row.model.title} in {row.model.quant} on {row.device.name}, {row.way}, misses "
-        f"{format_bytes(row.missing_bytes)}: {'; '.join(row.short)}."
-    )
+    return f"{row.model.title} in {row.model.quant}, {row.way}: {' and '.join(row.short)}."
 
 
 def in_gib(row: FitRow) -> str:
