@@ -24,7 +24,9 @@ from .models.sizes import SizedModel as SizedModel
 from .reports.installation import doctor as doctor
 from .reports.report import report as report
 from .studies.batches import batches as batches
+from .studies.check import check as check
 from .studies.compare import compare as compare
+from .studies.fit import fit as fit
 from .studies.plan import plan as plan
 from .studies.prefetch import prefetch as prefetch
 from .studies.reroute import reroute as reroute

@@ -7,7 +7,8 @@ between `low` and `high` times what was predicted for them without their hardwar
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,16 @@ class Band:
     def sentence(self) -> str:
         """The band in words, of milliseconds."""
         return f"{100 * self.coverage:.0f} % of comparable runs within {_short(self.low)} to {_short(self.high)} ms"
+
+    def widened(self, milliseconds: float, best: float, worst: float) -> Band:
+        """The band of a time that itself is only known to be between best and worst, as if both errors were
+        independent."""
+        low, high = math.log(self.low / milliseconds), math.log(self.high / milliseconds)
+        middle, half = (low + high) / 2, (high - low) / 2
+        down = math.hypot(half, math.log(milliseconds / min(best, milliseconds)))
+        up = math.hypot(half, math.log(max(worst, milliseconds) / milliseconds))
+        ends = milliseconds * math.exp(middle - down), milliseconds * math.exp(middle + up)
+        return replace(self, low=ends[0], high=ends[1])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -13,7 +13,9 @@ import numpy as np
 from remoe_sim.devices.band import Band, band_of, class_of
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.draws import distinct_experts, draw, drawable
+from remoe_sim.devices.estimate_result import Estimate, EstimateReport
+from remoe_sim.devices.draws import STEPS, distinct_experts, draw, drawable
+from remoe_sim.devices.expected import Expected, expected_in_memory, expected_of_slots
 from remoe_sim.devices.fits import Fit, beside_experts, fit_of
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
@@ -44,142 +46,8 @@ if TYPE_CHECKING:
     from remoe_sim.devices.storage import Storage
 
 
-SCHEMA = "remoe-sim.estimate.v1"
 DEFAULT_CONTEXT = 512
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Time per output token of one model on one device.
-
-    hit_rate: share of the lookups of decode; bytes_per_token: what misses read, as it was given or as it follows from
-    the hit rate; both are means. times: modelled, of steps whose misses are drawn from a binomial distribution.
-    scale: factors of times that a measured one gave; again: the same with something changed, None if nothing can be.
-    """
-
-    model: SizedModel
-    device: Device
-    said: dict[str, Any]
-    hit_rate: float
-    bytes_per_token: float
-    times: Times
-    costs: Costs
-    reads: Reads
-    scale: Scale | None = None
-    again: Callable[..., Estimate] | None = field(default=None, compare=False, repr=False)
-    faults: ExpectedFaults | None = None
-
-    @property
-    def tpot_ms(self) -> float:
-        return float(self.times.seconds.mean()) * 1e3
-
-    @property
-    def band(self) -> Band:
-        """Where 80 % of comparable measured runs were, in ms."""
-        place = self.costs.misses_from if self.hit_rate < 1 else "resident"
-        return band_of(self.tpot_ms, class_of(self.device, place, self._compute_known))
-
-    @property
-    def _compute_known(self) -> bool:
-        return self.said["compute_ms"] is not None or self.scale is not None
-
-    @cached_property
-    def limits(self) -> tuple[str, dict[str, float]]:
-        """The term without which a token would take least, and the ms that each saves if it alone took no time."""
-        steps, reads, overlap = self.times.steps, self.reads, self.said["overlap"]
-        costs = with_compute(self.costs, steps, reads, overlap, self.said["compute_ms"])
-        return limited_by(costs, lambda one: float(run(one, steps, reads, overlap).seconds.mean()) * 1e3)
-
-    @cached_property
-    def what_if(self) -> tuple[Change, ...]:
-        """What each change would buy, of those that are possible."""
-        said = self.said
-        if self.again is None:
-            return ()
-        return tuple(
-            changes(
-                self.again, self.tpot_ms, said["batch"], self.costs, self.device, said["overlap"],
-                self.model.quant, self.hit_rate < 1,
-            )
-        )  # fmt: skip
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences about what nobody has checked or what is not known."""
-        remark = self.band.remark
-        faults = () if self.faults is None else self.faults.notes
-        return (*self.costs.notes, *faults, *([remark] if remark else []))
-
-    @property
-    def fit(self) -> Fit:
-        """Whether it fits, as far as that is known without the bytes of the cache.
-
-        With no hit the device keeps the experts of one layer, with nothing but hits all.
-        """
-        model, batch = self.model, self.said["batch"]
-        group = distinct_experts(model.experts, model.top_k, batch) * max(model.expert_bytes, default=0)
-        held = round(group) if self.hit_rate <= 0 else model.routed_bytes if self.hit_rate >= 1 else None
-        beside = beside_experts(model, self.said["context"] * batch, batch)
-        return fit_of(self.device, model, beside, held, self.said["misses_from"])
-
-    def log(self, steps: int) -> Log:
-        """The events of the first steps."""
-        return log(self.costs, self.times.steps, self.reads, self.said["overlap"], steps)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model.name,
-            "quant": self.model.quant,
-            "device": self.device.name,
-            **self.device.parts,
-            **self.said,
-            "hit_rate": self.hit_rate,
-            "bytes_read_per_token": self.bytes_per_token,
-            "tpot_ms": {"mean": self.tpot_ms, "band": self.band.to_dict()},
-            "tokens_per_second": self.said["batch"] * 1e3 / self.tpot_ms,
-            "parts_ms": self.times.parts_ms,
-            **self.fit.to_dict(),
-            "limited_by": self.limits[0],
-            "saved_without_ms": self.limits[1],
-            "what_if": [one.to_dict() for one in self.what_if],
-            "scaled": None if self.scale is None else self.scale.to_dict(),
-            "pages": None if self.faults is None else self.faults.to_dict(self.said["batch"]),
-            "notes": list(self.notes),
-        }
-
-
-@dataclass(frozen=True, repr=False)
-class EstimateReport(Shown):
-    """Estimates, one per combination of quantisation and device that was asked for."""
-
-    results: tuple[Estimate, ...]
-
-    def __getitem__(self, index: int) -> Estimate:
-        return self.results[index]
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `remoe-sim estimate --json` prints: `results`, and where there is one its entries beside it."""
-        results = [one.to_dict() for one in self.results]
-        return {**stamp(SCHEMA), **(results[0] if len(results) == 1 else {}), "results": results}
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per estimate; parts become columns such as `dense_ms`."""
-        import pandas as pd
-
-        rows = []
-        for result in self.to_dict()["results"]:
-            parts = {f"{name}_ms": value for name, value in result.pop("parts_ms").items()}
-            for name in ("saved_without_ms", "what_if", "scaled"):
-                del result[name]
-            tpot = result["tpot_ms"]
-            pages, tpot = result.pop("pages"), result["tpot_ms"]
-            parts["page_bytes"] = None if pages is None else pages["memory_bytes"]
-            band = {"tpot_ms": tpot["mean"], "tpot_ms_low": tpot["band"]["low"], "tpot_ms_high": tpot["band"]["high"]}
-            rows.append({**result, **band, **parts, "notes": "; ".join(result["notes"])})
-        return pd.DataFrame(rows)
+HIT_RATES = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)  # of which times are told where nothing says what hits
 
 
 def estimate(
@@ -206,12 +74,16 @@ def estimate(
     page_rule: str | None = None,
     page_memory: int | str | None = None,
     fault_threads: int | str | None = None,
+    memory: int | str | None = None,
+    cache: int | str | None = None,
 ) -> EstimateReport:
     """Time per output token without a trace.
 
     model, quant, device: as `model` and `device` take them; several of the last two, a list or "a,b", give an estimate
-    of each combination. One of hit_rate (share of the lookups of decode that hit) and bytes_per_token (what misses
-    read, such as "480.38MiB", per generated token); with neither, nothing is cached. top_k: experts per token, if not
+    of each combination. One of hit_rate (share of the lookups of decode that hit), bytes_per_token (what misses read,
+    such as "480.38MiB", per generated token), memory (bytes of the device; experts get what the rest of the model, the
+    context and 512 MiB of workspace leave) and cache (experts per layer), of which a curve tells the hit rate that is
+    expected; with none of them, a table at 0, 50, 80, 90, 95 and 100 %. top_k: experts per token, if not
     the model's own number; batch: tokens of different requests per step, whose experts are drawn evenly and
     independently; overlap: `none`, `layer` (if not given) or `prefetch` (perfect, one layer ahead); lanes: reads in
     flight; context: tokens that attention reads; compute_ms: a measured computing time per step in place of the
@@ -227,8 +99,10 @@ def estimate(
     Raises ValueError for arguments that are not possible.
     """
     overlap = check_overlap(overlap)
-    if hit_rate is not None and bytes_per_token is not None:
-        raise ValueError("hit rate and bytes per token both say what is missed; give one of them")
+    asked = {"hit rate": hit_rate, "bytes per token": bytes_per_token, "memory": memory, "cache": cache}
+    if len(said := [name for name, value in asked.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(said)} {'both' if len(said) == 2 else 'all'} say what is missed; give one of "
+                         "them")  # fmt: skip
     number: dict[str, Any] = {
         "top_k": None if top_k is None else parse_count(top_k, "top-k"),
         "batch": parse_count(batch, "batch", 1, MOST_TOKENS),
@@ -250,8 +124,16 @@ def estimate(
     if residency == RESIDENT and hits is not None:
         raise ValueError("resident weights are always hit; leave out --hit-rate")
     pages = Pages.of(residency or CACHED, page_rule, page_memory, fault_threads)
+    room = None if memory is None else parse_bytes(memory)
+    slots = None if cache is None else parse_count(cache, "cache")
+    open_rates = not said and not hybrid.placed and residency in (None, CACHED) and whole is None
     results = []
     for quantised in models:
+        known: Expected | None = None
+        if room is not None:
+            known = expected_in_memory(quantised, room, number["context"], number["batch"])
+        elif slots is not None:
+            known = expected_of_slots(quantised, slots)
         for one in devices:
             where = check_residency(residency, one, misses_from)
             place = "storage" if where == MAPPED else misses_from
@@ -259,10 +141,12 @@ def estimate(
             if where == MAPPED:
                 results.append(_mapped(quantised, one, costs, number, overlap, hits, measured, pages))
                 continue
-            rate = 1.0 if where == RESIDENT else hits
-            found = _estimate(quantised, one, costs, number, overlap, rate, read, measured, whole)
-            again = _again(found, model, number, overlap, rate, read, place, hybrid)
-            results.append(replace(found, said={**found.said, "residency": where}, again=again))
+            rates = HIT_RATES if open_rates else (1.0 if where == RESIDENT else hits,)
+            for rate in rates if known is None else (known.hits.rate,):
+                found = _estimate(quantised, one, costs, number, overlap, rate, read, measured, whole)
+                again = _again(found, model, number, overlap, rate, read, place, hybrid)
+                found = replace(found, said={**found.said, "residency": where}, again=again)
+                results.append(found if known is None else _between(found, costs, number, known))
     return EstimateReport(tuple(results))
 
 
@@ -300,13 +184,24 @@ def _bytes_per_token(model: SizedModel, batch: int) -> float:
     return distinct_experts(model.experts, model.top_k, batch) * sum(model.expert_bytes) / batch
 
 
+def _between(made: Estimate, costs: Costs, number: dict[str, Any], found: Expected) -> Estimate:
+    """The same with where its hit rate is from, and the times at the ends of that."""
+    overlap, measured = made.said["overlap"], made.said["compute_ms"]
+    best, worst = (
+        _estimate(made.model, made.device, costs, number, overlap, rate, None, measured).tpot_ms
+        for rate in (found.hits.high, found.hits.low)
+    )
+    return replace(made, expected=found, ends_ms=(best, worst))
+
+
 def estimate_one(
     model: SizedModel, device: Device, *, overlap: str, lanes: int | None, hit_rate: float | None,
     bytes_per_token: float | None, compute_ms: float | None, misses_from: str | None,
+    hybrid: Hybrid | None = None, context: int = DEFAULT_CONTEXT, steps: int = STEPS,
 ) -> Estimate:  # fmt: skip
-    """One estimate at batch 1 from arguments that were checked before."""
-    number = {"batch": 1, "context": DEFAULT_CONTEXT}
-    costs = costs_of(model, device, lanes, misses_from)
+    """One estimate at batch 1 from arguments that were checked before. steps: fewer are quicker and less exact."""
+    number = {"batch": 1, "context": context, "steps": steps, **({} if hybrid is None else hybrid.placement)}
+    costs = costs_of(model, device, lanes, misses_from, None, hybrid)
     return _estimate(model, device, costs, number, overlap, hit_rate, bytes_per_token, compute_ms)
 
 
@@ -314,15 +209,15 @@ def _estimate(
     model: SizedModel, device: Device, costs: Costs, number: dict[str, Any], overlap: str, hits: float | None,
     read: float | None, compute_ms: float | None, measured_ms: float | None = None, scale: Scale | None = None,
 ) -> Estimate:  # fmt: skip
-    batch, context = number["batch"], number["context"]
+    batch, context, many = number["batch"], number["context"], number.get("steps", STEPS)
     lookups = distinct_experts(model.experts, model.top_k, batch)
     all_bytes = _bytes_per_token(model, batch)
     miss_rate = 1.0 - hits if hits is not None else 1.0 if read is None else min(1.0, read / all_bytes)
     read_bytes = miss_rate * all_bytes if read is None else float(read)
     layers, sizes = len(model.moe_layers), np.array(model.expert_bytes)
-    drawn_rate = drawable(layers, lookups, miss_rate)
+    drawn_rate = drawable(layers, lookups, miss_rate, many)
     share = miss_rate / drawn_rate if drawn_rate else 1.0  # of the steps have misses at that rate, the others none
-    needed, missing = draw(layers, lookups, drawn_rate)
+    needed, missing = draw(layers, lookups, drawn_rate, many)
     drawn = share * float((missing * sizes.astype(np.float64)).sum()) / missing.shape[0] / batch
     costs = costs.with_reads_times(read_bytes / drawn if drawn else 1.0)  # exactly what was asked for is read
     count = needed.shape[0]
@@ -339,7 +234,7 @@ def _estimate(
     costs = costs if scale is None else scale.of(costs)
     times = times_of(costs)
     if share < 1:
-        reads = Reads.of(costs, draw(layers, lookups, miss_rate)[1], overlap)
+        reads = Reads.of(costs, draw(layers, lookups, miss_rate, many)[1], overlap)
     said = {
         "top_k": model.top_k, "batch": batch, "overlap": overlap, "misses_from": costs.misses_from,
         "lanes": next((int(lanes) for lanes in costs.lanes if lanes), None),

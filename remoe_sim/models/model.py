@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from remoe_sim.models.names import named
 from remoe_sim.models.quantisation import quantise
 from remoe_sim.models.shape import Shape, shape_of_card
 from remoe_sim.models.sizes import Context, SizedModel, check_top_k, size
-from remoe_sim.util.cards import is_path, read_card
+from remoe_sim.util.cards import card_names, is_path, read_card
 
 
 def model(name_or_path: str | Path, quant: str | None = None, top_k: int | None = None) -> SizedModel:
     """The sizes of a model in a quantisation.
 
     name_or_path: a name that `remoe-sim list models` shows, the path of a card (`.toml`), of a Hugging Face
-    `config.json` or of a GGUF file (any part of a split one); quant: `bf16` unless given, and nothing for a GGUF file,
-    which has its own; top_k: experts per token, if not the model's own number. Raises ValueError for an unknown name or
-    quantisation, a file that cannot be used and a top_k beyond the experts.
+    `config.json` or of a GGUF file (any part of a split one), or the name of such a file or of an Ollama model, which
+    may say the quantisation, as in "Qwen3-30B-A3B-UD-Q4_K_XL.gguf" or "qwen3:30b-a3b-q8_0"; quant: `bf16` unless given,
+    and nothing for a GGUF file, which has its own; top_k: experts per token, if not the model's own number. Raises
+    ValueError for an unknown name or quantisation, a file that cannot be used and a top_k beyond the experts.
     """
     path = Path(name_or_path)
+    if isinstance(name_or_path, str) and name_or_path not in card_names("model") and not path.exists():
+        found = named(name_or_path)  # None for a path
+        if found is not None:
+            sized = model(found.card, found.quant if quant is None else quant, top_k)
+            return replace(sized, unverified=(*found.remarks, *sized.unverified))
     if path.suffix.lower() == ".gguf":
         from remoe_sim.models.gguf import size_gguf
 

@@ -61,7 +61,9 @@ def read_card(kind: str, name_or_path: str | Path) -> tuple[str, dict[str, Any]]
     if not is_path(name_or_path):
         names = card_names(kind)
         if str(name_or_path) not in names:
-            raise unknown(kind, str(name_or_path), names, f"remoe-sim list {listed(kind)}")
+            other = "; the path of a config.json, a GGUF file or a card works too" if kind == "model" else (
+                "; the path of a card works too")  # fmt: skip
+            raise ValueError(f"{unknown(kind, str(name_or_path), names, f'remoe-sim list {listed(kind)}')}{other}")
         path = _folder(kind) / f"{name_or_path}.toml"
     try:
         text = read_text(path, f"{kind} card")

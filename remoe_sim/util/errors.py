@@ -27,10 +27,16 @@ class TraceError(ValueError):
 def unknown(kind: str, given: str, valid: Iterable[str], command: str = "") -> ValueError:
     """A ValueError that names what was given, all valid names and the nearest one."""
     names = sorted(valid)
-    near = difflib.get_close_matches(given, names, n=1)
+    near = [name for name in difflib.get_close_matches(given, names, n=5) if _alike(given, name)]
     hint = f"; did you mean '{near[0]}'?" if near else ""
     more = f" (see '{command}')" if command else ""
     return ValueError(f"unknown {kind} '{given}'{hint}{'' if near else ';'} valid are {', '.join(names)}{more}")
+
+
+def _alike(given: str, name: str) -> bool:
+    """Whether long numbers of both begin alike: an rtx-2050 is near an rtx-2060, not near an rtx-5090."""
+    numbers = (re.findall(r"\d{3,}", text) for text in (given, name))
+    return all(one[:2] == other[:2] for one, other in zip(*numbers, strict=False))
 
 
 _NUMBA = re.compile(r"(NUMBA_\w+)")
