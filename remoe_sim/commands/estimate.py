@@ -21,7 +21,7 @@ from remoe_sim.commands._options import (
 from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
-    from remoe_sim.devices.estimate import Estimate, EstimateReport
+    from remoe_sim.devices.estimate_result import Estimate, EstimateReport
 
 SECTION = "Time and memory"
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.devices.band import Band, band_of, class_of
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.estimate_result import Estimate, EstimateReport
 from remoe_sim.devices.draws import STEPS, distinct_experts, draw, drawable
+from remoe_sim.devices.estimate_result import Estimate, EstimateReport
 from remoe_sim.devices.expected import Expected, expected_in_memory, expected_of_slots
-from remoe_sim.devices.fits import Fit, beside_experts, fit_of
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
 from remoe_sim.devices.mapped import (
     CACHED,
     MAPPED,
     RESIDENT,
-    ExpectedFaults,
     Pages,
     check_residency,
     expected_faults,
@@ -31,16 +27,12 @@ from remoe_sim.devices.mapped import (
 )
 from remoe_sim.devices.measured_tpot import Scale, check_measured, scale_to
 from remoe_sim.devices.steps import Reads, Steps
-from remoe_sim.devices.timeline import Log, Times, check_overlap, compute_factor, log, run, with_compute
-from remoe_sim.devices.what_if import Change, changes, limited_by
+from remoe_sim.devices.timeline import Times, check_overlap, compute_factor, run
 from remoe_sim.models.model import model as find_model
 from remoe_sim.models.sizes import SizedModel
-from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.units import MOST_LANES, MOST_TOKENS, parse_bytes, parse_count, parse_number
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from remoe_sim.devices.engine import Engine
     from remoe_sim.devices.host import Host
     from remoe_sim.devices.storage import Storage

@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from remoe_sim.devices.estimate import DEFAULT_CONTEXT, Estimate, estimate
+from remoe_sim.devices.estimate import DEFAULT_CONTEXT, estimate
+from remoe_sim.devices.estimate_result import Estimate
 from remoe_sim.models.model import model as find_model
 from remoe_sim.util.cards import card_names
 from remoe_sim.util.display import Shown, stamp

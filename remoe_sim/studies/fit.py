@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.estimate import Estimate, estimate_one
+from remoe_sim.devices.estimate import estimate_one
+from remoe_sim.devices.estimate_result import Estimate
 from remoe_sim.devices.expected import Expected, Kept, expected_of_slots, memory_of
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from remoe_sim.devices.device import Device
-    from remoe_sim.devices.estimate import Estimate
+    from remoe_sim.devices.estimate_result import Estimate
     from remoe_sim.devices.expected import Kept
     from remoe_sim.models.sizes import SizedModel
 
