@@ -35,11 +35,14 @@ VALUES = {
     "hit_rate": REAL, "cold_misses": WHOLE, "capacity_misses": WHOLE, "optimal": FLAG, "decode_tokens": WHOLE,
     "decode_lookups": WHOLE, "decode_hits": WHOLE, "decode_hit_rate": REAL, "prefill_lookups": WHOLE,
     "prefill_hits": WHOLE, "bytes_read": WHOLE, "bytes_read_per_token": REAL, "tpot_ms_mean": REAL,
-    "tpot_ms_p50": REAL, "tpot_ms_p95": REAL, "tpot_ms_p99": REAL, "tokens_per_second": REAL, "ttft_ms_mean": REAL,
+    "tpot_ms_p50": REAL, "tpot_ms_p95": REAL, "tpot_ms_p99": REAL, "tpot_ms_low": REAL,
+    "tpot_ms_high": REAL, "tokens_per_second": REAL, "ttft_ms_mean": REAL,
     "dense_ms": REAL, "experts_ms": REAL, "storage_wait_ms": REAL, "pcie_wait_ms": REAL, "fixed_ms": REAL,
     "reuse_rate": REAL, "model": TEXT, "tokens": WHOLE, "requests": WHOLE, "moe_layers": WHOLE, "experts": WHOLE,
 }  # fmt: skip
 COLUMNS = pa.schema({**NAMES, **VALUES, "trace_hash": TEXT, "key": TEXT}, {_MARK: SCHEMA.encode()})
+LATER = ("tpot_ms_low", "tpot_ms_high")  # columns that the first files do not have; unknown in their rows
+_FIRST = pa.schema([one for one in COLUMNS if one.name not in LATER])
 MAYBE_UNKNOWN = ("batch", "lanes", "context", "capacity_bytes", "bytes_read")
 Row = dict[str, Any]
 
@@ -131,9 +134,8 @@ def read_rows(path: Path) -> Sequence[Row]:
     try:
         file = open_parquet(path, page_checksum_verification=True)
         marked = (file.schema_arrow.metadata or {}).get(_MARK) == SCHEMA.encode()
-        if marked and file.schema_arrow.equals(COLUMNS):
-            rows: list[Row] = file.read().to_pylist()
-            return rows
+        if marked and any(file.schema_arrow.equals(known) for known in (COLUMNS, _FIRST)):
+            return [dict.fromkeys(LATER) | row for row in file.read().to_pylist()]
     except FileNotFoundError:
         raise ValueError(f"'{path}': there is no such file; name the file of a sweep") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError):
