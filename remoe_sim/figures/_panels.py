@@ -148,6 +148,24 @@ def lines_of(axes: Axes, rows: pd.DataFrame, x: Any, y: str, styles: dict[str, d
                       **sparse_markers(len(own)))  # fmt: skip
 
 
+def areas_of(
+    axes: Axes, rows: pd.DataFrame, x: Any, between: tuple[str, str], styles: dict[str, dict[str, Any]], label: str
+) -> None:
+    """A pale area per policy between two columns over x, where rows have both."""
+    if any(name not in rows for name in between):
+        return
+    first: str | None = label
+    for policy in styles:
+        own = rows[rows["policy"] == policy].dropna(subset=list(between))
+        own = own.assign(x=x(own)).sort_values("x")
+        if len(own):
+            low, high = (own[name].to_numpy(float) for name in between)
+            axes.fill_between(
+                own["x"].to_numpy(float), low, high, color=styles[policy]["color"], alpha=0.12, linewidth=0, label=first
+            )
+            first = None
+
+
 def memory(rows: pd.DataFrame) -> tuple[Callable[[pd.DataFrame], Any], str]:
     """What turns rows into their cache in MiB or GiB, whichever suits, and the label of the axis."""
     unit, factor = ("GiB", 2**30) if float(rows["capacity_bytes"].max()) >= 2**30 else ("MiB", 2**20)

@@ -69,6 +69,7 @@ def _of_trace(source: Any, given: dict[str, Any]) -> Page:
 
     parameters = {**inspect.signature(verdict).parameters}
     parameters |= {name: one for name, one in inspect.signature(replay).parameters.items() if name in TIMING}
+    del parameters["measured_tpot"]  # its tables are of several policies and sizes
     for name in given:
         if name not in parameters or name == "trace":
             raise unknown("argument", name, [one for one in parameters if one != "trace"])

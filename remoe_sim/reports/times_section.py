@@ -71,20 +71,24 @@ def _parts(all_times: list[Times]) -> list[str]:
 
 def _table(report: ReplayReport) -> Table:
     known = [(_label(one), one.timed.times) for one in report if one.timed]
+    bands = [one.timed.band for one in report if one.timed]
     there = _parts([times for _, times in known])
     columns = (
-        ("policy", ""), ("TPOT ms", ",.2f"), ("p50", ",.2f"), ("p95", ",.2f"), ("p99", ",.2f"), ("tokens/s", ",.2f"),
+        ("policy", ""), ("TPOT ms", ",.2f"), ("80 % from", ",.2f"), ("to", ",.2f"),
+        ("p50", ",.2f"), ("p95", ",.2f"), ("p99", ",.2f"), ("tokens/s", ",.2f"),
         ("TTFT ms", ",.1f"), *((PARTS[name], ",.2f") for name in there),
     )  # fmt: skip
     rows = []
-    for name, times in known:
+    for (name, times), band in zip(known, bands, strict=True):
         tpot, ttft, parts = times.tpot_ms or {}, times.ttft_ms or {}, times.parts_ms or {}
         rows.append([
-            name, *(tpot.get(word) for word in ("mean", "p50", "p95", "p99")), times.tokens_per_second,
+            name, tpot.get("mean"), *((None, None) if band is None else (band.low, band.high)),
+            *(tpot.get(word) for word in ("p50", "p95", "p99")), times.tokens_per_second,
             ttft.get("mean"), *(parts.get(part) for part in there),
         ])  # fmt: skip
     note = (
-        "TPOT: time per output token, the mean over decode tokens and what 50, 95 and 99 % of them take at most; the "
+        "TPOT: time per output token, the mean over decode tokens and what 50, 95 and 99 % of them take at most; "
+        "80 %: of comparable measured runs, around their predictions; the "
     )
     note += "columns after TTFT are its causes and add up to the mean. TTFT: mean time to the first token of a turn. "
     note += "* is an offline optimum of misses, not of times."

@@ -235,17 +235,19 @@ def _what(result: PlanResult) -> str:
         least = gib(result.no_cache.memory_bytes)
         return f"does not fit: {least} are needed without any cache, and there are {gib(there)}"
     best = result.memory
-    at_best = f"{best.mean:,.2f} ms with {cache_in_words(best, experts)} in {gib(best.memory_bytes)}"
+    within = "" if best.band is None else f", {best.band.sentence},"
+    at_best = f"{best.mean:,.2f} ms{within} with {cache_in_words(best, experts)} in {gib(best.memory_bytes)}"
     if result.target_ms is None:
         knee = result.knee
         bend = "" if knee is None else f"; the knee of its curve is at {gib(knee.memory_bytes)} and {knee.mean:,.2f} ms"
         held = f"{cache_in_words(best, experts)}, {gib(best.memory_bytes)} of {gib(there)}"
-        return f"takes {best.mean:,.2f} ms per token with {held}{bend}"
+        return f"takes {best.mean:,.2f} ms per token{within} with {held}{bend}"
     wanted = f"{result.target_ms:,g} ms per token"
     point = result.target
     if point is None:
         return f"does not reach {wanted} with any cache: {_why(result)}; {gib(there)} give {at_best}"
-    what = f"{cache_in_words(point, experts)}, {point.mean:,.2f} ms"
+    within = "" if point.band is None else f", {point.band.sentence}"
+    what = f"{cache_in_words(point, experts)}, {point.mean:,.2f} ms{within}"
     if result.reached:
         return f"reaches {wanted} with {gib(point.memory_bytes)} of {gib(there)}: {what}"
     return f"needs {gib(point.memory_bytes)} for {wanted} ({what}), and there are {gib(there)}, which give {at_best}"

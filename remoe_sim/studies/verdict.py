@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,11 @@ from remoe_sim.util.units import rate
 
 if TYPE_CHECKING:
     from remoe_sim.cache.caches import Caches
+    from remoe_sim.devices.device import Device
+    from remoe_sim.models.sizes import SizedModel
     from remoe_sim.util.arrays import Longs
 
 TARGETS = (50, 80, 90, 95)  # per cent of decode lookups
-TIMING = ("model", "quant", "overlap", "lanes", "context", "compute_ms", "measured_tpot", "misses_from", "host",
-          "storage", "engine", "cpu_share", "cpu_moe_layers", "gpu_moe_layers")  # fmt: skip
 KINDS = {"all": (PREFILL_LOOKUP, DECODE_LOOKUP), "decode": (DECODE_LOOKUP,), "prefill": (PREFILL_LOOKUP,)}
 
 
@@ -221,23 +222,39 @@ def verdict(
     memory: int | str | None = None,
     reserve: int | str | Sequence[int | str] = (),
     train: TraceLike | None = None,
-    device: Any = None,
-    **timing: Any,
+    device: str | os.PathLike[str] | Device | None = None,
+    model: str | os.PathLike[str] | SizedModel | None = None,
+    quant: str | None = None,
+    overlap: str | None = None,
+    lanes: int | None = None,
+    context: int | None = None,
+    compute_ms: float | None = None,
+    misses_from: str | None = None,
+    host: Any = None,
+    storage: Any = None,
+    engine: Any = None,
+    cpu_share: Any = None,
+    cpu_moe_layers: Any = None,
+    gpu_moe_layers: Any = None,
+    measured_tpot: float | str | None = None,
 ) -> Verdict:
     """Say whether a cache of this size fits, or misses because of its policy or because of the working set.
 
     policy: the online policies to choose the best from, such as the one that you measured; without it all that are
-    registered and usable under these settings. device: what it runs on, which adds times and what changes would buy;
-    timing: what goes with it (model, quant, overlap, lanes, context, compute_ms, measured_tpot, misses_from, host,
-    storage, engine, cpu_share, cpu_moe_layers, gpu_moe_layers). The other arguments are those of `replay`. For the rule
-    see `remoe_sim.studies.verdict`; the answer repeats it with its thresholds.
+    registered and usable under these settings. device: what it runs on, which adds times and what changes would buy.
+    The other arguments, also those that go with a device, are those of `replay`. For the rule see
+    `remoe_sim.studies.verdict`; the answer repeats it with its thresholds.
 
     Raises ValueError and TraceError like `replay`, and ValueError for a policy that knows the future.
     """
     settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
     limit = Limit.of(cache, budget, memory)
-    if wrong := sorted(timing.keys() - set(TIMING)):
-        raise TypeError(f"verdict() got an unexpected keyword argument '{wrong[0]}'")
+    timing: dict[str, Any] = {
+        "device": device, "model": model, "quant": quant, "overlap": overlap, "lanes": lanes, "context": context,
+        "compute_ms": compute_ms, "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
+        "cpu_share": cpu_share, "cpu_moe_layers": cpu_moe_layers, "gpu_moe_layers": gpu_moe_layers,
+        "measured_tpot": measured_tpot,
+    }  # fmt: skip
     candidates, left_out = _candidates(policy, settings, train is not None)
     call = Call.of(
         trace,
@@ -245,7 +262,7 @@ def verdict(
         policies=tuple(candidates.values()),
         limit=limit,
         reserve=reserve,
-        on=runs_on({"device": device, **timing}),
+        on=runs_on(timing),
         expert_bytes=expert_bytes,
         preload=preload,
         train=train,

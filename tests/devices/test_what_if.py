@@ -1,6 +1,7 @@
 """What bounds a token, what changes of a machine buy, and one measured time to which modelled times are scaled."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -151,6 +152,23 @@ def test_replay_scales_all_policies_as_the_first():
     assert fitted["belady"].tpot_ms["mean"] < 9
     assert fitted["lru"].timed.to_dict()["scaled"]["measured_tpot_ms"] == 9
     assert plain["lru"].timed.to_dict()["limited_by"] in TERMS
+
+
+def test_faults_of_a_mapped_file_are_waits_for_storage():
+    asked = {"trace": "sample:qwen-original", "cache": 0, "policy": "lru", "device": "laptop", "residency": "mapped"}
+    timed = remoe_sim.replay(**asked, page_memory="12MiB")["lru"].timed
+    assert timed.limits[1]["storage"] == pytest.approx(timed.times.parts_ms["storage_wait"])
+    assert timed.limits[1]["fixed"] == pytest.approx(timed.times.parts_ms["fixed"])
+
+
+def test_the_first_steps_tell_what_limits_a_long_run(monkeypatch):
+    timed = remoe_sim.replay("sample:qwen-original", cache=8, policy="lru", device="rtx-4090")["lru"].timed
+    whole = timed.limits
+    monkeypatch.setattr("remoe_sim.devices.run.MOST_PAIRS", timed.steps.needed.size // 2)
+    half = replace(timed)
+    assert half.limits[0] == whole[0]
+    assert half.limits[1] != whole[1]
+    assert half.limits[1][whole[0]] == pytest.approx(whole[1][whole[0]], rel=0.5)
 
 
 def test_plan_takes_the_measured_time_at_the_largest_cache_that_fits():

@@ -186,6 +186,19 @@ def test_what_a_sweep_shows(timed):
     assert len(figures.tpot(timed).axes) == 2
 
 
+def test_times_are_drawn_with_their_bands(timed):
+    figure = figures.tpot(timed)
+    for axes, device in zip(figure.axes, ("rtx-4090", "jetson-orin-nx-16gb"), strict=True):
+        own = timed[timed["device"] == device]
+        areas = [area.get_datalim(axes.transData) for area in axes.collections]
+        assert len(areas) == own["policy"].nunique()
+        assert max(area.y1 for area in areas) == pytest.approx(own["tpot_ms_high"].max())
+        assert min(area.y0 for area in areas) == pytest.approx(own["tpot_ms_low"].min())
+        assert axes.get_ylim()[1] >= own["tpot_ms_high"].max()
+    before = figures.tpot(timed.drop(columns=["tpot_ms_low", "tpot_ms_high"]))
+    assert not any(axes.collections for axes in before.axes)
+
+
 def test_panels_name_what_tells_them_apart(timed):
     other = timed.assign(overlap="none")
     titles = [

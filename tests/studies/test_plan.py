@@ -69,6 +69,13 @@ def test_the_answer_meets_the_target_and_one_expert_less_does_not(policy, target
     assert before.mean > one.target_ms
 
 
+def test_the_sentence_has_the_band():
+    one = remoe_sim.plan(DEMO, DEVICE, memory="0.5GiB", policy="lru")[0]
+    assert f"takes {one.memory.mean:,.2f} ms per token, {one.memory.band.sentence}, with" in one.sentence
+    reached = remoe_sim.plan(DEMO, DEVICE, 15, policy="lru")[0]
+    assert f"{reached.target.mean:,.2f} ms, {reached.target.band.sentence}" in reached.sentence
+
+
 def test_the_largest_cache_in_a_memory():
     for memory in (300_000_000, "0.5GiB", "1GiB"):
         one = remoe_sim.plan(DEMO, DEVICE, memory=memory, policy="lru")[0]

@@ -76,8 +76,6 @@ def test_without_a_device_nothing_is_said_of_times():
     assert found.to_dict()["on_device"] is None
     with pytest.raises(ValueError, match="name one"):
         remoe_sim.verdict(TRACE, cache=8, policy="lru", overlap="none")
-    with pytest.raises(TypeError, match="colour"):
-        remoe_sim.verdict(TRACE, cache=8, policy="lru", colour=3)
 
 
 @examples(50)

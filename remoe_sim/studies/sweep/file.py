@@ -35,13 +35,14 @@ VALUES = {
     "hit_rate": REAL, "cold_misses": WHOLE, "capacity_misses": WHOLE, "optimal": FLAG, "decode_tokens": WHOLE,
     "decode_lookups": WHOLE, "decode_hits": WHOLE, "decode_hit_rate": REAL, "prefill_lookups": WHOLE,
     "prefill_hits": WHOLE, "bytes_read": WHOLE, "bytes_read_per_token": REAL, "tpot_ms_mean": REAL,
-    "tpot_ms_p50": REAL, "tpot_ms_p95": REAL, "tpot_ms_p99": REAL, "tokens_per_second": REAL, "ttft_ms_mean": REAL,
+    "tpot_ms_p50": REAL, "tpot_ms_p95": REAL, "tpot_ms_p99": REAL, "tpot_ms_low": REAL,
+    "tpot_ms_high": REAL, "tokens_per_second": REAL, "ttft_ms_mean": REAL,
     "dense_ms": REAL, "experts_ms": REAL, "storage_wait_ms": REAL, "pcie_wait_ms": REAL, "fixed_ms": REAL,
     "fits": FLAG, "missing_bytes": WHOLE, "room_bytes": WHOLE, "reuse_rate": REAL, "model": TEXT, "tokens": WHOLE,
     "requests": WHOLE, "moe_layers": WHOLE, "experts": WHOLE,
 }  # fmt: skip
 COLUMNS = pa.schema({**NAMES, **VALUES, "trace_hash": TEXT, "key": TEXT}, {_MARK: SCHEMA.encode()})
-ADDED = ("fits", "missing_bytes", "room_bytes")  # columns that files of the same schema may lack
+ADDED = ("fits", "missing_bytes", "room_bytes", "tpot_ms_low", "tpot_ms_high")  # columns that files of the same schema may lack
 _NUMBERS = ("batch", "lanes", "context", "capacity_bytes", "bytes_read", "missing_bytes", "room_bytes")
 MAYBE_UNKNOWN = {**dict.fromkeys(_NUMBERS, "Int64"), "fits": "boolean"}  # and the kinds of pandas that can tell
 Row = dict[str, Any]

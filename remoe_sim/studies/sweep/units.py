@@ -11,7 +11,7 @@ import numpy as np
 
 from remoe_sim.cache.caches import Caches
 from remoe_sim.cache.counts import COLD, HITS, LOOKUPS, Counted, counted
-from remoe_sim.devices.timeline import PARTS, Times
+from remoe_sim.devices.timeline import PARTS
 from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, Tokens, select_tokens
 from remoe_sim.trace.holdings import of_decisions, of_timeline
@@ -78,7 +78,7 @@ def timed_rows(one: Pass, trace: Trace, tokens: Tokens, block: Counted, groups: 
         number, cell = jobs[at]
         copy = replace(timed[id(cell.variant.run)][number])  # whose times nobody keeps
         fit = copy.fit({cell.names["capacity_unit"]: cell.names["capacity"]})
-        return row_of(one, cell, block.tables[number]) | _time_columns(copy.times) | fit.to_dict()
+        return row_of(one, cell, block.tables[number]) | _time_columns(copy) | fit.to_dict()
 
     return map_layers(one_row, len(jobs), of_timeline(tokens.n_steps, trace.moe_layers))
 
@@ -99,9 +99,11 @@ def _bytes_held(cell: Cell, experts: np.ndarray, sizes: np.ndarray) -> int | Non
     return min(cell.at[0], int(experts.sum())) * int(sizes[0]) if (sizes == sizes[0]).all() else None
 
 
-def _time_columns(times: Times) -> Row:
+def _time_columns(timed: Timed) -> Row:
+    times, band = timed.times, timed.band
     tpot, first, parts = times.tpot_ms, times.ttft_ms, times.parts_ms
     row: Row = {f"tpot_ms_{name}": None if tpot is None else tpot[name] for name in ("mean", "p50", "p95", "p99")}
+    row |= {"tpot_ms_low": None if band is None else band.low, "tpot_ms_high": None if band is None else band.high}
     row["tokens_per_second"] = times.tokens_per_second
     row["ttft_ms_mean"] = None if first is None else first["mean"]
     return row | {f"{name}_ms": None if parts is None else parts[name] for name in PARTS}
