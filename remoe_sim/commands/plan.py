@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._engine import engine_json, engine_profile, say_engine
 from remoe_sim.commands._options import (
     batch_options,
     fast_option,
@@ -68,10 +69,12 @@ def command(as_json: bool, **arguments: Any) -> None:
     """
     import remoe_sim
 
+    profile = engine_profile(arguments)
     trace = scheduled(arguments)
     report = remoe_sim.plan(trace, **arguments)
+    say_engine(profile, arguments, as_json)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **engine_json(profile, arguments)})
     else:
         show(report)
         if report.trace["schedule"]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._engine import engine_json, engine_profile, say_engine
 from remoe_sim.commands._options import (
     LOGGED_STEPS,
     batch_options,
@@ -61,12 +62,14 @@ def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
       remoe-sim replay sample:qwen-original --budget 16MiB --scope global --policy lru --json
       remoe-sim replay sample:qwen-original --cache 8 --batch 4 --prefill-chunk 16
       remoe-sim replay sample:qwen-original --cache 8 --device jetson-orin-nx-16gb --overlap none
+      remoe-sim replay sample:qwen-original --cache 8 --engine llama.cpp-moe-cache
       remoe-sim replay sample:qwen-original --cache 0 --device laptop --residency mapped --page-memory 12MiB
     """
     import remoe_sim
 
     if timeline is not None and arguments["device"] is None:
         raise ValueError("a timeline is that of a device; name one with --device")
+    profile = engine_profile(arguments)
     report = remoe_sim.replay(scheduled(arguments), **arguments)
     timed = report.results[0].timed
     if timeline is not None and timed is not None:
@@ -74,8 +77,9 @@ def command(as_json: bool, timeline: str | None, **arguments: Any) -> None:
 
         title = f"{timed.model.title} on {timed.run.device.title}, {report.results[0].policy}"
         write_events(timeline, timed.log(LOGGED_STEPS), title)
+    say_engine(profile, arguments, as_json)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **engine_json(profile, arguments)})
     else:
         show(report)
     if report.results[0].bytes_read is None:
