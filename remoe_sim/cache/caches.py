@@ -228,7 +228,9 @@ class Caches:
         if uses is not None and pinned.size:
             uses = uses.copy()
             uses[pinned] = 0
-        return Rules(self.settings.mandatory, preload[~np.isin(preload, pinned)], uses)
+        settings = self.settings
+        free = preload[~np.isin(preload, pinned)]
+        return Rules(settings.mandatory, free, uses, settings.admit_after, settings.inserts)
 
 
 LOOKUPS, HITS, COLD, BYTES = range(4)  # columns of a table of counts, one row per kind of lookup
@@ -265,7 +267,12 @@ def replay_stream(
         free = room_beside(stream, pinned, limit)
         stream, hits = without(stream, pinned)
         table[:, LOOKUPS] = table[:, HITS] = hits
-    outcome = policy.replay(stream, free, rules)
+    if rules.capped:
+        from remoe_sim.policy.capped import replay_capped
+
+        outcome = replay_capped(policy, stream, free, rules)
+    else:
+        outcome = policy.replay(stream, free, rules)
     check_outcome(stream, outcome, free)
     tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
     peak = int(outcome.running.max(initial=0))

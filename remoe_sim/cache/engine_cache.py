@@ -12,7 +12,8 @@ from remoe_sim.devices.engine import Engine
 from remoe_sim.devices.engine import engine as find_engine
 from remoe_sim.policy.find import find_policy
 
-FROM_CARD = ("scope", "policy", "admission")  # what a profile sets, in the order in which it is shown
+FROM_CARD = ("scope", "policy", "admission", "inserts", "admit_after")  # what a profile sets, as it is shown
+CAPS = {"inserts": "how many experts enter per layer and step", "admit_after": "after how many uses an expert enters"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class EngineCache:
     """What an engine's card says about its cache.
 
     engine: the name of the card
-    settings: arguments of `replay` and `curve` by name; empty if the engine has no cache of experts
+    settings: arguments of `replay` by name; empty if the engine has no cache of experts
     notes: sentences on what the engine does and a replay does not
     """
 
@@ -28,22 +29,28 @@ class EngineCache:
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
 
-    def besides(self, given: Collection[str]) -> dict[str, Any]:
-        """The settings without those that the user gave."""
-        return {name: value for name, value in self.settings.items() if name not in given}
+    def besides(self, arguments: Collection[str], given: Collection[str]) -> dict[str, Any]:
+        """The settings that a call with these arguments takes, without those that the user gave."""
+        return {name: value for name, value in self.settings.items() if name in arguments and name not in given}
+
+    def notes_of(self, arguments: Collection[str]) -> tuple[str, ...]:
+        """The notes, and one for each setting that a call with these arguments does not take."""
+        left = [CAPS[name] for name in self.settings if name in CAPS and name not in arguments]
+        return (*self.notes, *(f"engine {self.engine}: it limits {one}, which only a replay does" for one in left))
 
     def to_dict(self, used: Mapping[str, Any]) -> dict[str, Any]:
         """The `engine_cache` of JSON answers. used: the arguments of the call, in which the user's own win."""
-        own = {name: used[name] for name in FROM_CARD if name in used}
+        own = {name: used[name] for name in FROM_CARD if name in used and (name in self.settings or name not in CAPS)}
         overridden = [name for name, value in self.settings.items() if used.get(name, value) != value]
-        return {"engine": self.engine, **own, "overridden": overridden, "notes": list(self.notes)}
+        return {"engine": self.engine, **own, "overridden": overridden, "notes": list(self.notes_of(used))}
 
     def sentence(self, used: Mapping[str, Any]) -> str:
         """What the cache is, in one line."""
         if not self.settings:
             return f"engine {self.engine} has no cache of experts, so that settings are those given"
-        said = [f"{name} {used[name]}" for name in FROM_CARD if name in used]
-        overridden = self.to_dict(used)["overridden"]
+        found = self.to_dict(used)
+        said = [f"{name.replace('_', '-')} {found[name]}" for name in FROM_CARD if name in found]
+        overridden = found["overridden"]
         return f"engine {self.engine}: {', '.join(said)}" + (
             f" ({' and '.join(overridden)} as given, not as the engine has it)" if overridden else ""
         )
@@ -86,7 +93,4 @@ def _not_replayed(engine: Engine) -> list[str]:
     if "bypass_above_batch" in card:
         most = card["bypass_above_batch"]
         sentences.append(f"above {most} tokens a step its cache is not used; a replay uses it in every step")
-    for name, flag in (("inserts", "inserts per layer and step"), ("admit_after", "uses before an expert enters")):
-        if name in card:
-            sentences.append(f"it limits {flag} to {card[name]}; a replay does not")
     return [f"engine {engine.name}: {one}" for one in sentences]

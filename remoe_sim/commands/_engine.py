@@ -34,7 +34,7 @@ def engine_profile(arguments: dict[str, Any]) -> EngineCache | None:
     from remoe_sim.cache.engine_cache import engine_cache
 
     profile = engine_cache(arguments["engine"])
-    arguments |= profile.besides([name for name in arguments if given_by_user(name)])
+    arguments |= profile.besides(arguments, [name for name in arguments if given_by_user(name)])
     if "device" not in arguments:
         del arguments["engine"]
     elif arguments["device"] is None:
@@ -59,4 +59,4 @@ def say_engine(profile: EngineCache | None, arguments: dict[str, Any], as_json: 
         return
     if not as_json:
         click.echo(profile.sentence(arguments))
-    note_all(profile.notes)
+    note_all(profile.notes_of(arguments))

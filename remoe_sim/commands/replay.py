@@ -38,6 +38,8 @@ SECTION = "Start"
 @limit_options
 @click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay.")
 @replay_options
+@click.option("--admit-after", default="1", metavar="N", help="An expert may enter from its N-th use on.")
+@click.option("--inserts", metavar="N", help="At most N experts enter per layer and step; all if not given.")
 @batch_options
 @click.option("--device", metavar="NAME", help="Also say how long it takes there: a name of 'list devices', or a card.")
 @click.option(
@@ -105,6 +107,12 @@ def show(report: ReplayReport) -> None:
         end="",
     )
     console.print(f"reset {first.reset}")
+    caps = report.settings
+    if "inserts" in caps:
+        most = "all misses" if caps["inserts"] is None else f"at most {caps['inserts']} per layer and step"
+        console.print(
+            f"what may enter: {most}, from use {caps['admit_after']} on; other misses are served", soft_wrap=True
+        )
     if trace["schedule"]:
         console.print(schedule_in_words(trace["schedule"]))
     if trace["reroute"]:
@@ -123,6 +131,8 @@ def show(report: ReplayReport) -> None:
         console.print(
             f"\nbelady* is the offline optimum: under admission {first.admission} no policy has fewer misses in all."
             if belady.optimal
+            else "\nbelady is no bound here: it does not know which misses may enter."
+            if "inserts" in caps
             else "\nbelady is no bound here: entries differ in size, or warm-up lookups are left out.",
             soft_wrap=True,
         )
