@@ -76,7 +76,8 @@ def replay(
     "dense" for the trace's dense layers) is not for the cache. policy: names, each replayed. warmup: decode tokens (of
     each request when reset) that are replayed but not counted. preload: a trace whose most used experts the cache
     starts with. expert_bytes: bytes of an expert, or one number per MoE layer, where the trace does not say. pin:
-    experts that always stay, {layer: experts} or "3:17,3:20". train: a trace that policies such as `static` learn from.
+    experts that always stay, {layer: experts} or "3:17,3:20"; also "3:all", "layers:0-7", and "hot:16" or
+    "hot:25%" of each layer by uses in `train`. train: a trace that policies such as `static`, and hot pins, learn from.
     admit_after: the use of an expert, since the cache was emptied, from which on it may enter; inserts: how many may
     enter per layer and step (all if None); other misses are served without entering.
 

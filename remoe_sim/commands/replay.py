@@ -36,7 +36,7 @@ SECTION = "Start"
 @click.command()
 @click.argument("trace", type=click.Path())
 @limit_options
-@click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay.")
+@click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay, also as layers:0-7 or hot:25%.")
 @replay_options
 @click.option("--admit-after", default="1", metavar="N", help="An expert may enter from its N-th use on.")
 @click.option("--inserts", metavar="N", help="At most N experts enter per layer and step; all if not given.")
