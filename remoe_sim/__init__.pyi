@@ -4,6 +4,7 @@ from . import capture as capture
 from . import figures as figures
 from . import finetune as finetune
 from .cache.curve import curve as curve
+from .cache.engine_cache import engine_cache as engine_cache
 from .cache.replay import replay as replay
 from .devices.calibrate import calibrate as calibrate
 from .devices.device import Device as Device

@@ -86,17 +86,17 @@ class Pins:
     bases: Longs | None = None
 
     @classmethod
-    def of(cls, trace: Trace, pin: str | Mapping[int, Sequence[int]] | None) -> Pins:
-        """From `3:17,3:20` (layer:expert, the model's own layer numbers) or {3: [17, 20]}.
+    def of(cls, trace: Trace, pin: str | Mapping[int, Sequence[int]] | None, training: Preload | None = None) -> Pins:
+        """From `3:17,3:all,layers:0-7,hot:16,hot:25%` (layer:expert, the model's own layer numbers) or {3: [17, 20]}.
 
-        Raises ValueError for a layer or an expert that the trace does not have.
+        hot: the most used experts of each layer in the training trace, by number or by share of the layer's experts.
+
+        Raises ValueError for a layer or an expert that the trace does not have, and for `hot` without training.
         """
         if not pin:
             return cls()
         if isinstance(pin, str):
-            if not re.fullmatch(r"(\d+:\d+)(,\d+:\d+)*", pin):
-                raise ValueError(f"pin '{pin}' is not possible; give LAYER:EXPERT,… such as 3:17,3:20")
-            pairs = [tuple(parse_count(number, "pin") for number in one.split(":")) for one in pin.split(",")]
+            pairs = [pair for one in pin.split(",") for pair in _pairs(trace, one, pin, training)]
         else:
             pairs = [(layer, expert) for layer, experts in pin.items() for expert in experts]
         chosen: list[set[int]] = [set() for _ in trace.layer_numbers]
@@ -125,6 +125,33 @@ class Pins:
             return NONE
         shifted = [experts + base for experts, base in zip(self.experts, self.bases, strict=False)]
         return np.concatenate(shifted).astype(np.int32)
+
+
+def _pairs(trace: Trace, one: str, pin: str, training: Preload | None) -> list[tuple[int, int]]:
+    """(layer, expert) of one part of a pin, layers and experts that the trace does not have included."""
+    experts = dict(zip(trace.layer_numbers, trace.model.experts, strict=True))
+    kind, _, what = one.partition(":")
+    if kind == "hot" and re.fullmatch(r"\d+%?", what):
+        if training is None or not training.counts:
+            raise ValueError(f"pin '{one}' learns from another trace; name it with --train other.parquet")
+        number, share = parse_count(what.removesuffix("%"), "pin"), what.endswith("%")
+        ranked = zip(experts.items(), map(_ranked, training.counts), strict=True)
+        return [
+            (layer, int(expert))
+            for (layer, size), hot in ranked
+            for expert in hot[: number * size // 100 if share else number]
+        ]
+    if kind == "layers" and re.fullmatch(r"\d+-\d+", what):
+        first, last = (parse_count(number, "pin") for number in what.split("-"))
+        found = [(layer, expert) for layer in experts if first <= layer <= last for expert in range(experts[layer])]
+        return found or [(first, 0)]
+    if re.fullmatch(r"\d+", kind) and re.fullmatch(r"\d+|all", what):
+        layer = parse_count(kind, "pin")
+        chosen = range(experts.get(layer, 1)) if what == "all" else [parse_count(what, "pin")]
+        return [(layer, expert) for expert in chosen]
+    raise ValueError(
+        f"pin '{pin}' is not possible; give LAYER:EXPERT,… such as 3:17,3:20, or 3:all, layers:0-7, hot:16 or hot:25%"
+    )
 
 
 def without(stream: Stream, pinned: Entries) -> tuple[Stream, Longs]:
@@ -228,7 +255,9 @@ class Caches:
         if uses is not None and pinned.size:
             uses = uses.copy()
             uses[pinned] = 0
-        return Rules(self.settings.mandatory, preload[~np.isin(preload, pinned)], uses)
+        settings = self.settings
+        free = preload[~np.isin(preload, pinned)]
+        return Rules(settings.mandatory, free, uses, settings.admit_after, settings.inserts)
 
 
 LOOKUPS, HITS, COLD, BYTES = range(4)  # columns of a table of counts, one row per kind of lookup
@@ -265,7 +294,12 @@ def replay_stream(
         free = room_beside(stream, pinned, limit)
         stream, hits = without(stream, pinned)
         table[:, LOOKUPS] = table[:, HITS] = hits
-    outcome = policy.replay(stream, free, rules)
+    if rules.capped:
+        from remoe_sim.policy.capped import replay_capped
+
+        outcome = replay_capped(policy, stream, free, rules)
+    else:
+        outcome = policy.replay(stream, free, rules)
     check_outcome(stream, outcome, free)
     tallies.tally(stream.entries, stream.kinds, outcome.hit, stream.first, stream.weights, table)
     peak = int(outcome.running.max(initial=0))

@@ -64,13 +64,14 @@ class Call:
         trace, model = sized(trace, settings=settings, on=on, expert_bytes=expert_bytes, needed_for=needed_for)
         if limit is not None:
             limit = limit.without_reserve(trace, reserve)
+        training = Preload.of(trace, train)
         caches = Caches(
             trace=trace,
             settings=settings,
             tokens=select_tokens(trace, settings.phase, settings.reset, settings.warmup),
             preload=Preload.of(trace, preload),
-            pins=Pins.of(trace, pin),
-            training=Preload.of(trace, train),
+            pins=Pins.of(trace, pin, training),
+            training=training,
         )
         return cls(caches=caches, policies=tuple(policies), limit=limit, on=on, model=model)
 

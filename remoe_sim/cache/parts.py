@@ -37,6 +37,7 @@ def in_parts(caches: Caches, policies: Sequence[Policy]) -> bool:
         and caches.tokens.rows is None
         and caches.tokens.one_per_step
         and not caches.pins.everywhere.size
+        and not caches.settings.capped
         and all(
             isinstance(policy, StackPolicy) and policy.fast_path().stack(1, Rules(), True) is not None
             for policy in policies

@@ -68,6 +68,8 @@ def replay(
     page_memory: int | str | None = None,
     fault_threads: int | None = None,
     measured_tpot: float | str | None = None,
+    admit_after: int = 1,
+    inserts: int | None = None,
 ) -> ReplayReport:
     """Replay a trace through a cache and count.
 
@@ -76,7 +78,10 @@ def replay(
     "dense" for the trace's dense layers) is not for the cache. policy: names, each replayed. warmup: decode tokens (of
     each request when reset) that are replayed but not counted. preload: a trace whose most used experts the cache
     starts with. expert_bytes: bytes of an expert, or one number per MoE layer, where the trace does not say. pin:
-    experts that always stay, {layer: experts} or "3:17,3:20". train: a trace that policies such as `static` learn from.
+    experts that always stay, {layer: experts} or "3:17,3:20"; also "3:all", "layers:0-7", and "hot:16" or
+    "hot:25%" of each layer by uses in `train`. train: a trace that policies such as `static`, and hot pins, learn from.
+    admit_after: the use of an expert, since the cache was emptied, from which on it may enter; inserts: how many may
+    enter per layer and step (all if None); other misses are served without entering.
 
     device: what it runs on, which adds times; model and quant: whose sizes, if the trace's name does not tell or others
     are wanted, also without a device; overlap: `none`, `layer` (if not given) or `prefetch` (all misses foreseen, one
@@ -88,7 +93,10 @@ def replay(
 
     Raises ValueError for arguments that are not possible, TraceError for a trace that is not.
     """
-    settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
+    settings = Settings(
+        scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup,
+        admit_after=admit_after, inserts=inserts,
+    )  # fmt: skip
     timing: dict[str, Any] = {
         "device": device, "model": model, "quant": quant, "overlap": overlap, "lanes": lanes, "context": context,
         "compute_ms": compute_ms, "misses_from": misses_from, "host": host, "storage": storage, "engine": engine,
@@ -109,7 +117,14 @@ def replay(
         pin=pin,
         train=train,
     )
-    beside = {"warmup": settings.warmup, "preload": in_short(preload), "train": in_short(train), "pin": _pinned(pin)}
+    beside: dict[str, Any] = {
+        "warmup": settings.warmup,
+        "preload": in_short(preload),
+        "train": in_short(train),
+        "pin": _pinned(pin),
+    }
+    if settings.capped:
+        beside |= {"admit_after": settings.admit_after, "inserts": settings.inserts}
     return ReplayReport(describe(call.trace), results_of(call), beside, sizes_of)
 
 
@@ -271,7 +286,7 @@ def _results(
                 decode=blocks[DECODE_LOOKUP],
                 cold_misses=int(tally.table[[PREFILL_LOOKUP, DECODE_LOOKUP], COLD].sum()),
                 evictions=tally.evictions,
-                optimal=policy.optimal and equal and not settings.warmup,
+                optimal=policy.optimal and equal and not settings.warmup and not settings.capped,
                 peak_resident_bytes=tally.peak if sized else None,
                 reuse_rate=reused,
             )

@@ -27,7 +27,10 @@ DEFAULT_POLICIES = ("lru", "lfu", "belady")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a trace is replayed (design of each choice: docs/semantics.md)."""
+    """How a trace is replayed (design of each choice: docs/semantics.md).
+
+    admit_after: the use from which on an expert may enter; inserts: how many may enter per layer and step, None for all
+    """
 
     scope: str = "layer"
     admission: str = "mandatory"
@@ -35,12 +38,22 @@ class Settings:
     reset: str = "never"
     phase: str = "all"
     warmup: int = 0
+    admit_after: int = 1
+    inserts: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise unknown(name, str(getattr(self, name)), allowed)
         object.__setattr__(self, "warmup", parse_count(self.warmup, "warmup"))
+        object.__setattr__(self, "admit_after", parse_count(self.admit_after, "admit-after", least=1))
+        if self.inserts is not None:
+            object.__setattr__(self, "inserts", parse_count(self.inserts, "inserts"))
+
+    @property
+    def capped(self) -> bool:
+        """Whether some misses may not enter, whatever the policy is."""
+        return self.admit_after > 1 or self.inserts is not None
 
     @property
     def mandatory(self) -> bool:
@@ -147,6 +160,10 @@ def find_policies(given: str | Sequence[str]) -> list[Policy]:
 def check_policies(policies: Sequence[Policy], settings: Settings, trained: bool) -> None:
     """ValueError if a policy cannot work under the admission, or needs a training trace that is not given."""
     for policy in policies:
+        if settings.capped:
+            from remoe_sim.policy.drive import check_drivable
+
+            check_drivable(policy, "--admit-after or --inserts")
         if settings.admission not in policy.admissions:
             raise ValueError(
                 f"policy '{policy.label}' does not exist under admission {settings.admission}; "

@@ -248,7 +248,7 @@ _MEASURED = (
 _PARTS = (
     click.option("--host", metavar="NAME", help="Its host: of 'list hosts', or a card of your own."),
     click.option("--storage", metavar="NAME", help="Its storage: of 'list storage', or a card of your own."),
-    click.option("--engine", metavar="NAME", help="What runs the model: of 'list engines', or a card of your own."),
+    click.option("--engine", metavar="NAME", help="What runs the model and caches: of 'list engines', or a card."),
 )
 _DEVICE_OPTIONS = (
     *_PARTS,

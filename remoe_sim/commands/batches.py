@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._engine import engine_json, engine_option, engine_profile, say_engine
 from remoe_sim.commands._options import (
     limit_options,
     memory_option,
@@ -33,6 +34,7 @@ SECTION = "Compare and ask what if"
 @limit_options
 @replay_options
 @schedule_options
+@engine_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.batches.v1).")
 def command(as_json: bool, **arguments: Any) -> None:
@@ -54,9 +56,11 @@ def command(as_json: bool, **arguments: Any) -> None:
     import remoe_sim
     from remoe_sim.util.units import plural
 
+    profile = engine_profile(arguments)
     report = remoe_sim.batches(**schedule_arguments(arguments), **arguments)
+    say_engine(profile, arguments, as_json)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **engine_json(profile, arguments)})
     else:
         show(report)
     if report.batches[0].results[0].bytes_read is None:

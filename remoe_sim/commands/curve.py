@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._engine import engine_json, engine_option, engine_profile, say_engine
 from remoe_sim.commands._options import (
     batch_options,
     memory_option,
@@ -33,6 +34,7 @@ SECTION = "Start"
 @click.option("--budget", metavar="SIZES", help="Budgets under scope global, such as 1GiB,2GiB, or all.")
 @replay_options
 @batch_options
+@engine_option
 @click.option("-o", "--output", metavar="FILE", help="Write the rows to a .csv, .parquet or .json file.")
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.curve.v1).")
@@ -46,6 +48,7 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
       remoe-sim curve sample:qwen-original --policy lru,belady -o curve.csv
       remoe-sim curve sample:qwen-original --phase decode --cache 2:16:2
       remoe-sim curve sample:qwen-original --scope global --policy lru --budget 4MiB,8MiB
+      remoe-sim curve sample:qwen-original --engine llama.cpp-moe-cache-lru
       remoe-sim curve sample:qwen-original --policy lru --batch 4 --draft 3 --accept 0.7
     """
     import remoe_sim
@@ -54,6 +57,7 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
 
     if output is not None and Path(output).suffix not in (".csv", ".parquet", ".json"):
         raise ValueError(f"'{output}' has no known suffix; write a curve to a .csv, .parquet or .json file")
+    profile = engine_profile(arguments)
     trace = scheduled(arguments)
     frame = remoe_sim.curve(trace, **arguments)
     names = ("scope", "admission", "order", "reset", "phase", "preload", "train")
@@ -64,7 +68,9 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
         "warmup": int(arguments["warmup"]),
         "capacity_unit": frame.attrs["capacity_unit"],
         "optimal": frame.attrs["optimal"],
+        **engine_json(profile, arguments),
     }
+    say_engine(profile, arguments, as_json or output is not None)
     if output is not None:
         write(frame, answer, output)
         note(f"wrote {len(frame)} rows to {output} (capacity in {frame.attrs['capacity_unit']})")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._engine import engine_json, engine_profile, say_engine
 from remoe_sim.commands._options import (
     batch_options,
     end_of,
@@ -78,10 +79,12 @@ def command(as_json: bool, strict: bool, **arguments: Any) -> None:
 
     if arguments.pop("page_memory") is not None:
         raise ValueError("a plan tries every size of the page cache; give --memory, which is for everything")
+    profile = engine_profile(arguments)
     trace = scheduled(arguments)
     report = remoe_sim.plan(trace, **arguments)
+    say_engine(profile, arguments, as_json)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **engine_json(profile, arguments)})
     else:
         show(report)
         if report.trace["schedule"]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._engine import engine_json, engine_profile, say_engine
 from remoe_sim.commands._options import (
     LOGGED_STEPS,
     batch_options,
@@ -38,8 +39,10 @@ SECTION = "Start"
 @click.command()
 @click.argument("trace", type=click.Path())
 @limit_options
-@click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay.")
+@click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay, also as layers:0-7 or hot:25%.")
 @replay_options
+@click.option("--admit-after", default="1", metavar="N", help="An expert may enter from its N-th use on.")
+@click.option("--inserts", metavar="N", help="At most N experts enter per layer and step; all if not given.")
 @batch_options
 @click.option("--device", metavar="NAME", help="Also say how long it takes there: a name of 'list devices', or a card.")
 @click.option(
@@ -66,6 +69,7 @@ def command(as_json: bool, strict: bool, timeline: str | None, **arguments: Any)
       remoe-sim replay sample:qwen-original --budget 16MiB --scope global --policy lru --json
       remoe-sim replay sample:qwen-original --cache 8 --batch 4 --prefill-chunk 16
       remoe-sim replay sample:qwen-original --cache 8 --device jetson-orin-nx-16gb --overlap none
+      remoe-sim replay sample:qwen-original --cache 8 --engine llama.cpp-moe-cache
       remoe-sim replay sample:qwen-original --cache 0 --device laptop --residency mapped --page-memory 12MiB
       remoe-sim replay t.parquet --cache 16 --model qwen1.5-moe-a2.7b --quant q4_k_m
     """
@@ -73,6 +77,7 @@ def command(as_json: bool, strict: bool, timeline: str | None, **arguments: Any)
 
     if timeline is not None and arguments["device"] is None:
         raise ValueError("a timeline is that of a device; name one with --device")
+    profile = engine_profile(arguments)
     report = remoe_sim.replay(scheduled(arguments), **arguments)
     timed = report.results[0].timed
     if timeline is not None and timed is not None:
@@ -80,8 +85,9 @@ def command(as_json: bool, strict: bool, timeline: str | None, **arguments: Any)
 
         title = f"{timed.model.title} on {timed.run.device.title}, {report.results[0].policy}"
         write_events(timeline, timed.log(LOGGED_STEPS), title)
+    say_engine(profile, arguments, as_json)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **engine_json(profile, arguments)})
     else:
         show(report)
     if report.results[0].bytes_read is None:
@@ -110,6 +116,12 @@ def show(report: ReplayReport) -> None:
         end="",
     )
     console.print(f"reset {first.reset}")
+    caps = report.settings
+    if "inserts" in caps:
+        most = "all misses" if caps["inserts"] is None else f"at most {caps['inserts']} per layer and step"
+        console.print(
+            f"what may enter: {most}, from use {caps['admit_after']} on; other misses are served", soft_wrap=True
+        )
     if trace["schedule"]:
         console.print(schedule_in_words(trace["schedule"]))
     if trace["reroute"]:
@@ -128,6 +140,8 @@ def show(report: ReplayReport) -> None:
         console.print(
             f"\nbelady* is the offline optimum: under admission {first.admission} no policy has fewer misses in all."
             if belady.optimal
+            else "\nbelady is no bound here: it does not know which misses may enter."
+            if "inserts" in caps
             else "\nbelady is no bound here: entries differ in size, or warm-up lookups are left out.",
             soft_wrap=True,
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from remoe_sim.commands._engine import engine_profile, given_by_user, say_engine
 from remoe_sim.commands._options import (
     fast_option,
     limit_options,
@@ -48,12 +49,9 @@ def command(output: str, **arguments: Any) -> None:
     """
     import remoe_sim
 
-    given = {name: value for name, value in arguments.items() if _asked(name)}
+    profile = engine_profile(arguments)
+    ours = () if profile is None else profile.settings
+    given = {name: value for name, value in arguments.items() if (given_by_user(name) or name in ours)}
+    say_engine(profile, arguments, as_json=False)
     remoe_sim.report(given.pop("source"), output, **given)
     note(f"wrote {output}; open it in a browser")
-
-
-def _asked(name: str) -> bool:
-    """Whether the user gave an option, so that defaults do not stand in the way of a sweep."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"

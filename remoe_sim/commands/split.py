@@ -20,7 +20,7 @@ from remoe_sim.commands._tables import new_table, print_table, print_text, size_
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
-    from remoe_sim.studies.split import Division, PolicySplit, SplitReport
+    from remoe_sim.studies.split_result import Division, PolicySplit, SplitReport
 
 SECTION = "Compare and ask what if"
 
@@ -43,6 +43,8 @@ SECTION = "Compare and ask what if"
     help="What the division makes the fewest: misses, or the bytes they read.",
 )
 @setting_options
+@click.option("--train-share", metavar="X", help="Fit to this share of the requests and judge on the others too.")
+@click.option("--train-seed", default="0", metavar="N", help="Which requests those are; 0 if not given.")
 @batch_options
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.split.v1).")
@@ -58,6 +60,7 @@ def command(as_json: bool, **arguments: Any) -> None:
       remoe-sim split sample:qwen-original --budget 6MiB
       remoe-sim split sample:qwen-original --cache 8 --policy lru,belady --phase decode
       remoe-sim split sample:qwen-original --budget 6MiB --minimise bytes --json
+      remoe-sim split sample:qwen-original --budget 6MiB --train-share 0.5
     """
     import remoe_sim
 
@@ -111,8 +114,20 @@ def _show_policy(result: PolicySplit) -> None:
             "unknown" if read is None else decimal(read / factor, 1),
         )
     print_table(table)
+    held = result.held_out
+    if held is not None:
+        at_home, away = (_gain(one.misses_saved, one.equal.misses) for one in (result, held))
+        print_text(
+            f"best against equal: {at_home} misses on the {held.trained} requests it was fitted to, {away} on the "
+            f"{held.judged} others ({held.best.misses} and {held.equal.misses} misses): "
+            + ("it holds on new requests." if held.holds else "it does not hold on new requests.")
+        )
     if result.shared_is_optimal:
         click.echo("shared*: no policy misses less in one cache for all layers.")
+
+
+def _gain(saved: int, of: int) -> str:
+    return f"{-100 * saved / of:+.2f} %" if of else "no"
 
 
 def _show_experts(report: SplitReport, name: str, division: Division) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._engine import engine_json, engine_profile, say_engine
 from remoe_sim.commands._options import (
     DOES_NOT_FIT,
     fast_option,
@@ -129,18 +130,21 @@ def command(
             note(f"{one} is what this sweep writes, so it is not taken for a trace")
         else:
             files.append(one)
+    profile = engine_profile(arguments)
+    say_engine(profile, arguments, as_json)
+    extra = engine_json(profile, arguments)
     call = {"traces": files, "output": output, "client": dask, **arguments}
     if dry_run:
         frame = remoe_sim.sweep(dry_run=True, **call)
         if as_json:
-            _print(frame)
+            _print(frame, extra)
         else:
             _show_plan(frame)
         return
     with stage("sweeping") as cells:
         frame = remoe_sim.sweep(progress=cells.reach, **call)
     if as_json:
-        _print(frame)
+        _print(frame, extra)
     else:
         _show(frame)
     if output is not None:
@@ -188,10 +192,10 @@ def _same_file(one: str, other: str) -> bool:
         return False
 
 
-def _print(frame: pd.DataFrame) -> None:
+def _print(frame: pd.DataFrame, extra: dict[str, Any]) -> None:
     from remoe_sim.util.display import stamp
 
-    print_json({**stamp(SCHEMA), "notes": frame.attrs.get("notes", []), "rows": records(frame)})
+    print_json({**stamp(SCHEMA), "notes": frame.attrs.get("notes", []), "rows": records(frame), **extra})
 
 
 def _show_plan(frame: pd.DataFrame) -> None:

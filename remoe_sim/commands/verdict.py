@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_sim.commands._engine import engine_json, engine_option, engine_profile, say_engine
 from remoe_sim.commands._options import (
     batch_options,
     changes_table,
@@ -71,9 +72,11 @@ def command(as_json: bool, **arguments: Any) -> None:
     """
     import remoe_sim
 
+    profile = engine_profile(arguments)
     found = remoe_sim.verdict(scheduled(arguments), **arguments)
+    say_engine(profile, arguments, as_json)
     if as_json:
-        print_json(found.to_dict())
+        print_json({**found.to_dict(), **engine_json(profile, arguments)})
     else:
         show(found)
     if found.best.bytes_read is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remoe_sim.figures._look import Sheet, legend, sheet, whole_numbers
 from remoe_sim.figures._material import Material, Page, figure, has_columns, refuse
-from remoe_sim.studies.split import SplitReport
+from remoe_sim.studies.split_result import SplitReport
 from remoe_sim.util.errors import TraceError
 
 if TYPE_CHECKING:

@@ -21,11 +21,19 @@ NO_PRELOAD = np.zeros(0, np.int32)
 @dataclass(frozen=True)
 class Rules:
     """How a cache admits: `mandatory` or bypass; preload: int32, the entries it starts with, most used first;
-    popularity: int64[n_entries], uses of each entry in a training trace, or None."""
+    popularity: int64[n_entries], uses of each entry in a training trace, or None; admit_after: the use from which on an
+    entry may enter; inserts: how many may enter per layer and step, None for all."""
 
     mandatory: bool = True
     preload: npt.NDArray[np.int32] = field(default_factory=lambda: NO_PRELOAD)
     popularity: Longs | None = None
+    admit_after: int = 1
+    inserts: int | None = None
+
+    @property
+    def capped(self) -> bool:
+        """Whether some misses may not enter, whatever the policy is."""
+        return self.admit_after > 1 or self.inserts is not None
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,15 +15,13 @@ from remoe_sim.cache.call import Call
 from remoe_sim.cache.curve import layer_curves
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, policies_for
-from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
+from remoe_sim.studies.split_result import Division, HeldOut, PolicySplit, SplitReport
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, select_tokens
 from remoe_sim.trace.trace import MOST_IN_ALL, Trace, TraceLike
-from remoe_sim.util.display import Shown, stamp
 from remoe_sim.util.errors import unknown
-from remoe_sim.util.units import rate
+from remoe_sim.util.units import parse_count, parse_number
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from remoe_sim.policy.base import Policy
     from remoe_sim.util.arrays import Longs
 
@@ -131,131 +129,6 @@ def _above(costs: Longs, left: int, middle: int, right: int) -> bool:
     return int(costs[left] - costs[middle]) * (right - left) <= int(costs[left] - costs[right]) * (middle - left)
 
 
-SCHEMA = "remoe-sim.split.v1"
-DIVISIONS = ("equal", "greedy", "best")
-
-
-@dataclass(frozen=True)
-class Division:
-    """A cache and its misses in all. experts, layer_misses: of every MoE layer, None for one cache of all layers; held:
-    what the experts take of the limit, in its unit. bytes_read, the misses times their sizes: None if unknown."""
-
-    lookups: int
-    misses: int
-    bytes_read: int | None
-    experts: tuple[int, ...] | None = None
-    layer_misses: tuple[int, ...] | None = None
-    held: int | None = None
-
-    @property
-    def hits(self) -> int:
-        return self.lookups - self.misses
-
-    @property
-    def hit_rate(self) -> float | None:
-        return rate(self.hits, self.lookups)
-
-    def to_dict(self) -> dict[str, Any]:
-        names = ("lookups", "hits", "misses", "hit_rate", "bytes_read")
-        found = {name: getattr(self, name) for name in names}
-        return found if self.experts is None else {**found, "held": self.held, "experts": list(self.experts)}
-
-
-@dataclass(frozen=True)
-class PolicySplit:
-    """One policy: lookups of every MoE layer; three divisions, and `shared`, one cache of all layers at that limit.
-
-    shared_is_optimal: no policy misses less in one cache of that limit.
-    """
-
-    policy: str
-    lookups: tuple[int, ...]
-    equal: Division
-    greedy: Division
-    best: Division
-    shared: Division
-    shared_is_optimal: bool
-
-    @property
-    def misses_saved(self) -> int:
-        """Misses of the equal division that the best one avoids."""
-        return self.equal.misses - self.best.misses
-
-    @property
-    def bytes_saved(self) -> int | None:
-        """Bytes of the equal division that the best one does not read; negative where it misses larger experts."""
-        if self.equal.bytes_read is None or self.best.bytes_read is None:
-            return None
-        return self.equal.bytes_read - self.best.bytes_read
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "policy": self.policy,
-            **{name: getattr(self, name).to_dict() for name in DIVISIONS},
-            "shared": {**self.shared.to_dict(), "optimal": self.shared_is_optimal},
-            "misses_saved": self.misses_saved,
-            "misses_saved_share": rate(self.misses_saved, self.equal.misses),
-            "bytes_saved": self.bytes_saved,
-        }
-
-
-@dataclass(frozen=True, repr=False)
-class SplitReport(Shown):
-    """The answer of one call, one result per policy. layers: the model's own numbers; settings: how it was replayed."""
-
-    trace: dict[str, Any]
-    settings: dict[str, Any]
-    capacity: dict[str, int]
-    minimise: str
-    layers: tuple[int, ...]
-    expert_bytes: tuple[int, ...] | None
-    results: tuple[PolicySplit, ...]
-
-    def __getitem__(self, policy: str) -> PolicySplit:
-        for result in self.results:
-            if result.policy == policy:
-                return result
-        raise KeyError(policy)
-
-    def __iter__(self) -> Iterator[PolicySplit]:
-        return iter(self.results)
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One per policy and layer: experts and misses under each division."""
-        rows = []
-        for result in self.results:
-            for index, layer in enumerate(self.layers):
-                size = None if self.expert_bytes is None else self.expert_bytes[index]
-                row = {"policy": result.policy, "layer": layer, "expert_bytes": size, "lookups": result.lookups[index]}
-                for name in DIVISIONS:
-                    division = getattr(result, name)
-                    row[f"{name}_experts"] = division.experts[index]
-                    row[f"{name}_misses"] = division.layer_misses[index]
-                rows.append(row)
-        return rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """The object that `remoe-sim split --json` prints; `experts` are in the order of `layers`."""
-        return {
-            **stamp(SCHEMA),
-            "trace": self.trace,
-            **self.settings,
-            "capacity": self.capacity,
-            "minimise": self.minimise,
-            "results": [result.to_dict() for result in self.results],
-            "layers": self.rows(),
-        }
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per policy and layer."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows())
-
-
 COUNTED = [PREFILL_LOOKUP, DECODE_LOOKUP]
 GOALS = ("misses", "bytes")
 
@@ -276,6 +149,8 @@ def split(
     memory: int | str | None = None,
     reserve: int | str | Sequence[int | str] = (),
     train: TraceLike | None = None,
+    train_share: float | str | None = None,
+    train_seed: int | str = 0,
 ) -> SplitReport:
     """Divide a cache among the layers so that misses (or the bytes of the misses) are the fewest.
 
@@ -283,6 +158,9 @@ def split(
     reserve as in `replay`. Counted are the misses of both phases, from the exact curve of every layer. `best` is the
     optimum, by dynamic programming, and so never worse than `equal`, which gives every layer the same bytes (or
     experts), rounded down to whole experts; `greedy` follows the convex hulls; `shared` is one cache of all layers.
+
+    train_share: the share of the requests, drawn with train_seed, that divisions are fitted to and all counts are those
+    of; `held_out` then has the misses of the same divisions on the other requests.
 
     Raises ValueError and TraceError like `replay`.
     """
@@ -304,9 +182,20 @@ def split(
     )
     trace, caches, limit = call.trace, call.caches, call.limit or limit
     total = _total(trace, limit)
+    others = None
+    if train_share is not None:
+        caches, others = _parted(caches, train_share, train_seed)
     curves = list(layer_curves(caches, policies))
     shared = _shared(caches, policies, limit)
     of_policies = zip(policies, zip(*curves, strict=True), shared, strict=True)
+    results = [_divide(trace, limit, minimise, *one) for one in of_policies]
+    if others is not None:
+        judged = zip(*layer_curves(others, policies), strict=True)
+        parts = (_requests(caches), _requests(others))
+        results = [
+            replace(one, held_out=_judge(trace, limit, one, of_layers, parts))
+            for one, of_layers in zip(results, judged, strict=True)
+        ]
     return SplitReport(
         trace=describe(trace),
         settings={name: getattr(settings, name) for name in ("admission", "order", "reset", "phase", "warmup")},
@@ -314,8 +203,69 @@ def split(
         minimise=minimise,
         layers=trace.layer_numbers,
         expert_bytes=trace.model.expert_bytes,
-        results=tuple(_divide(trace, limit, minimise, *one) for one in of_policies),
+        results=tuple(results),
     )
+
+
+def _parted(caches: Caches, share: float | str, seed: int | str) -> tuple[Caches, Caches]:
+    """Caches of a share of the requests, drawn by chance, and of all others; ValueError if either part is empty."""
+    trace, settings = caches.trace, caches.settings
+    share, of = parse_number(share, "train-share", 1), np.unique(trace.request)
+    count = round(share * of.size)
+    if not 0 < count < of.size:
+        raise ValueError(
+            f"train-share {share:g} of {of.size} requests leaves none to train on or none to judge on; give a share "
+            "such as 0.5 and a trace of several requests"
+        )
+    drawn = np.random.default_rng(parse_count(seed, "train-seed")).permutation(of)
+    one, other = (
+        replace(caches, tokens=select_tokens(trace, settings.phase, settings.reset, settings.warmup, requests=some))
+        for some in (drawn[:count], drawn[count:])
+    )
+    return one, other
+
+
+def _requests(caches: Caches) -> int:
+    """How many requests take part."""
+    return int(np.unique(caches.trace.request[caches.tokens.rows]).size)
+
+
+def _judge(
+    trace: Trace, limit: Limit, fitted: PolicySplit, curves: Sequence[tuple[Longs, Longs]], requests: tuple[int, int]
+) -> HeldOut:
+    """The divisions of a policy on other requests, of which these are the curves."""
+    table = _Table.of(trace, limit, curves)
+    equal, greedy, best = (table.division(one.experts or ()) for one in (fitted.equal, fitted.greedy, fitted.best))
+    return HeldOut(*requests, equal, greedy, best)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Lookups of each layer, and its misses with 0 to E experts; sizes: of its experts, 1 if unknown; weights: what one
+    takes of the limit."""
+
+    lookups: tuple[int, ...]
+    misses: tuple[Longs, ...]
+    sizes: Sequence[int]
+    weights: Sequence[int]
+    sized: bool
+
+    @classmethod
+    def of(cls, trace: Trace, limit: Limit, curves: Sequence[tuple[Longs, Longs]]) -> _Table:
+        ones = (1,) * trace.moe_layers
+        sizes = trace.model.expert_bytes or ones
+        lookups = tuple(int(of_kind[COUNTED].sum()) for of_kind, _ in curves)
+        misses = tuple(total - hits[COUNTED].sum(axis=0) for total, (_, hits) in zip(lookups, curves, strict=True))
+        return cls(
+            lookups, misses, sizes, ones if limit.budget is None else sizes, trace.model.expert_bytes is not None
+        )
+
+    def division(self, experts: Sequence[int]) -> Division:
+        """What a division misses."""
+        own = tuple(int(table[n]) for table, n in zip(self.misses, experts, strict=True))
+        read = sum(m * size for m, size in zip(own, self.sizes, strict=True)) if self.sized else None
+        held = sum(weight * n for weight, n in zip(self.weights, experts, strict=True))
+        return Division(sum(self.lookups), sum(own), read, tuple(experts), own, held)
 
 
 def _total(trace: Trace, limit: Limit) -> int:
@@ -349,33 +299,25 @@ def _divide(
     curves: Sequence[tuple[Longs, Longs]],
     shared: tuple[Longs, bool],
 ) -> PolicySplit:
-    sizes = trace.model.expert_bytes or (1,) * trace.moe_layers
-    lookups = [int(of_kind[COUNTED].sum()) for of_kind, _ in curves]
-    misses = [total - hits[COUNTED].sum(axis=0) for total, (_, hits) in zip(lookups, curves, strict=True)]
-    unit = int(np.gcd.reduce(sizes))
-    prices = [size // unit if minimise == "bytes" else 1 for size in sizes]
+    found = _Table.of(trace, limit, curves)
+    unit = int(np.gcd.reduce(found.sizes))
+    prices = [size // unit if minimise == "bytes" else 1 for size in found.sizes]
     problem = Knapsack(
-        costs=[table * price for table, price in zip(misses, prices, strict=True)],
-        weights=(1,) * trace.moe_layers if limit.budget is None else sizes,
+        costs=[table * price for table, price in zip(found.misses, prices, strict=True)],
+        weights=found.weights,
         limit=_total(trace, limit),
     )
     equal = tuple(min(limit.for_layer(trace, index), most) for index, most in enumerate(trace.model.experts))
     greedy = problem.greedy()
-
-    def division(experts: Sequence[int]) -> Division:
-        own = tuple(int(table[n]) for table, n in zip(misses, experts, strict=True))
-        read = None if trace.model.expert_bytes is None else sum(m * size for m, size in zip(own, sizes, strict=True))
-        return Division(sum(lookups), sum(own), read, tuple(experts), own, problem.held(experts))
-
     table, optimal = shared
     counts = table[COUNTED].sum(axis=0)
     read = None if trace.model.expert_bytes is None else int(counts[BYTES])
     return PolicySplit(
         policy=policy.label,
-        lookups=tuple(lookups),
-        equal=division(equal),
-        greedy=division(greedy),
-        best=division(problem.best(greedy, equal)),
+        lookups=found.lookups,
+        equal=found.division(equal),
+        greedy=found.division(greedy),
+        best=found.division(problem.best(greedy, equal)),
         shared=Division(int(counts[LOOKUPS]), int(counts[LOOKUPS] - counts[HITS]), read),
         shared_is_optimal=optimal,
     )

@@ -81,12 +81,19 @@ class Tokens:
         return replace(self._full[k], entries=experts.reshape(-1))
 
 
-def select_tokens(trace: Trace, phase: str = "all", reset: str = "never", warmup: int = 0) -> Tokens:
+def select_tokens(
+    trace: Trace, phase: str = "all", reset: str = "never", warmup: int = 0, requests: Longs | None = None
+) -> Tokens:
     """The tokens of a phase, with the first `warmup` decode tokens (of each request when reset) not counted.
+
+    requests: those that take part; all if None.
 
     Raises TraceError if the cache is to be emptied at each request but requests interleave.
     """
     rows = None if phase == "all" else np.flatnonzero(trace.phase == PHASES.index(phase))
+    if requests is not None:
+        rows = np.arange(trace.tokens) if rows is None else rows
+        rows = rows[np.isin(trace.request[rows], requests)]
     if rows is not None and rows.size == trace.tokens:
         rows = None  # all of them, which is quicker to say
     of = slice(None) if rows is None else rows

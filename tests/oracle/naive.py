@@ -118,13 +118,33 @@ STACK = {  # name -> key: the smaller, the better kept; ties by (layer, expert),
 }
 
 
-def keep_best(key, resident, event, limit, size, admission):
-    """S' = top(R ∪ S): the best first, up to the limit, stopping at the first that does not fit."""
+class Gate:
+    """Which misses may enter, since the caches were emptied: from a use on, and so many per layer and step."""
+
+    def __init__(self, admit_after=1, inserts=None):
+        self.admit_after, self.inserts = admit_after, float("inf") if inserts is None else inserts
+        self.uses, self.turn = {}, None
+
+    def open(self, event):
+        if self.turn != (event.step, event.layer):
+            self.turn, self.left = (event.step, event.layer), self.inserts
+        for entry in event.entries:
+            self.uses[entry] = self.uses.get(entry, 0) + 1
+
+    def admits(self, entry):
+        admitted = self.uses[entry] >= self.admit_after and self.left > 0
+        self.left -= admitted
+        return admitted
+
+
+def keep_best(key, resident, event, limit, size, admission, gate):
+    """S' = top(R ∪ S): the best first, up to the limit, stopping at the first that does not fit. S: those of the group
+    that are there or may enter, in order of last appearance."""
 
     def best(entries):
         return sorted(entries, key=lambda entry: (key(entry), entry))
 
-    group = set(event.entries)
+    group = {entry for entry in event.entries if entry in resident or gate.admits(entry)}
     others = [entry for entry in resident if entry not in group]
     both = best(group) + best(others) if admission == "mandatory" else best([*group, *others])
     return fitting(both, limit, size)
@@ -171,7 +191,7 @@ class LfuForget(SlotPolicy):
 SLOT = {"fifo": Fifo, "lfu-forget": LfuForget}
 
 
-def touch_each(policy, resident, event, limit, size, admission):
+def touch_each(policy, resident, event, limit, size, admission, gate):
     """A slot policy: the members of the group are touched or inserted once each, by first appearance."""
     resident, policy.protected = set(resident), set(event.entries if admission == "mandatory" else ())
 
@@ -183,7 +203,7 @@ def touch_each(policy, resident, event, limit, size, admission):
     for entry in event.first:
         if entry in resident:
             resident.difference_update(policy.hit(entry) or ())
-        elif size(entry) <= limit:
+        elif size(entry) <= limit and gate.admits(entry):
             policy.admit(entry)
             if admission == "mandatory":
                 evict(limit - size(entry), policy.protected)
@@ -199,7 +219,10 @@ def fitting(entries, limit, size):
     return [entry for entry, so_far in zip(entries, used, strict=True) if so_far <= limit]
 
 
-def replay(rows, policy, *, limit, scope="layer", sizes=None, admission="mandatory", preload=(), pinned=(), **grouping):
+def replay(
+    rows, policy, *, limit, scope="layer", sizes=None, admission="mandatory", admit_after=1, inserts=None, preload=(),
+    pinned=(), **grouping,
+):  # fmt: skip
     """Counts of one policy, without lookups of `pinned` entries; `grouping` goes to events().
 
     `limit` is a list with one per layer, or one number in scope global; it counts entries, or bytes where
@@ -233,7 +256,7 @@ def replay(rows, policy, *, limit, scope="layer", sizes=None, admission="mandato
     groups = [event.without(pinned) for event in events(rows, **grouping)]
     epochs = groupby(groups, key=lambda event: by_request and event.request)
     for epoch in [list(epoch) for _, epoch in epochs]:
-        history = History(epoch, preload)
+        history, gate = History(epoch, preload), Gate(admit_after, inserts)
         orders = [order(index, history) for index in range(len(limits))]
         caches = [start(index) for index in range(len(limits))]
         held = list(map(load, caches))
@@ -244,8 +267,9 @@ def replay(rows, policy, *, limit, scope="layer", sizes=None, admission="mandato
             if not event.entries:  # of pinned ones only
                 peak = max(peak, sum(held))
                 continue
+            gate.open(event)
             before, group = set(caches[index]), set(event.entries)
-            caches[index] = access(orders[index], caches[index], event, limits[index], size, admission)
+            caches[index] = access(orders[index], caches[index], event, limits[index], size, admission, gate)
             after = set(caches[index])
             held[index] = load(group | (after if admission == "mandatory" else before))
             peak = max(peak, sum(held))

@@ -28,9 +28,9 @@ class History(_History):
         self.passes = [getattr(event, "forward_pass", None) for event in epoch]  # not of events made of others
 
 
-def keep_best(key, resident, event, limit, size, admission):
+def keep_best(key, resident, event, limit, size, admission, gate):
     key.args[0].size = size
-    kept = _keep_best(key, resident, event, limit, size, admission)
+    kept = _keep_best(key, resident, event, limit, size, admission, gate)
     members = getattr(key.func, "members", None)  # of a static set: nothing else enters
     return kept if members is None else [entry for entry in kept if entry in members]
 

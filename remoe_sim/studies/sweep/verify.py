@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from remoe_sim.devices.machine import machine as card_of
-from remoe_sim.studies.sweep.file import COLUMNS, LATER, read_rows
+from remoe_sim.studies.sweep.file import COLUMNS, read_rows
 from remoe_sim.trace.reader import as_trace, read_trace
 from remoe_sim.trace.schema import content_hash
 from remoe_sim.trace.trace import Trace, TraceLike
