@@ -212,7 +212,7 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (schema remoe-sim.list.v1).")
 def command(kind: str, name: str | None, as_json: bool) -> None:
-    """List policies, formats, models, devices and other cards; or show one.
+    """List policies, formats, models and machines; or show one.
 
     The names listed are those that options of other commands take.
 

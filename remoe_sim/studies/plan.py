@@ -15,7 +15,6 @@ from remoe_sim.devices.fits import most_requests, room
 from remoe_sim.devices.mapped import MAPPED, RESIDENT
 from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room
-from remoe_sim.studies.plan_mapped import MappedCurve, without_weights
 from remoe_sim.studies.plan_result import PlanReport, PlanResult
 from remoe_sim.trace.trace import TraceLike
 from remoe_sim.util.units import parse_bytes, parse_ms, parse_number
@@ -128,6 +127,8 @@ def plan(
                 "misses_from": costs.misses_from, "context": on.context, "kv_tokens": kept, "compute_ms": on.compute_ms,
             }  # fmt: skip
             if on.residency == MAPPED:
+                from remoe_sim.studies.plan_mapped import MappedCurve, without_weights
+
                 said, beside = {**said, "residency": MAPPED}, without_weights(beside)
                 pages = MappedCurve(on, costs, steps, misses[0], beside, sized)
                 rule = on.pages.rule

@@ -23,7 +23,7 @@ FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "__
 OWN_FILE = {
     "capture.llama", "capture.llama_run", "capture.weighing", "devices.mapped", "devices.measured_runs",
     "devices.probes", "devices.shares",
-    "devices.terms", "synthetic.targets",
+    "devices.terms", "studies.plan_mapped", "synthetic.targets",
     "finetune.objective", "finetune.running", "formats.array_axes", "formats.array_columns",
     "formats.join", "formats.refusal", "models.huggingface",
     "models.quantisation",

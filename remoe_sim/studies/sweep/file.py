@@ -43,12 +43,6 @@ VALUES = {
 }  # fmt: skip
 COLUMNS = pa.schema({**NAMES, **VALUES, "trace_hash": TEXT, "key": TEXT}, {_MARK: SCHEMA.encode()})
 ADDED = ("fits", "missing_bytes", "room_bytes", "tpot_ms_low", "tpot_ms_high")  # that files of the same schema may lack
-    "fits",
-    "missing_bytes",
-    "room_bytes",
-    "tpot_ms_low",
-    "tpot_ms_high",
-)  # columns that files of the same schema may lack
 _NUMBERS = ("batch", "lanes", "context", "capacity_bytes", "bytes_read", "missing_bytes", "room_bytes")
 MAYBE_UNKNOWN = {**dict.fromkeys(_NUMBERS, "Int64"), "fits": "boolean"}  # and the kinds of pandas that can tell
 Row = dict[str, Any]
