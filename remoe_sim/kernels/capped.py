@@ -16,8 +16,10 @@ NO_VICTIM = -1
 
 
 class Caps(NamedTuple):
-    """Which misses may enter.
+    """Which misses may enter, and how much the cache holds.
 
+    limit: in the unit of sizes
+    mandatory: whether members of a group stay until its end
     turns: int64[groups], the layer and step of each group, as a number that changes with either
     keys: int64[N], those of a stack policy, or int64[0] for a slot policy
     start_keys: int64[1 or epochs, n_entries], keys of the entries that the cache starts with
@@ -26,6 +28,8 @@ class Caps(NamedTuple):
     trims: whether hits may evict (`slots`)
     """
 
+    limit: int
+    mandatory: bool
     turns: npt.NDArray[np.int64]
     keys: npt.NDArray[np.int64]
     start_keys: npt.NDArray[np.int64]
@@ -34,15 +38,23 @@ class Caps(NamedTuple):
     trims: bool
 
 
-_CAPS = tuple_type(Caps, LONGS, LONGS, types.Array(types.int64, 2, "C"), types.int64, types.int64, types.boolean)
+_CAPS = tuple_type(
+    Caps,
+    types.int64,
+    types.boolean,
+    LONGS,
+    LONGS,
+    types.Array(types.int64, 2, "C"),
+    types.int64,
+    types.int64,
+    types.boolean,
+)
 _ENTRY, _VICTIM = types.FunctionType(ENTRY), types.FunctionType(VICTIM)
 _VERBS = (types.FunctionType(SETUP), _ENTRY, _ENTRY, _VICTIM, _ENTRY, _VICTIM)
 
 
-@kernel(signature=types.int64(ACCESSES, STOCK, types.int64, types.boolean, _CAPS, STATE, *_VERBS, WRITTEN))
-def capped_replay(
-    accesses, stock, limit, mandatory, caps, state, setup, touch, admit, victim, insert, surplus, written
-):
+@kernel(signature=types.int64(ACCESSES, STOCK, _CAPS, STATE, *_VERBS, WRITTEN))
+def capped_replay(accesses, stock, caps, state, setup, touch, admit, victim, insert, surplus, written):
     """Do what `slot_replay` does, under caps; the policy is not told of misses that may not enter.
 
     Of a stack policy what stays is chosen once for the whole group, as in `ordered_replay`. Returns the evictions, or
@@ -50,7 +62,7 @@ def capped_replay(
     """
     offsets, entries, steps, epochs = borrowed(accesses)
     sizes, weights, preload = borrowed(stock)
-    turns, keys, start_keys, admit_after, inserts, trims = borrowed(caps)
+    limit, mandatory, turns, keys, start_keys, admit_after, inserts, trims = borrowed(caps)
     hit, resting, running = borrowed(written)
     n = sizes.size
     keyed = keys.size > 0

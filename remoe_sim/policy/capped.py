@@ -34,9 +34,9 @@ def replay_capped(policy: Policy, stream: Stream, limit: int, rules: Rules) -> O
 
     def run(plain: bool) -> Any:
         loop, (*verbs, trims) = drive(capped_replay, policy, [stream], plain)
-        caps = Caps(turns, keys, starts, rules.admit_after, inserts, trims)
+        caps = Caps(int(limit), rules.mandatory, turns, keys, starts, rules.admit_after, inserts, trims)
         state = state_of(policy, stream)
-        return loop(accesses, stock, int(limit), rules.mandatory, caps, state, *verbs, written)
+        return loop(accesses, stock, caps, state, *verbs, written)
 
     evictions = int(run_told(policy, run))
     if evictions == NO_VICTIM:
