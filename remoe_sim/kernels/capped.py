@@ -16,9 +16,10 @@ NO_VICTIM = -1
 
 
 class Caps(NamedTuple):
-    """What the cache holds, and which misses may enter.
+    """Which misses may enter, and how much the cache holds.
 
-    limit: what the cache holds; mandatory: what a step needs must enter, as far as it may
+    limit: in the unit of sizes
+    mandatory: whether members of a group stay until its end
     turns: int64[groups], the layer and step of each group, as a number that changes with either
     keys: int64[N], those of a stack policy, or int64[0] for a slot policy
     start_keys: int64[1 or epochs, n_entries], keys of the entries that the cache starts with
@@ -47,7 +48,7 @@ _CAPS = tuple_type(
     types.int64,
     types.int64,
     types.boolean,
-)  # fmt: skip
+)
 _ENTRY, _VICTIM = types.FunctionType(ENTRY), types.FunctionType(VICTIM)
 _VERBS = (types.FunctionType(SETUP), _ENTRY, _ENTRY, _VICTIM, _ENTRY, _VICTIM)
 
