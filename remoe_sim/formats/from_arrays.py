@@ -58,11 +58,11 @@ class ArrayLayers:
         if self.gates is None:
             if table.dtype.kind == "u":
                 return Decisions(np.ascontiguousarray(table, np.uint16)), None, False
-            return to_decisions(table, (table >= 0).any(axis=1)), None, False
+            return to_decisions(table, np.any(table >= 0, axis=1)), None, False
         there = table >= 0
         gates = np.where(there, self.gates[:, index], 0).astype(np.float32)
         table, gates, moved = in_order(table, gates, there)
-        decisions = to_decisions(table, (table >= 0).any(axis=1))
+        decisions = to_decisions(table, np.any(table >= 0, axis=1))
         return replace(decisions, experts=np.ascontiguousarray(decisions.experts)), gates, moved
 
 
