@@ -2,7 +2,7 @@
 
 A curve says which share of the lookups of decode hits when a share of the routed experts fits into the cache. Between
 known points the exponent `ln(1 - hit rate) / ln(1 - share)` is interpolated, so that nothing hits without a cache and
-everything with a cache of all experts; outside them it is kept.
+everything with a cache of all experts. Below the first point it is kept; above the last it falls as it does on long curves.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ NEAREST = 5  # models whose curves stand for one that has none
 LEAST_POINTS = 4  # of a model that may stand for others
 SPREAD, SPREAD_OF_OTHERS = 0.07, 0.15  # by which a model differs between prompts and engines, and from those near it
 STEPS = 200
+FADES = 0.3  # above the last point the exponent falls as (share / last share) ** -FADES: 0.29 and 0.33 on long curves
 ADVICE = "record a trace of your own model and text with 'remoe-sim capture' or 'remoe-sim import', and replay it"
 _LEAST, _MOST = 1e-4, 1 - 1e-4
 
@@ -54,6 +55,9 @@ class KnownRates:
         if share <= 0 or share >= 1:
             return float(share >= 1)
         powers = [_power(known, rate) for known, rate in zip(self.shares, self.rates, strict=True)]
+        last = self.shares[-1]
+        if share > last:
+            return max(self.rates[-1], 1 - math.pow(1 - share, powers[-1] * (share / last) ** -FADES))
         power = _between(math.log(share), [math.log(known) for known in self.shares], powers)
         return 1 - math.pow(1 - share, power)
 
@@ -67,7 +71,7 @@ def _power(share: float, rate: float) -> float:
 
 
 def _between(x: float, xs: list[float], ys: list[float]) -> float:
-    """Linear between known points, constant outside them."""
+    """Linear between known points, constant below them."""
     if x <= xs[0] or len(xs) == 1:
         return ys[0]
     for left, right, low, high in zip(xs, xs[1:], ys, ys[1:], strict=False):
@@ -190,6 +194,8 @@ def hit_rate_curve(model: str | SizedModel, policy: str = POLICY, *, without: st
         model = find_model(model)
     known = {name: series for name, series in all_series().items() if name != without}
     own = known.get(model.name)
+    if own is not None:  # runs with fewer experts per token hit more often
+        own = tuple(one for one in own if one.top_k == model.top_k) or own
     if own is not None:
         return HitRateCurve(model.name, True, own, f"{_count(own)} of {model.name}; {ADVICE}")
 

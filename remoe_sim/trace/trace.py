@@ -343,7 +343,7 @@ class Trace:
             token_id=None if self.token_id is None else self.token_id[rows],
             layer_numbers=tuple(self.layer_numbers[index] for index in at),
             model=replace(model, **per_layer),
-            source=Selected(self, at, None if whole else rows),
+            source=Selected(self, at, None if whole else rows, self.source.resident),
             notes="; ".join(filter(None, (self.notes, said))),
         )
 
@@ -369,17 +369,14 @@ class Trace:
         return f"<Trace of {name}: {self.tokens} tokens, {self.requests} requests, {self.moe_layers} MoE layers>"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Selected:
     """Some layers of another trace (by their index) and some of its rows, all for None."""
 
     trace: Trace
     at: Sequence[int]
     rows: npt.NDArray[np.int64] | None
-
-    @property
-    def resident(self) -> bool:
-        return self.trace.source.resident
+    resident: bool
 
     def decisions(self, index: int) -> Decisions:
         decisions = self.trace.decisions(self.at[index])

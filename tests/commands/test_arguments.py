@@ -40,7 +40,7 @@ BOTH = [  # of replay and of curve
     ("trace", {"expert_bytes": "3 parsecs"}, "'3 parsecs' is not a size; give a number of bytes"),
     ("trace", {"expert_bytes": "0"}, "model.expert_bytes holds a value below 1"),
     ("trace", {"expert_bytes": "4TiB"}, "model.expert_bytes holds a value above 1099511627776"),
-    ("trace", {"expert_bytes": "5,6,7"}, "model.expert_bytes has 3 entries for 2 MoE layers"),
+    ("trace", {"expert_bytes": "5B,6B,7B"}, "model.expert_bytes has 3 entries for 2 MoE layers"),
     ("trace", {"preload": "other"}, "experts per layer differ from those of .*; take a trace of the same model"),
     ("trace", {"preload": "shallow"}, "MoE layers differ from those of .*; take a trace of the same model"),
     ("mixed", {"reset": "request"}, "the rows of a request are not together; use --reset never"),

@@ -173,7 +173,7 @@ def test_budgets_need_sizes_and_requests_that_interleave_are_refused():
     unsized = trace_of([Row(0, 0, 0, DECODE, [[1, 2], [0]])], Shape((5, 4), (2, 1), None))
     with pytest.raises(ValueError, match="sizes are unknown and a byte budget needs them; pass --expert-bytes"):
         remoe_sim.sweep(unsized, budget="10%")
-    assert remoe_sim.sweep(unsized, "lru", budget="50%", expert_bytes="10")["capacity"].tolist() == [45]
+    assert remoe_sim.sweep(unsized, "lru", budget="50%", expert_bytes="10B")["capacity"].tolist() == [45]
     mixed = trace_of([Row(r, i, i, DECODE, [[1, 2], [0]]) for i, r in enumerate((0, 1, 0))], SHAPE)
     with pytest.raises(ValueError, match="the rows of a request are not together"):
         remoe_sim.sweep(mixed, reset="request")

@@ -114,7 +114,7 @@ def test_what_a_row_does_not_say_is_given_again(tmp_path, monkeypatch):
     remoe_sim.write_trace(trace_of(ROWS, Shape((5, 5), (2, 1), None)), "t.parquet")
     remoe_sim.write_trace(trace_of(ROWS[:5], Shape((5, 5), (2, 1), None)), "other.parquet")
     (tmp_path / "mine.py").write_text(FEWEST_HITS)
-    given = {"expert_bytes": "7", "train": "other.parquet"}
+    given = {"expert_bytes": "7B", "train": "other.parquet"}
     remoe_sim.sweep("t.parquet", "./mine.py,static", "2", admission="bypass", **given, output="s.parquet")
     assert remoe_sim.verify("s.parquet", sample="all", policy="./mine.py", **given).equal
     for name in given:  # without it, it is another row
