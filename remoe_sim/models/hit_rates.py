@@ -2,7 +2,8 @@
 
 A curve says which share of the lookups of decode hits when a share of the routed experts fits into the cache. Between
 known points the exponent `ln(1 - hit rate) / ln(1 - share)` is interpolated, so that nothing hits without a cache and
-everything with a cache of all experts. Below the first point it is kept; above the last it falls as it does on long curves.
+everything with a cache of all experts. Below the first point it is kept; above the last it falls as it does on long
+curves.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def test_between_two_points_by_hand():
     one = KnownRates("m", 64, 6, (0.1, 0.4), (1 - 0.9**3, 1 - 0.6**5), "", "measured", "")
     assert one.at(0.2) == pytest.approx(1 - 0.8**4)  # 0.2 is the geometric mean, so the exponent is between 3 and 5
     assert one.at(0.05) == pytest.approx(1 - 0.95**3)
-    assert one.at(0.7) == pytest.approx(1 - 0.3**5)
+    assert one.at(0.7) == pytest.approx(1 - 0.3 ** (5 * (0.7 / 0.4) ** -0.3))
     assert (one.at(0), one.at(1)) == (0, 1)
 
 
