@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import asked_bytes, format_bytes, parse_bytes, parse_count
@@ -54,6 +54,13 @@ class Settings:
     def capped(self) -> bool:
         """Whether some misses may not enter, whatever the policy is."""
         return self.admit_after > 1 or self.inserts is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; caps only if some misses may not enter."""
+        values = asdict(self)
+        if not self.capped:
+            del values["admit_after"], values["inserts"]
+        return values
 
     @property
     def mandatory(self) -> bool:

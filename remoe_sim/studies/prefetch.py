@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ class PrefetchRun:
             return PrefetchCounts.of(mine, sum(map(tokens.count, kinds)), None if weights is None else weights[layers])
 
         both = (PREFILL_LOOKUP, DECODE_LOOKUP)
-        said = {name: value for name, value in asdict(settings).items() if name != "order"}
+        said = {name: value for name, value in settings.to_dict().items() if name != "order"}
         said["capacity"] = self.limit.to_dict(settings.per_layer)
         said |= {"depth": self.known.depth, "cap_bytes": None if self.cap < 0 else self.cap}
         return PrefetchResult(

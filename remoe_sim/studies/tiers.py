@@ -22,7 +22,7 @@ what the device will miss. It is the optimum of its tier alone, given the device
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,7 @@ def tiers(
             Tier(policy.label, scope, limit.to_dict(scope == "layer"), lost)
             for policy, scope, limit, lost in zip((above, beneath), scopes, limits, evictions, strict=True)
         )
-        said = {name: value for name, value in asdict(settings).items() if name != "scope"}
+        said = {name: value for name, value in settings.to_dict().items() if name != "scope"}
         timed = None if on is None or model_there is None else run.timed(on, model_there, *reads)
         results.append(
             TierResult(one, said, device_tier, host_tier, counts[PREFILL_LOOKUP], counts[DECODE_LOOKUP], timed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -285,7 +285,7 @@ def verdict(
         on_it = on_device(timed_call, by_label[online[0].policy])
     return Verdict(
         trace=describe(trace),
-        settings=asdict(settings),
+        settings=settings.to_dict(),
         capacity=limit.to_dict(settings.per_layer),
         online=tuple(online),
         bounds={name: bounds[name] for name in ALLOWED["admission"]},
