@@ -132,7 +132,10 @@ def plan(
                 said, beside = {**said, "residency": MAPPED}, without_weights(beside)
                 pages = MappedCurve(on, costs, steps, misses[0], beside, sized)
                 rule = on.pages.rule
-                results.append(_result(on.device, sized, rule, True, False, price, said, limit, beside, target, pages))
+                whole = (
+                    int(on.device.memory_bytes) if limit is None else limit
+                )  # the system's part is of the pages' side
+                results.append(_result(on.device, sized, rule, True, False, price, said, whole, beside, target, pages))
                 continue
             if on.measured_ms is not None:
                 curve = PlanCurve(on, costs, steps, misses[0], room, beside)

@@ -41,7 +41,8 @@ def test_every_policy_is_among_them():
         for name, policy in plugins("remoe_sim.policies", Policy).items()
         if policy.__module__.startswith("remoe_sim")
     }
-    assert installed <= {name.split(":")[0] for name in EVERY}
+    apart = {"ema", "hot+lru"}  # which need an admission or a training trace: tests/policies/test_ema_and_hot.py
+    assert installed - apart <= {name.split(":")[0] for name in EVERY}
 
 
 @pytest.mark.heavy("numba")  # takes long

@@ -57,9 +57,9 @@ BOTH = [  # of replay and of curve
 REPLAY = [
     ("trace", {}, "no limit given; limit the cache by one of --cache EXPERTS, --budget BYTES"),
     ("unsized", {"budget": "5MiB"}, "sizes are unknown and a byte budget needs them; pass --expert-bytes"),
-    ("trace", {"budget": "5", "memory": "9"}, "budget and memory given; limit the cache by one of"),
-    ("trace", {"memory": "9"}, "memory is not for experts alone; say with --reserve what"),
-    ("trace", {"memory": "9", "reserve": "1KiB"}, "1.0 KiB are reserved of a memory of 9 B, which leaves nothing"),
+    ("trace", {"budget": "5", "memory": "9B"}, "budget and memory given; limit the cache by one of"),
+    ("trace", {"memory": "9B"}, "memory is not for experts alone; say with --reserve what"),
+    ("trace", {"memory": "9B", "reserve": "1KiB"}, "1.0 KiB are reserved of a memory of 9 B, which leaves nothing"),
     ("trace", {"memory": "9KiB", "reserve": "dense"}, "size of its dense layers is unknown; give --reserve a size"),
     ("trace", {"reserve": "1KiB"}, "reserve goes with --memory"),
     ("trace", {"pin": "3"}, "pin '3' is not possible; give LAYER:EXPERT"),

@@ -100,7 +100,7 @@ def complete(words, number):
     ("words", "number", "offered"),
     [
         ("remoe-sim doc", 1, ["plain,doctor"]),
-        ("remoe-sim replay --adm", 2, ["plain,--admission"]),
+        ("remoe-sim replay --admiss", 2, ["plain,--admission"]),
         ("remoe-sim replay samp", 2, ["file,samp"]),
     ],
 )

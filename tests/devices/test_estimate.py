@@ -169,7 +169,7 @@ def test_time_rises_with_every_miss():
 def test_means_of_parts_are_those_of_many_quantiles(lookups, rate):
     from scipy.stats import binom
 
-    from remoe_sim.devices.estimate import _means
+    from remoe_sim.devices.draws import _means
 
     many = binom.ppf((np.arange(16 * 4000) + 0.5) / (16 * 4000), lookups, rate).clip(0).reshape(16, 4000)
     assert _means(lookups, rate, 16) == pytest.approx(many.mean(axis=1), abs=2e-3)

@@ -112,7 +112,7 @@ def test_sizes_and_models():
         (table(), {"columns": "position=nowhere"}, "there is no column 'nowhere'"),
         ({"a": [1]}, {}, "the table: no column says"),
         (table(), {"experts": 3}, "the table: row .*expert [34] is not below the model's 3 experts"),
-        (table(), {"expert_bytes": [1, 2, 3]}, "expert_bytes has 3 sizes for 2 layers; give one or"),
+        (table(), {"expert_bytes": [1, 2, 3]}, "expert_bytes has 3 sizes for 2 layers; give one, or"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(frame, more, why):

@@ -110,7 +110,7 @@ def test_sizes_that_are_not_there_are_unknown_and_never_zero(tmp_path, line, exp
 
 
 def test_what_the_user_says_goes_before_the_file(tmp_path):
-    options = {"experts": 16, "expert_bytes": "3KiB", "dense_bytes": [1, "2", "3B"], "name": "mine", "quant": "q"}
+    options = {"experts": 16, "expert_bytes": "3KiB", "dense_bytes": [1, "2B", "3B"], "name": "mine", "quant": "q"}
     model = import_trace(capture(tmp_path), **options).model
     assert (model.experts, model.expert_bytes, model.dense_bytes) == ((16, 16), (3072, 3072), (1, 2, 3))
     assert (model.name, model.quant) == ("mine", "q")

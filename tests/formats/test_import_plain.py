@@ -51,7 +51,7 @@ def test_the_number_of_experts_can_be_given(tmp_path, form):
 def test_sizes_can_be_given(tmp_path, form):
     path = written(tmp_path, form)
     assert import_trace(path, expert_bytes="3MiB").model.expert_bytes == (3 << 20, 3 << 20)
-    assert import_trace(path, expert_bytes="3,4kB").model.expert_bytes == (3, 4000)
+    assert import_trace(path, expert_bytes="3B,4kB").model.expert_bytes == (3, 4000)
     assert import_trace(path, dense_bytes=7).model.dense_bytes == (7,) * (max(LAYERS) + 1)
     refused(path, "expert_bytes has 3 sizes for 2 MoE layers", expert_bytes=[1, 2, 3])
 

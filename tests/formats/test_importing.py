@@ -110,7 +110,7 @@ def test_an_unknown_format_lists_the_valid_ones(tmp_path):
         ({"expert_bytes": "-3"}, "'-3' is not a size"),
         ({"expert_bytes": 0}, "holds no size above 0"),
         ({"expert_bytes": []}, "holds no size above 0"),
-        ({"dense_bytes": "1,0"}, "holds no size above 0"),
+        ({"dense_bytes": "1B,0B"}, "holds no size above 0"),
         ({"dense_bytes": [1, 2]}, "dense_bytes has 2 sizes for 5 layers"),
     ],
 )

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import remoe_sim
 from remoe_sim.cli import main
-from remoe_sim.studies.sweep.file import COLUMNS, LATER, NAMES, alone
+from remoe_sim.studies.sweep.file import COLUMNS, NAMES, alone
 from tests.support.scripts import benchmark
 from tests.support.sweeps import SAMPLE, three_runs
 from tests.support.user_policies import FEWEST_HITS
@@ -142,15 +142,18 @@ def test_what_a_sweep_writes_is_no_trace_however_it_is_named(tmp_path, monkeypat
         assert done.exit_code == 0
 
 
+BANDS = ["tpot_ms_low", "tpot_ms_high"]
+
+
 def test_files_from_before_there_were_bands_are_read_and_continued(tmp_path):
     path = tmp_path / "s.parquet"
     old = remoe_sim.sweep(SAMPLE, "lru", "4,8", device="rtx-4090", output=path)
     table = pq.read_table(path)
-    pq.write_table(table.drop_columns(list(LATER)), path)
+    pq.write_table(table.drop_columns(BANDS), path)
     assert remoe_sim.verify(path).equal
     more = remoe_sim.sweep(SAMPLE, "lru", "4,8,12", device="rtx-4090", output=path)
-    assert more[list(LATER)].isna().all(axis=1).tolist() == [True, True, False]
-    names = [name for name in old.columns if name not in LATER]
+    assert more[BANDS].isna().all(axis=1).tolist() == [True, True, False]
+    names = [name for name in old.columns if name not in BANDS]
     pd.testing.assert_frame_equal(more.head(2)[names], old[names])
     assert (more["tpot_ms_low"][2:] < more["tpot_ms_mean"][2:]).all()
     assert pd.read_parquet(path).columns.tolist() == COLUMNS.names

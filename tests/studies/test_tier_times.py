@@ -45,7 +45,7 @@ def test_json_has_the_times_of_each_result():
     ("arguments", "says"),
     [
         ({"device": "oneplus-15r"}, "no link from host memory"),
-        ({"device": "a100-80gb"}, "storage"),
+        ({"device": "rtx-4090", "storage": "abacus"}, "unknown storage"),
         ({"device": DEVICE, "overlap": "prefetch"}, "overlap none or layer"),
         ({"device": DEVICE, "order": "sequential"}, "--order set"),
         ({"overlap": "none"}, "--device"),

@@ -177,7 +177,7 @@ def test_json():
         "schema", "version", "trace", "scope", "admission", "order", "reset", "phase", "warmup", "capacity", "verdict",
         "proven", "paragraph", "rule", "thresholds", "lookups", "cold_misses", "capacity_misses", "avoidable_misses",
         "avoidable_share", "remaining_misses", "best_online", "ties", "regret", "belady", "least_misses", "gap",
-        "regime", "token_cycle", "working_set", "experts_needed", "online", "left_out",
+        "regime", "token_cycle", "working_set", "experts_needed", "online", "on_device", "left_out",
     ]  # fmt: skip
     assert answer["schema"] == "remoe-sim.verdict.v1"
     assert answer["capacity"] == {"experts_per_layer": 2}
