@@ -34,7 +34,7 @@ def command(as_json: bool, **arguments: Any) -> None:
     \b
     Examples:
       remoe-sim check bench.json --device rtx-3090
-      remoe-sim check runs.csv --json
+      remoe-sim check speeds.csv --json
     """
     import remoe_sim
 

@@ -71,7 +71,6 @@ def command(as_json: bool, strict: bool, timeline: str | None, **arguments: Any)
       remoe-sim replay sample:qwen-original --cache 8 --device jetson-orin-nx-16gb --overlap none
       remoe-sim replay sample:qwen-original --cache 8 --engine llama.cpp-moe-cache
       remoe-sim replay sample:qwen-original --cache 0 --device laptop --residency mapped --page-memory 12MiB
-      remoe-sim replay t.parquet --cache 16 --model qwen1.5-moe-a2.7b --quant q4_k_m
     """
     import remoe_sim
 

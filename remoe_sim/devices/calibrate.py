@@ -16,6 +16,7 @@ from remoe_sim.devices.device import Device
 from remoe_sim.devices.device import device as find_device
 from remoe_sim.devices.estimate import estimate_one
 from remoe_sim.devices.link import MOST
+from remoe_sim.devices.machine import assembled
 from remoe_sim.devices.measured_runs import LeftOut, Run, read_runs
 from remoe_sim.models.model import model as find_model
 from remoe_sim.util.cards import Fact
@@ -117,9 +118,13 @@ def _sized(name: str, quant: str | None, top_k: int | None) -> SizedModel:
 
 
 def predict_ms(run: Run, device: Device, with_compute: bool = False, misses_from: str | None = None) -> float:
-    """The modelled time per token of a run on a device, in ms; with_compute: given its measured computing time."""
+    """The modelled time per token of a run on a device, in ms; with_compute: given its measured computing time.
+
+    A device that was put together with no engine is taken with its own numbers, and the storage and host that it names.
+    """
+    whole = device if device.engine is not None else assembled(device, engine="generic")
     return estimate_one(
-        _sized(run.model, run.quant, run.top_k), device, overlap=run.overlap, lanes=run.lanes,
+        _sized(run.model, run.quant, run.top_k), whole, overlap=run.overlap, lanes=run.lanes,
         hit_rate=run.hit_rate if run.bytes_per_token is None else None, bytes_per_token=run.bytes_per_token,
         compute_ms=run.compute_ms if with_compute else None, misses_from=misses_from,
     ).tpot_ms  # fmt: skip

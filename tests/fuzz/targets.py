@@ -130,7 +130,7 @@ def sweep_file(data, folder):
 def _parsers():
     from remoe_sim.cache.caches import Pins
     from remoe_sim.cache.settings import Limit, Settings, find_policies, known_sizes
-    from remoe_sim.formats.format import _sizes
+    from remoe_sim.formats.format import parse_sizes
     from remoe_sim.formats.join import conditions
     from remoe_sim.studies.sweep.axes import _batches, _budgets, _caches
     from remoe_sim.util import units
@@ -151,7 +151,7 @@ def _parsers():
         "cache": lambda text: _caches(several(text)),
         "batch": lambda text: _batches(several(text)),
         "reserve": lambda text: Limit.of(None, None, "1GiB").without_reserve(trace, text),
-        "expert_bytes": lambda text: (known_sizes(trace, text), _sizes("expert_bytes", text)),
+        "expert_bytes": lambda text: (known_sizes(trace, text), parse_sizes("expert_bytes", text)),
         "setting": lambda text: Settings(**dict([text.partition("=")[::2]])) if text.split("=")[0] in SETTINGS else 0,
     }
 

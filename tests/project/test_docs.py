@@ -217,7 +217,7 @@ def test_documents_name_every_key_that_is_printed():
 
 # --- the examples of --help
 
-GIVEN = re.compile(r"\.(parquet|npz|csv|jsonl|txt|gguf)(\.gz)?$|/my-model$|quick\.toml$")
+GIVEN = re.compile(r"\.(parquet|npz|csv|jsonl|txt|gguf)(\.gz)?$|/my-model$|quick\.toml$|bench\.json$")
 EXAMPLE = re.compile(r"^ +(remoe-sim .+)$", re.MULTILINE)
 BIGMOE = """# route_trace v1
 # model=/data/Tiny-Q4_K_M.gguf arch=tiny n_layer=1 n_expert=4 n_expert_used=1
@@ -250,6 +250,11 @@ OTHER_TEXTS = {
     "prompts.jsonl": '{"prompt": "w5 w6"}\n',
     "prompts.txt": "w5 w6\nw7\n",
     "runs.csv": RUNS,
+    "speeds.csv": "model,quant,device,tok_s\nqwen3-30b-a3b,q4_k_m,rtx-4090,180\n",
+    "bench.json": (
+        '[{"model_filename": "Qwen3-30B-A3B-Q4_K_M.gguf", "gpu_info": "NVIDIA GeForce RTX 3090", "n_prompt": 0, '
+        '"n_gen": 128, "n_depth": 0, "avg_ts": 130.0}]'
+    ),
     "log.csv": "when,l,chosen\n0,0,3\n0,0,1\n",
     ".jsonl": PLAIN_JSONL,
     ".csv": PLAIN_CSV,
