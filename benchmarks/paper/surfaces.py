@@ -21,7 +21,7 @@ Reals = npt.NDArray[np.float64]
 def settings(quant: str, reads: str) -> tuple[Any, Any]:
     """Model and device. `direct`: the card's three direct reads per expert, four in flight; `fault`: as mapped files
     are read, about 128 KiB at each page fault, one after another."""
-    model, device = remoe_sim.model(MODEL, quant), remoe_sim.device(DEVICE)
+    model, device = remoe_sim.model(MODEL, quant), remoe_sim.machine(DEVICE, engine="generic")
     if reads == "fault":
         parts = [round(size / FAULT_BYTES) for size in model.expert_bytes]
         most = max(parts)  # every layer has as many reads, of slightly different sizes

@@ -36,7 +36,7 @@ QUANTS = ("bf16", "int8")
 
 def estimate(quant: str, hit_rate: float, overlap: str, bandwidth: float | None = None) -> Any:
     """One estimate with the device's own link, or a link of that many bytes per second."""
-    device = remoe_sim.device(DEVICE)
+    device = remoe_sim.machine(DEVICE, engine="generic")
     if bandwidth is not None:
         device = replace(device, host=replace(device.host, bandwidth_bytes_per_s=bandwidth))
     return remoe_sim.estimate(remoe_sim.model(MODEL, quant), device, hit_rate=hit_rate, overlap=overlap)[0]

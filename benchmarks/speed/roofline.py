@@ -67,7 +67,11 @@ def calls(count: int) -> tuple[int, dict[str, tuple[Callable[[], object], float,
     sinking = EXPERTS * (sought + 2 * 1 + 3 / TOP_K)
     return ids.size, {
         "reference": (lambda: copy_and_compare(ids, other, target), 6, 1),
-        "lru, all capacities": (lambda: count(lru, streams, [rules] * LAYERS, tables), 3, EXPERTS * (2 + 1 / TOP_K)),
+        "lru, all capacities": (
+            lambda: count_depths(lru, streams, [rules] * LAYERS, tables),
+            3,
+            EXPERTS * (2 + 1 / TOP_K),
+        ),
         "lfu, all capacities": (lambda: curve.lane_curves(lfu, caches, streams), 22, sinking),
         "belady, all capacities": (lambda: curve.lane_curves(belady, caches, streams), 22, sinking),
         "belady, one capacity": (lambda: [belady.replay(one, 16, rules) for one in streams], 80, None),
