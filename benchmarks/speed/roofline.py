@@ -68,7 +68,7 @@ def calls(count: int) -> tuple[int, dict[str, tuple[Callable[[], object], float,
     return ids.size, {
         "reference": (lambda: copy_and_compare(ids, other, target), 6, 1),
         "lru, all capacities": (
-            lambda: count_depths(lru, streams, [rules] * LAYERS, tables),
+            lambda: depths_of(lru, streams, [rules] * LAYERS, tables),
             3,
             EXPERTS * (2 + 1 / TOP_K),
         ),
