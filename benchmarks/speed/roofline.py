@@ -32,6 +32,7 @@ from remoe_sim.cache.settings import Settings
 from remoe_sim.kernels import lanes
 from remoe_sim.policy import Rules
 from remoe_sim.policy.find import find_policy
+from remoe_sim.policy.stack import count as depths_of
 from remoe_sim.policy.stack import needed_bytes
 from remoe_sim.trace.accesses import global_stream, layer_stream, select_tokens
 

@@ -59,7 +59,7 @@ def answers():
     yield from (trace, trace.model, replayed, replayed["lru"], remoe_sim.info(trace), remoe_sim.doctor())
     yield remoe_sim.estimate("olmoe-1b-7b", ["rtx-4090", "oneplus-15r"], "q4_k_m", hit_rate=0.8)
     yield from (remoe_sim.split(trace, cache=8), remoe_sim.plan(trace, "rtx-4090", target_tpot="8ms"))
-    yield from (remoe_sim.device("rtx-4090"), remoe_sim.device("rtx-4090").storage)
+    yield from (remoe_sim.device("rtx-4090"), remoe_sim.machine("rtx-4090").storage)
     yield remoe_sim.model("olmoe-1b-7b", "q4_k_m")
 
 
