@@ -16,7 +16,7 @@ from remoe_sim.policy.stack import FastPath, KeyedStack, needed_bytes
 
 class HotLru(StackPolicy):
     name = "hot+lru"
-    summary = "the `hot` most used experts of a training trace stay, LRU for the rest"
+    summary = "the hot most used experts of a training trace stay, LRU for the rest"
     source = "pinned profiles of engines, such as llama.cpp forks and colibri"
     needs_training = True
 

@@ -28,7 +28,7 @@ _IDS, _WEIGHTS = "selected_experts", ("routing_weights", "weights", "router_scor
 
 class LayerJson(TraceFormat):
     name = "layer-json"
-    summary = "a folder of routing_L<layer>.json with selected_experts [token][k], or one such file"
+    summary = "a folder of routing_LN.json, N the layer, with selected_experts [token][k], or one such file"
     layout = __doc__ or ""
     shape = "directory"
     words = ("routing_L", ".json")
