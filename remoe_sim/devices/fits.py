@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from remoe_sim.util.units import format_bytes
 
 if TYPE_CHECKING:
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
     from remoe_sim.devices.device import Device
     from remoe_sim.devices.host import Host
     from remoe_sim.models.sizes import SizedModel
-    from remoe_sim.trace.accesses import Tokens
-    from remoe_sim.trace.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -55,14 +51,6 @@ def beside_experts(model: SizedModel, kv_tokens: int, requests: int) -> int:
     """Return the bytes of all that the device keeps next to experts: dense weights, head, embedding and KV cache."""
     embedding = 0 if model.tied_embeddings else model.embedding_bytes
     return sum(model.resident_bytes) + model.head_bytes + embedding + kv_cache_bytes(model, kv_tokens, requests)
-
-
-def most_requests(trace: Trace, tokens: Tokens) -> int:
-    """Return the most requests that a step serves."""
-    rows = np.arange(trace.tokens) if tokens.rows is None else tokens.rows
-    steps = np.repeat(np.arange(tokens.n_steps), np.diff(tokens.starts))
-    pairs = np.unique(steps * 2**32 + trace.request[rows].astype(np.int64) % 2**32)
-    return int(np.bincount(pairs // 2**32, minlength=1).max())
 
 
 def cache_bytes(model: SizedModel, capacity: Mapping[str, int]) -> int | None:

@@ -14,7 +14,7 @@ from remoe_sim.devices.band import Band, band_around
 from remoe_sim.devices.costs import Costs, costs_of
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.doubts import NO_CARD
-from remoe_sim.devices.fits import Fit, beside_experts, fit_of, most_requests
+from remoe_sim.devices.fits import Fit, beside_experts, fit_of
 from remoe_sim.devices.fits import cache_bytes as cache_bytes_of
 from remoe_sim.devices.hybrid import Hybrid
 from remoe_sim.devices.machine import machine
@@ -202,16 +202,15 @@ class RunsOn:
     ) -> list[Timed]:
         costs = self.costs(trace, model)
         steps = self.steps(trace, tokens, counts.needed)
-        requests = most_requests(trace, tokens)
         if self.residency != CACHED:
             reads = Reads.of(costs, np.zeros_like(counts.needed))
             if self.residency == RESIDENT:
-                return [Timed(self, model, costs, steps, reads, None, requests) for _ in counts.missed]
+                return [Timed(self, model, costs, steps, reads) for _ in counts.missed]
             held = page_bytes(self.pages, self.device, model, steps, cache_bytes)
             found = [page_faults(self.pages, self.device, model, held, *one) for one in counts.accesses()]
-            return [Timed(self, model, costs, steps, reads, faults, requests) for faults in found]
+            return [Timed(self, model, costs, steps, reads, faults) for faults in found]
         cached = [Reads.of(costs, missed, self.overlap) for missed in counts.missed]
-        return [Timed(self, model, costs, steps, one, None, requests) for one in cached]
+        return [Timed(self, model, costs, steps, one) for one in cached]
 
     def costs(self, trace: Trace, model: SizedModel) -> Costs:
         """What the parts of a step cost."""
@@ -220,24 +219,22 @@ class RunsOn:
     def steps(self, trace: Trace, tokens: Tokens, needed: Counts) -> Steps:
         """What every step has to do; prompts are those that are counted, turn by turn."""
         rows = np.arange(trace.tokens) if tokens.rows is None else tokens.rows
-        starts, kinds = tokens.starts, tokens.kinds
-        of_token = np.repeat(np.arange(tokens.n_steps), np.diff(starts))
-        count = np.diff(starts)
+        kinds, count = tokens.kinds, np.diff(tokens.starts)
+        of_token = np.repeat(np.arange(tokens.n_steps), count)
         request, position = trace.request[rows], trace.position[rows]
         decode = np.bincount(of_token, kinds == DECODE_LOOKUP, tokens.n_steps).astype(np.int64)
-        return Steps(
-            count, self._cached(of_token, request, position, tokens.n_steps), decode, needed,
-            _prompts(trace, rows, of_token, kinds),
-        )  # fmt: skip
+        cached, requests = self._cached(of_token, request, position, tokens.n_steps)
+        return Steps(count, cached, decode, needed, _prompts(trace, rows, of_token, kinds), requests)
 
-    def _cached(self, of_token: Longs, request: np.ndarray, position: np.ndarray, n_steps: int) -> Longs:
-        """Cached tokens that attention reads in each step: per request up to its last token there."""
+    def _cached(self, of_token: Longs, request: np.ndarray, position: np.ndarray, n_steps: int) -> tuple[Longs, int]:
+        """Cached tokens that attention reads in each step, up to the last of each request; the most requests of one."""
         last = np.lexsort((position, request, of_token))
         ends = np.ones(last.size, np.bool_)  # the last token of a request in a step
         ends[:-1] = (np.diff(of_token[last]) != 0) | (np.diff(request[last]) != 0)
         last = last[ends]
         reach = position[last].astype(np.int64) + 1 if self.context is None else np.full(last.size, self.context)
-        return np.bincount(of_token[last], reach, n_steps).astype(np.int64)
+        requests = int(np.bincount(of_token[last], minlength=1).max())
+        return np.bincount(of_token[last], reach, n_steps).astype(np.int64), requests
 
 
 def with_model(trace: Trace, model: str | Path | SizedModel | None, quant: str | None) -> tuple[Trace, SizedModel]:
@@ -304,7 +301,7 @@ def _prompts(trace: Trace, rows: Longs, of_token: Longs, kinds: np.ndarray) -> L
 
 @dataclass(frozen=True)
 class Timed:
-    """The times of one policy, and what it takes to log its events. requests: the most of one step."""
+    """The times of one policy, and what it takes to log its events."""
 
     run: RunsOn
     model: SizedModel
@@ -312,8 +309,12 @@ class Timed:
     steps: Steps
     reads: Reads
     faults: Faults | None = None
-    requests: int = 1
     scale: Scale | None = None
+
+    @property
+    def requests(self) -> int:
+        """The most requests of a step."""
+        return self.steps.requests
 
     @property
     def beside(self) -> int:
@@ -390,8 +391,7 @@ class Timed:
             "device": self.run.device.name, **self.run.device.parts,
             "model": self.model.name, "quant": self.model.quant, "overlap": self.run.overlap,
             "misses_from": self.costs.misses_from, "cpu_share": self.times.cpu_share, **self.run.hybrid.placement,
-            "lanes": lanes,
-            "context": self.run.context, "compute_ms": self.run.compute_ms, "notes": list(self.notes),
+            "lanes": lanes, "context": self.run.context, "compute_ms": self.run.compute_ms, "notes": list(self.notes),
             "limited_by": None if self.limits is None else self.limits[0],
             "saved_without_ms": None if self.limits is None else self.limits[1],
             "scaled": None if self.scale is None else self.scale.to_dict(),

@@ -21,7 +21,7 @@ class Steps:
 
     tokens, kv_tokens: int64[steps], tokens of each and cached tokens that its attention reads; decode: int64[steps],
     decode tokens that are counted; needed: uint16[steps, MoE layers], distinct experts; prompts: int64[turns, 2], first
-    and last step of the prompt of each turn.
+    and last step of the prompt of each turn; requests: the most of one step.
     """
 
     tokens: Longs
@@ -29,10 +29,14 @@ class Steps:
     decode: Longs
     needed: Counts
     prompts: Longs = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    requests: int = 1
 
     def first(self, count: int) -> Steps:
         """The first steps, without prompts."""
-        return Steps(self.tokens[:count], self.kv_tokens[:count], self.decode[:count], self.needed[:count])
+        return Steps(
+            self.tokens[:count], self.kv_tokens[:count], self.decode[:count], self.needed[:count],
+            requests=self.requests,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from remoe_sim.cache.call import Call
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Settings, check_timed, policies_for
 from remoe_sim.devices.device import Device
-from remoe_sim.devices.fits import most_requests, room
+from remoe_sim.devices.fits import room
 from remoe_sim.devices.mapped import MAPPED, RESIDENT
 from remoe_sim.devices.run import RunsOn
 from remoe_sim.studies.plan_curve import Beside, Misses, PlanCurve, Point, Room
@@ -121,7 +121,7 @@ def plan(
                     "it has no counted decode tokens, whose time is planned; record some, or warm up less"
                 )
             kept = int(steps.kv_tokens.max())
-            beside = Beside.of(sized, kept, most_requests(trace, tokens))
+            beside = Beside.of(sized, kept, steps.requests)
             said = {
                 "device": on.device.name, "model": sized.name, "quant": sized.quant, "overlap": on.overlap,
                 "misses_from": costs.misses_from, "context": on.context, "kv_tokens": kept, "compute_ms": on.compute_ms,
@@ -132,9 +132,8 @@ def plan(
                 said, beside = {**said, "residency": MAPPED}, without_weights(beside)
                 pages = MappedCurve(on, costs, steps, misses[0], beside, sized)
                 rule = on.pages.rule
-                whole = (
-                    int(on.device.memory_bytes) if limit is None else limit
-                )  # the system's part is of the pages' side
+                # the pages' side takes the system's part away
+                whole = int(on.device.memory_bytes) if limit is None else limit
                 results.append(_result(on.device, sized, rule, True, False, price, said, whole, beside, target, pages))
                 continue
             if on.measured_ms is not None:

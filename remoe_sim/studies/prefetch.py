@@ -15,7 +15,6 @@ from remoe_sim.cache.call import Call
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies
 from remoe_sim.cache.tier import Course, Items, Memory, stream_of_cache
-from remoe_sim.devices.fits import most_requests
 from remoe_sim.devices.run import RunsOn, Timed
 from remoe_sim.devices.step_counts import StepCounts
 from remoe_sim.devices.steps import Reads
@@ -88,7 +87,7 @@ class PrefetchRun:
         right[known.stream.steps[guesses.targets], known.layers[guesses.targets]] = used
         demand = Reads.of(costs, misses, "layer")
         reads = Reads(demand.far, demand.near, early, right, known.depth, guessed=True)
-        return Timed(run, model, costs, steps, reads, requests=most_requests(trace, tokens))
+        return Timed(run, model, costs, steps, reads)
 
     def _replay(self, policy: Policy, guesses: Guesses, table: Longs, evictions: Longs) -> tuple[Longs, Longs, Longs]:
         """Adds to the counts; returns misses of each group, loads for each target, and those that it uses."""

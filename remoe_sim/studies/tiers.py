@@ -34,7 +34,6 @@ from remoe_sim.cache.call import Call, sized
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import ALLOWED, Limit, Settings, check_policies, check_timed, find_policies
 from remoe_sim.cache.tier import Course, Items, Memory, Passed, pass_tier
-from remoe_sim.devices.fits import most_requests
 from remoe_sim.devices.run import RunsOn, Timed
 from remoe_sim.devices.step_counts import StepCounts
 from remoe_sim.devices.steps import Counts, Reads
@@ -272,7 +271,6 @@ class _TierRun:
             on.costs(self.trace, model),
             on.steps(self.trace, self.tokens, counts.needed),
             Reads(far, near, none, none),
-            requests=most_requests(self.trace, self.tokens),
         )
 
     def _counts(
