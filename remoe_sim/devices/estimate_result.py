@@ -112,6 +112,10 @@ class Estimate:
         return log(self.costs, self.times.steps, self.reads, self.said["overlap"], steps)
 
     def to_dict(self) -> dict[str, Any]:
+        return self.entries([one.to_dict() for one in self.what_if])
+
+    def entries(self, what_if: list[dict[str, Any]]) -> dict[str, Any]:
+        """The same with what changes would buy as it is given, since each change is an estimate of its own."""
         return {
             "model": self.model.name,
             "quant": self.model.quant,
@@ -127,7 +131,7 @@ class Estimate:
             **self.fit.to_dict(),
             "limited_by": self.limits[0],
             "saved_without_ms": self.limits[1],
-            "what_if": [one.to_dict() for one in self.what_if],
+            "what_if": what_if,
             "scaled": None if self.scale is None else self.scale.to_dict(),
             "pages": None if self.faults is None else self.faults.to_dict(self.said["batch"]),
             "notes": list(self.notes),
@@ -156,11 +160,11 @@ class EstimateReport(Shown):
         import pandas as pd
 
         rows = []
-        for result in self.to_dict()["results"]:
+        for one in self.results:
+            result = one.entries(what_if=[])
             parts = {f"{name}_ms": value for name, value in result.pop("parts_ms").items()}
             for name in ("saved_without_ms", "what_if", "scaled"):
                 del result[name]
-            tpot = result["tpot_ms"]
             pages, tpot = result.pop("pages"), result["tpot_ms"]
             parts["page_bytes"] = None if pages is None else pages["memory_bytes"]
             band = {"tpot_ms": tpot["mean"], "tpot_ms_low": tpot["band"]["low"], "tpot_ms_high": tpot["band"]["high"]}
