@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from remoe_sim.devices.device import Device
+from remoe_sim.devices.fits import kv_cache_bytes, room
 from remoe_sim.models.hit_rates import hit_rate_curve
 from remoe_sim.util.units import format_bytes
 
 if TYPE_CHECKING:
-    from remoe_sim.devices.device import Device
     from remoe_sim.devices.host import Host
     from remoe_sim.models.hit_rates import HitRate
     from remoe_sim.models.sizes import SizedModel
@@ -36,12 +37,9 @@ class Kept:
     @classmethod
     def of(cls, model: SizedModel, context: int, batch: int = 1) -> Kept:
         """What so many requests with that many tokens each need."""
-        cached = 0.0
-        for per_token, window in zip(model.kv_bytes_per_token, model.kv_window_tokens, strict=True):
-            cached += (per_token or 0.0) * (context if window is None else min(context, window))
         embedding = 0 if model.tied_embeddings else model.embedding_bytes
-        kept = batch * (round(cached) + sum(model.state_bytes))
-        return cls(sum(model.resident_bytes), model.head_bytes, embedding, kept)
+        kv_cache = batch * kv_cache_bytes(model, context, 1)
+        return cls(sum(model.resident_bytes), model.head_bytes, embedding, kv_cache)
 
     @property
     def total(self) -> int:
@@ -66,13 +64,9 @@ class Expected:
 
 
 def memory_of(machine: Device | Host) -> int | None:
-    """Bytes of a device or host for a model: what its system reports, less what the system keeps."""
-    whole = machine.usable_bytes or machine.memory_bytes
-    if whole is None:
-        return None
-    shared = getattr(machine, "unified", False) and getattr(machine, "kind", "") != LIMITED
-    kept = getattr(machine, "system_bytes", None)
-    return max(0, int(whole) - int(SYSTEM * shared if kept is None else kept))
+    """Bytes of a device or host for a model, where a system of unknown needs shares the memory with the device."""
+    shared = isinstance(machine, Device) and machine.unified and machine.kind != LIMITED
+    return room(machine, assumed=SYSTEM if shared else 0)
 
 
 def expected_of_share(model: SizedModel, share: float) -> Expected:

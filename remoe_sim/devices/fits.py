@@ -30,10 +30,14 @@ class Fit:
         return {"fits": self.fits, "missing_bytes": self.missing_bytes, "room_bytes": self.room_bytes}
 
 
-def room(machine: Device | Host) -> int | None:
-    """Return the bytes for a model: what the driver or the system reports, less what the system keeps."""
+def room(machine: Device | Host, assumed: int = 0) -> int | None:
+    """Return the bytes for a model: what the driver or the system reports, less what the system keeps.
+
+    assumed: what that is where no card says it.
+    """
     whole = machine.usable_bytes or machine.memory_bytes
-    return None if whole is None else max(int(whole) - int(machine.system_bytes or 0), 0)
+    kept = assumed if machine.system_bytes is None else machine.system_bytes
+    return None if whole is None else max(int(whole) - int(kept), 0)
 
 
 def kv_cache_bytes(model: SizedModel, kv_tokens: int, requests: int) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from remoe_sim.devices.fits import kv_cache_bytes
 from remoe_sim.util.errors import unknown
 from remoe_sim.util.units import MOST_LANES, decimal, parse_bytes, parse_count
 
@@ -97,15 +98,11 @@ def page_bytes(pages: Pages, device: Device, model: SizedModel, steps: Steps, ca
 
 def beside_pages(device: Device, model: SizedModel, steps: Steps) -> int:
     """What of the device's memory is not for the page cache of a program without a cache of its own."""
-    tokens = int(steps.kv_tokens.max(initial=0))
-    kv = sum(
-        (each or 0.0) * (tokens if window is None else min(tokens, window))
-        for each, window in zip(model.kv_bytes_per_token, model.kv_window_tokens, strict=True)
-    )
+    kv_cache = kv_cache_bytes(model, int(steps.kv_tokens.max(initial=0)), 1)
     host = device.host_card
     system = SYSTEM_BYTES if host is None or host.system_bytes is None else host.system_bytes
     reserved = 0 if device.usable_bytes is None else int(device.memory_bytes - device.usable_bytes)
-    return reserved + int(system) + int(kv) + sum(model.state_bytes)
+    return reserved + int(system) + kv_cache
 
 
 def most_active(pieces: int, memory_bytes: int) -> int:
