@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from remoe_sim.devices.host import FAMILIES
-from remoe_sim.devices.link import DEVICE_KINDS, card_numbers, doubts
+from remoe_sim.devices.link import DEVICE_KINDS, Component, card_numbers, doubts
 from remoe_sim.util.cards import Fact, facts, read_card
 from remoe_sim.util.errors import unknown
 
@@ -23,8 +23,8 @@ _CACHE = (
 _SHARES = ("fetch_share", "cpu_share_of_matvec", "kv_share")
 
 
-@dataclass(frozen=True)
-class Engine:
+@dataclass(frozen=True, repr=False)
+class Engine(Component):
     """What an engine costs, in SI units; None where the device's own number stands.
 
     kinds: of devices that it runs on; share: of a device's peak bandwidth that decode reaches, by kind of device and
@@ -39,8 +39,6 @@ class Engine:
     fitted_from: the runs behind fitted numbers
     """
 
-    name: str
-    title: str
     kinds: tuple[str, ...]
     share: dict[str, dict[str, float]]
     layer_s: float | None
@@ -59,19 +57,12 @@ class Engine:
     unverified: tuple[str, ...]
     facts: dict[str, Fact]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "kinds": list(self.kinds), "unverified": list(self.unverified)}
-
     def share_of(self, kind: str, family: str) -> float | None:
         """The share of a device's bandwidth, the nearest that the card says: kind and family, kind, family, any."""
         for one, of in ((kind, family), (kind, ANY), (ANY, family), (ANY, ANY)):
             if of in self.share.get(one, {}):
                 return self.share[one][of]
         return None
-
-    def __repr__(self) -> str:
-        return f"<Engine {self.name}: {self.title}>"
 
 
 def engine(name_or_path: str | Path) -> Engine:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_sim.devices.link import card_numbers, doubts
+from remoe_sim.devices.link import Component, card_numbers, card_title, doubts
 from remoe_sim.util.cards import Fact, read_card
 
 FAMILIES = ("q4", "q8", "mxfp4", "16bit")  # of quantisations, as far as a processor's speed goes
@@ -16,8 +16,8 @@ _OPTIONAL = ("memory_bytes", "usable_bytes", "system_bytes", "handover_s")
 _MATVEC = "matvec_bytes_per_s"
 
 
-@dataclass(frozen=True)
-class Host:
+@dataclass(frozen=True, repr=False)
+class Host(Component):
     """A host, in SI units; None where a number is not known.
 
     memory_bytes: all of its memory, usable_bytes: what the system reports, system_bytes: what the system keeps
@@ -27,8 +27,6 @@ class Host:
     handover_s: from the accelerator to the processor and back, once
     """
 
-    name: str
-    title: str
     memory_bytes: int | None
     usable_bytes: int | None
     system_bytes: int | None
@@ -38,13 +36,6 @@ class Host:
     note: str | None
     unverified: tuple[str, ...]
     facts: dict[str, Fact]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "unverified": list(self.unverified)}
-
-    def __repr__(self) -> str:
-        return f"<Host {self.name}: {self.title}>"
 
 
 def host(name_or_path: str | Path) -> Host:
@@ -61,9 +52,7 @@ def make_host(name: str, card: Mapping[str, Any]) -> Host:
     rest = {key: value for key, value in card.items() if key not in ("title", "note", _MATVEC)}
     found = card_numbers(rest, _REQUIRED, _OPTIONAL, where)
     rates = card_numbers(card.get(_MATVEC, {}), (), FAMILIES, f"{where}, [{_MATVEC}]")
-    title = card.get("title")
-    if not title or not isinstance(title, str):
-        raise ValueError(f'{where}: give title = "…"')
+    title = card_title(card, where)
     for key, fact in {**found, **rates}.items():
         if fact.value <= 0 and key not in ("system_bytes", "handover_s"):
             raise ValueError(f"{where}: '{key}' is {fact.value}; give a number above 0")

@@ -89,6 +89,29 @@ def _whole(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
+@dataclass(frozen=True, repr=False)
+class Component:
+    """What the hosts, storage and engines of cards have in common."""
+
+    name: str
+    title: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self.title}>"
+
+
+def card_title(card: Mapping[str, Any], where: str) -> str:
+    """The title of a card; ValueError if it has none."""
+    title = card.get("title")
+    if not title or not isinstance(title, str):
+        raise ValueError(f'{where}: give title = "…"')
+    return title
+
+
 def card_numbers(table: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> dict[str, Fact]:
     """The numbers of a table of a card; ValueError for what is missing, unknown, no number or too large."""
     if not isinstance(table, Mapping):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_sim.devices.link import LINK_NUMBERS, MORE_LINK_NUMBERS, Link, card_numbers, doubts
+from remoe_sim.devices.link import LINK_NUMBERS, MORE_LINK_NUMBERS, Component, Link, card_numbers, card_title, doubts
 from remoe_sim.util.cards import Fact, read_card
 
 _MAPPED = ("fault_latency_s", "read_ahead_bytes", "page_bytes")
 
 
-@dataclass(frozen=True)
-class Storage:
+@dataclass(frozen=True, repr=False)
+class Storage(Component):
     """A drive, in SI units.
 
     link: how reads go that an engine asks for
@@ -22,8 +22,6 @@ class Storage:
     reads at most; page_bytes: of the system. None where they are not known.
     """
 
-    name: str
-    title: str
     link: Link
     fault_latency_s: float | None
     read_ahead_bytes: int | None
@@ -31,13 +29,6 @@ class Storage:
     note: str | None
     unverified: tuple[str, ...]
     facts: dict[str, Fact]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "unverified": list(self.unverified)}
-
-    def __repr__(self) -> str:
-        return f"<Storage {self.name}: {self.title}>"
 
 
 def storage(name_or_path: str | Path) -> Storage:
@@ -53,9 +44,7 @@ def make_storage(name: str, card: Mapping[str, Any]) -> Storage:
     where = f"storage card '{name}'"
     rest = {key: value for key, value in card.items() if key not in ("title", "note")}
     found = card_numbers(rest, LINK_NUMBERS, (*MORE_LINK_NUMBERS, *_MAPPED), where)
-    title = card.get("title")
-    if not title or not isinstance(title, str):
-        raise ValueError(f'{where}: give title = "…"')
+    title = card_title(card, where)
     for key in _MAPPED[1:]:
         if key in found and not (isinstance(found[key].value, int) and found[key].value >= 1):
             raise ValueError(f"{where}: '{key}' is {found[key].value}; give a whole number from 1")
