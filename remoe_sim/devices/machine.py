@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from remoe_sim.devices.device import Device
 from remoe_sim.devices.device import device as find_device
@@ -12,19 +12,16 @@ from remoe_sim.devices.engine import Engine
 from remoe_sim.devices.engine import engine as find_engine
 from remoe_sim.devices.host import Host
 from remoe_sim.devices.host import host as find_host
+from remoe_sim.devices.link import doubts
 from remoe_sim.devices.storage import Storage
 from remoe_sim.devices.storage import storage as find_storage
 from remoe_sim.util.cards import card_names, is_path
 from remoe_sim.util.errors import unknown
 
-PARTS = ("host", "storage", "engine")
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from remoe_sim.util.cards import Fact
-
-
+PARTS = ("host", "storage", "engine")
 JOIN = "+"  # between the cards of a machine in one name
 
 
@@ -46,20 +43,16 @@ def machine(
     >>> machine("rtx-4090", host="desktop-ddr5-6000").parts["host"]
     'desktop-ddr5-6000'
     """
+    given: dict[str, Any] = {"host": host, "storage": storage, "engine": engine}
     if isinstance(device, str) and JOIN in device and not is_path(device):
         device, *rest = device.split(JOIN)
         for name in rest:
             kind = next((one for one in PARTS if name in card_names(one)), None)
             if kind is None:
                 raise unknown("host, storage or engine", name, [one for kind in PARTS for one in card_names(kind)])
-            if kind == "host":
-                host = name if host is None else host
-            elif kind == "storage":
-                storage = name if storage is None else storage
-            else:
-                engine = name if engine is None else engine
-    made = assembled(device, host, storage, engine)
-    asked = [part for part, given in zip(PARTS, (host, storage, engine), strict=True) if given is not None]
+            given[kind] = name if given[kind] is None else given[kind]
+    made = assembled(device, **given)
+    asked = [part for part in PARTS if given[part] is not None]
     own = JOIN.join([made.name, *(str(made.parts[part]) for part in asked)])
     return replace(made, name=own) if asked else made
 
@@ -73,7 +66,7 @@ def assembled(
     """Return a device with a host, a storage and an engine, so that costs can be told.
 
     Of each that is not given the device's card names a default, unless the card has such numbers itself. What is given
-    goes before what the device's card says. Raises ValueError for unknown names, for an engine that does not run on
+    replaces what the device's card says. Raises ValueError for unknown names, for an engine that does not run on
     the device and for a host next to a device with unified memory, which is its own host.
     """
     machine = device if isinstance(device, Device) else find_device(device)
@@ -128,18 +121,13 @@ def _with_engine(machine: Device, engine: Engine) -> Device:
 
 def _without(machine: Device, names: Iterable[str]) -> Device:
     """The same without doubts about numbers of the device's card that others stand for."""
-    from remoe_sim.devices.link import doubts
-
     names = set(names)
     if not names & machine.facts.keys():
         return machine
-    before, facts = set(doubts("device", machine.name, machine.facts)), _rest(machine.facts, names)
+    before = set(doubts("device", machine.name, machine.facts))
+    facts = {name: fact for name, fact in machine.facts.items() if name not in names}
     kept = [one for one in machine.unverified if one not in before]
     return replace(machine, unverified=(*doubts("device", machine.name, facts), *kept), facts=facts)
-
-
-def _rest(facts: dict[str, Fact], names: set[str]) -> dict[str, Fact]:
-    return {name: fact for name, fact in facts.items() if name not in names}
 
 
 def _all(first: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
