@@ -17,6 +17,7 @@ import numpy as np
 
 from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
 from remoe_sim.formats.format import TraceFormat
+from remoe_sim.formats.logits import largest, softmax
 from remoe_sim.formats.source import Source
 from remoe_sim.formats.torch_files import read_torch, torch_pickle
 from remoe_sim.trace import Trace
@@ -105,7 +106,5 @@ def _question(source: Source, number: int, one: Any) -> tuple[Any, Any, Any]:
         raise source.error("logits do not say how many experts each token has; pass --top-k N")
     if k > logits.shape[2] or not np.isfinite(logits).all():
         raise fault(f"{logits.shape[2]} logits, some may not be finite, of which {k} cannot be taken")
-    experts = np.argsort(-logits, axis=2, kind="stable")[:, :, :k]
-    probs = np.exp(logits - logits.max(axis=2, keepdims=True))
-    probs /= probs.sum(axis=2, keepdims=True)
+    experts, probs = largest(logits, k), softmax(logits)
     return experts, np.take_along_axis(probs, experts, axis=2), probs.astype(np.float16)

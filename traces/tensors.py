@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from remoe_sim.formats.arrays import RequestArrays, trace_of_requests
-from remoe_sim.formats.axes import MOST_KNOWN_LAYERS, tokens_first
+from remoe_sim.formats.axes import AXES, MOST_KNOWN_LAYERS, tokens_first
 from remoe_sim.formats.columns import SYNONYMS, find_columns, plain
 from remoe_sim.formats.facts import facts_of
 from remoe_sim.formats.format import TraceFormat
 from remoe_sim.formats.json_files import npy_values
+from remoe_sim.formats.logits import are_probabilities, largest, softmax
 from remoe_sim.formats.npz_files import NpzArrays
 from remoe_sim.formats.source import Given, Source, as_source
 from remoe_sim.formats.tables import trace_of_table
@@ -255,7 +256,7 @@ def _logits_by_layer(source: Source, array: Array, fault: Any) -> Array:
     """Logits as [tokens, layers, E]: layers come first, unless that is not possible, or --axes says it."""
     axes = source.given.axes
     if axes is not None:
-        return np.transpose(array, [axes.index(name) for name in ("tokens", "layers", "k")])
+        return np.transpose(array, [axes.index(name) for name in AXES])
     first, second = array.shape[:2]
     known = source.given.moe_layers
     if known is not None and (first == known) != (second == known):
@@ -293,10 +294,6 @@ def _largest(source: Source, number: int, table: Array, k: int) -> tuple[Array, 
     logits = table.astype(np.float64)
     if not np.isfinite(logits).all():
         raise source.error(f"layer {number} of its logits holds numbers that are not finite; record it again")
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    given = bool((logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=2e-2))
-    probs = logits
-    if not given:
-        probs = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probs /= probs.sum(axis=1, keepdims=True)
+    order, given = largest(logits, k), are_probabilities(logits)
+    probs = logits if given else softmax(logits)
     return order, np.take_along_axis(probs, order, axis=1), probs.astype(np.float16), given

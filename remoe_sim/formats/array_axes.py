@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.formats.axes import MOST_KNOWN_LAYERS
+from remoe_sim.formats.axes import AXES, MOST_KNOWN_LAYERS, SAMPLE
 from remoe_sim.trace.trace import Model
 
 if TYPE_CHECKING:
     from remoe_sim.models.sizes import SizedModel
     from remoe_sim.util.arrays import Array
-
-AXES = ("tokens", "layers", "k")
-_SAMPLE = 64  # tokens, or layers, in which a repeated expert is looked for
 
 
 def axes_of(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -72,7 +69,7 @@ def check_axes(
             f"there are {layers} layers, more than any model has (offsets=[0, {tokens}] says that they are right)",
             "tokens", "layers",
         )  # fmt: skip
-    if layers > 1 and k > 1 and _repeats(ids[:_SAMPLE], 2) and not _repeats(ids[:_SAMPLE], 1):
+    if layers > 1 and k > 1 and _repeats(ids[:SAMPLE], 2) and not _repeats(ids[:SAMPLE], 1):
         raise ask(f"tokens have an expert twice among the {k} of a layer", "layers", "k")
 
 

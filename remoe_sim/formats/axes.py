@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from remoe_sim.util.errors import TraceError
 
 MOST_KNOWN_LAYERS = 200  # no published model has as many MoE layers
-_SAMPLE = 64
-_AXES = ("tokens", "layers", "k")
+SAMPLE = 64  # tokens, or layers, in which a repeated expert is looked for
+AXES = ("tokens", "layers", "k")
 
 
 def tokens_first(
@@ -35,7 +35,7 @@ def tokens_first(
     tokens and layers cannot be told apart.
     """
     if source.given.axes is not None:
-        return np.transpose(ids, [source.given.axes.index(name) for name in _AXES])
+        return np.transpose(ids, [source.given.axes.index(name) for name in AXES])
     k = _k_axis(source, ids)
     first, second = (axis for axis in range(3) if axis != k)
     order = _order(source, ids.shape[first], ids.shape[second], tokens, layers, certain)
@@ -80,7 +80,7 @@ def _k_axis(source: Source, ids: Array) -> int:
 
 def _repeats(ids: Array, axis: int) -> bool:
     """Whether a decision along an axis has an expert twice, among some of them; dense layers are all 0."""
-    part = tuple(slice(None) if other == axis else slice(_SAMPLE) for other in range(3))
+    part = tuple(slice(None) if other == axis else slice(SAMPLE) for other in range(3))
     table = np.moveaxis(ids[part], axis, 2).reshape(-1, ids.shape[axis])
     table = np.where((table == 0).all(axis=1, keepdims=True), -1, table)
     return find_repeated(table) is not None

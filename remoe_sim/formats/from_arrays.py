@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_sim.formats.array_axes import AXES, axes_of, check_axes
+from remoe_sim.formats.array_axes import axes_of, check_axes
 from remoe_sim.formats.array_columns import columns_of, numpy_of
 from remoe_sim.formats.assemble import to_decisions
+from remoe_sim.formats.axes import AXES
 from remoe_sim.formats.format import Sizes, parse_sizes
 from remoe_sim.formats.join import in_one
+from remoe_sim.formats.logits import are_probabilities, largest, softmax
 from remoe_sim.formats.sized import find_sized, with_expert_bytes, with_sizes_of
 from remoe_sim.trace.trace import MOST_EXPERTS, Decisions, InMemory, LayerSource, Model, Trace
 from remoe_sim.trace.weights import EXPECTED, MOVED, in_order, wrong_weight
@@ -211,12 +213,8 @@ def _check_layers(trace: Trace, source: ArrayLayers, notes: list[str]) -> None:
 def probabilities(logits: Array) -> tuple[npt.NDArray[np.float32], bool]:
     """Probabilities float32[tokens, E] of logits, and whether these are probabilities already."""
     wide = logits.astype(np.float32)
-    if bool((wide >= 0).all() and np.allclose(wide.sum(axis=1), 1, atol=2e-2)):
-        return wide, True
-    wide -= wide.max(axis=1, keepdims=True)
-    np.exp(wide, out=wide)
-    wide /= wide.sum(axis=1, keepdims=True)
-    return wide, False
+    already = are_probabilities(wide)
+    return wide if already else softmax(wide), already
 
 
 def _largest(
@@ -238,7 +236,7 @@ def _largest(
         if not finite.all():
             row = int(np.flatnonzero(~finite.all(axis=1))[0])
             raise TraceError(f"logits[token {row}, layer {index}] hold a number that is not finite; record it again")
-        chosen = np.argsort(-table.astype(np.float64), axis=1, kind="stable")[:, :k]
+        chosen = largest(table, k)
         of_layer, already = probabilities(table)
         layers.append(Decisions(np.ascontiguousarray(chosen, np.uint16)))
         gates.append(np.take_along_axis(of_layer, chosen, axis=1))
