@@ -108,7 +108,7 @@ def show(report: PlanReport) -> None:
         known = ", ".join(f"{name} {_gib(size)}" for name, size in parts if size)
         kept = f"KV cache {_gib(beside.kv_cache)} ({first.said['kv_tokens']:,} tokens)"
         if _mapped(first):
-            console.print(f"a mapped file, all weights in the page cache; beside it, in GiB: system, {kept}")
+            console.print(f"a mapped file, all weights in the page cache; next to them, in GiB: system, {kept}")
         else:
             console.print(f"misses {place}, overlap {first.said['overlap']}; beside experts, in GiB: {known}, {kept}")
         for one in report:
