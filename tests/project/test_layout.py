@@ -15,7 +15,7 @@ pytestmark = pytest.mark.once
 
 FREE = ("", "__main__", "cli", "commands")  # the face, the command line
 CONTRACTS = ("assembling", "importing")  # files that only repeat names, at the paths that documents show to users
-MOST_FILES, MOST_LINES, MOST_LEVELS, MOST_BESIDE = 260, 400, 11, 5
+MOST_FILES, MOST_LINES, MOST_LEVELS, MOST_BESIDE = 300, 400, 11, 5
 MOST_ARGUMENTS = 12  # of a kernel
 # Nothing imports these: they are found by listing, or run on a worker.
 FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "__main__", "assembling", "importing")
