@@ -49,18 +49,52 @@ def _model_rows() -> list[Row]:
 def _show_models(rows: list[Row]) -> None:
     """A table of 80 columns; a question mark is behind models of which something has not been checked."""
 
-    table = new_table("name", "layers", "MoE", "experts", "top-k", "billions", *SHOWN, edge=False)
+    table = new_table("name", "layers", "MoE", "experts", "top-k", "billions", "active", *SHOWN, edge=False)
     for row in rows:
         mark = "?" if row["unverified"] else ""
         sizes = [f"{row['mean_expert_bytes'][quant] / 2**20:,.2f}" for quant in SHOWN]
         counts = [str(row[name]) for name in ("layers", "moe_layers", "experts", "top_k")]
-        table.add_row(row["name"] + mark, *counts, f"{row['parameters'] / 1e9:,.1f}", *sizes)
+        billions = (f"{row[name] / 1e9:,.1f}" for name in ("parameters", "active_parameters"))
+        table.add_row(row["name"] + mark, *counts, *billions, *sizes)
     print_table(table)
     click.echo(
-        "\nMoE: layers with experts; billions: of parameters; then MiB of a routed expert,\n"
-        "the mean over layers, by quantisation.\n"
+        "\nMoE: layers with experts; billions: of parameters, active: those that a token uses;\n"
+        "then MiB of a routed expert, the mean over layers, by quantisation.\n"
         "?: something in the card has not been checked; --json says what."
     )
+
+
+REFERENCE = "qwen3-30b-a3b"
+
+
+def _quant_rows() -> list[Row]:
+    """Every quantisation with the bits per weight that a model's experts take in it."""
+    from remoe_sim.models.model import model
+    from remoe_sim.models.quantisation import quant_names
+
+    whole = model(REFERENCE, "bf16")
+    rows = []
+    for name, summary in quant_names().items():
+        sized = model(REFERENCE, name)
+        rows.append(
+            {
+                "name": name,
+                "expert_bits": 16 * sized.routed_bytes / whole.routed_bytes,
+                "model_bits": 16 * sized.total_bytes / whole.total_bytes,
+                "summary": summary,
+                "assumptions": list(sized.assumptions),
+            }
+        )
+    return rows
+
+
+def _show_quants(rows: list[Row]) -> None:
+    table = new_table("name", "experts", "whole", "what", left=4, edge=False, wrap=("what",))
+    for row in rows:
+        bits = (f"{row[name]:.3g}" for name in ("expert_bits", "model_bits"))
+        table.add_row(row["name"], *bits, "; ".join([row["summary"], *(row["assumptions"] if len(rows) == 1 else [])]))
+    print_table(table)
+    click.echo(f"\nexperts, whole: bits per weight of the routed experts and of all of {REFERENCE}")
 
 
 def _device_rows() -> list[Row]:
@@ -200,6 +234,7 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "policies": _policies,
     "formats": _formats,
     "models": _model_rows,
+    "quants": _quant_rows,
     "devices": _device_rows,
     "hosts": _part_rows("host"),
     "storage": _part_rows("storage"),
@@ -220,6 +255,7 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     Examples:
       remoe-sim list policies
       remoe-sim list models
+      remoe-sim list quants
       remoe-sim list devices
       remoe-sim list devices rtx-4090
       remoe-sim list formats --json
@@ -283,6 +319,6 @@ def _one(kind: str, name: str, as_json: bool) -> None:
 
 
 SHOW: dict[str, Callable[[list[Row]], None]] = {
-    "models": _show_models, "devices": _show_devices, "hosts": _show_hosts, "storage": _show_storage,
-    "engines": _show_engines,
+    "quants": _show_quants, "models": _show_models, "devices": _show_devices, "hosts": _show_hosts,
+    "storage": _show_storage, "engines": _show_engines,
 }  # fmt: skip

@@ -48,7 +48,7 @@ def family_of(quant: str) -> str:
         return "mxfp4"
     if re.search(r"bf16|fp16|f16", name):
         return "16bit"
-    return "q8" if re.search(r"q8|int8|fp8", name) else "q4"
+    return "q8" if re.search(r"q8|int8|fp8|8bit", name) else "q4"
 
 
 def terms_of(device: Device, quant: str) -> Terms:

@@ -17,7 +17,7 @@ _BITS = {  # of dynamic quantisations, by the mixture whose size is nearest
     "q2_k_xl": "q2_k", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_m", "q5_k_xl": "q5_k_m", "q6_k_xl": "q6_k",
     "q8_k_xl": "q8_0", "q2_k_l": "q2_k", "q4_k_l": "q4_k_m", "q5_k_l": "q5_k_m", "q6_k_l": "q6_k",
 }  # fmt: skip
-_FOUR_BITS = {"awq": "int4-g128", "gptq": "int4-g128", "int4": "int4-g128"}
+_FOUR_BITS = {"int4": "int4-g128"}
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def named(text: str) -> Named | None:
 def _quant(text: str) -> tuple[str, str | None]:
     """The quantisation that is meant, and what differs."""
     if text.endswith("bit"):
-        bits = int(text[0])
-        return f"bpw:{bits + 0.5}", f"{bits} bits are counted as {bits + 0.5}, with scales and biases per group of 64"
+        return f"mlx-{text[0]}bit", f"{text} is taken for MLX with groups of 64, as in mlx-{text[0]}bit"
     plain = text.removeprefix("ud-")
     name = _BITS.get(plain, _FOUR_BITS.get(plain, plain))
     if text.startswith("ud-") or plain in _BITS:

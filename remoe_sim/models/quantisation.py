@@ -171,7 +171,16 @@ WHOLE = {"bf16": "bf16", "fp16": "f16", "f16": "f16", "fp32": "f32", "f32": "f32
 ALIKE = ("fp8", "int8", "nvfp4")  # every matrix but router, embedding and head
 _GROUPS = re.compile(r"int4(?:-g(\d{1,5}))?")
 _BITS = re.compile(r"bpw:(\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?))?")
-_FORMS = ("int4-g128", "bpw:2.6", "bpw:2.6/4")
+_GROUPED = re.compile(r"(mlx|hqq|awq|gptq)(?:-([2-8])bit)?(?:-g(\d{1,5}))?")
+_FORMS = ("int4-g128", "mlx-4bit", "mlx-6bit-g64", "hqq-4bit-g64", "awq", "gptq-4bit-g128", "bpw:2.6", "bpw:2.6/4")
+# Of formats with groups: the group where none is named, bytes of scale and bias per group besides the weights, and what
+# is stored that way; AWQ and GPTQ have a zero of as many bits as a weight, too.
+GROUPED = {
+    "mlx": (64, 4.0, "an fp16 scale and bias per group; embedding and head are quantised too, the router is not"),
+    "hqq": (64, 4.0, "an fp16 scale and zero per group; router, norms, embedding and head are bf16"),
+    "awq": (128, 2.0, "an fp16 scale and a zero per group; router, norms, embedding and head are bf16"),
+    "gptq": (128, 2.0, "an fp16 scale and a zero per group; router, norms, embedding and head are bf16"),
+}
 _ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}  # as llama.cpp's own tool takes them
 
 
@@ -194,6 +203,9 @@ def quantise(quant: str, shape: Shape, tensors: Sequence[Tensor]) -> Stored:
         return Stored(name, tuple(TYPES[WHOLE[name]] for _ in tensors), ())
     routed, linear, assumptions = _rule(name)
     rest = TYPES["bf16"]
+    if name.startswith("mlx-"):  # embedding and head as well
+        types = [rest if one.role in (VECTOR, ROUTER) or one.part == EXPERT_BIAS else routed for one in tensors]
+        return Stored(name, tuple(types), assumptions)
     types = [routed if one.part == ROUTED else linear if _linear(one) else rest for one in tensors]
     return Stored(name, tuple(types), assumptions)
 
@@ -213,12 +225,36 @@ def _rule(name: str) -> tuple[TensorType, TensorType, tuple[str, ...]]:
     if (match := _GROUPS.fullmatch(name)) and (group := int(match[1] or 128)) >= 2:
         four = TensorType(name, group, group / 2 + 2)
         return four, four, (plain, f"one fp16 scale per group of {group} weights and no zero points")
+    if (match := _GROUPED.fullmatch(name)) and (match[1] in ("awq", "gptq") or match[2]):
+        group, beside, said = GROUPED[match[1]]
+        group, bits = int(match[3] or group), int(match[2] or 4)
+        if group >= 2:
+            zero = bits / 8 if match[1] in ("awq", "gptq") else 0.0
+            some = TensorType(name, group, group * bits / 8 + beside + zero)
+            return some, some, (said,)
     if match := _BITS.fullmatch(name):
-        bits, others = float(match[1]), float(match[2] or 16)
-        if 0 < bits <= 64 and 0 < others <= 64:
-            return TensorType(name, 1, bits / 8), TensorType(name, 1, others / 8), (plain,)
+        some_bits, others = float(match[1]), float(match[2] or 16)
+        if 0 < some_bits <= 64 and 0 < others <= 64:
+            return TensorType(name, 1, some_bits / 8), TensorType(name, 1, others / 8), (plain,)
     valid = [*WHOLE, *ALIKE, "mxfp4", "mxfp4_moe", *MIXTURES, *_FORMS]
-    raise unknown("quantisation", name, valid)
+    raise unknown("quantisation", name, valid, "remoe-sim list quants")
+
+
+def quant_names() -> dict[str, str]:
+    """Quantisations by name, with what they are; forms with numbers of one's own stand with an example."""
+    whole = dict.fromkeys(WHOLE, "every tensor in this type")
+    rules = dict.fromkeys(ALIKE, "every matrix but router, embedding and head")
+    experts = {"mxfp4": "routed experts; all else bf16", "mxfp4_moe": "routed experts; all else q8_0 (llama.cpp)"}
+    mixtures = dict.fromkeys(MIXTURES, "llama.cpp's mixture of this name")
+    grouped = {
+        "int4-g128": "four bits, any group after g, no zero points",
+        "mlx-4bit": "MLX, 2 to 8 bits, groups of 64 or as in mlx-4bit-g32",
+        "hqq-4bit": "HQQ, 2 to 8 bits, groups of 64 or as in hqq-4bit-g128",
+        "awq": "AWQ, four bits, groups of 128 or as in awq-g64",
+        "gptq": "GPTQ, four bits or as in gptq-8bit, groups of 128 or as in gptq-g32",
+    }
+    free = {"bpw:2.6": "so many bits per weight of matrices; bpw:2.6/4 for experts and the rest"}
+    return {**mixtures, **whole, **rules, **experts, **grouped, **free}
 
 
 def _linear(tensor: Tensor) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -45,6 +46,43 @@ def card_names(kind: str) -> list[str]:
     return sorted(path.stem for path in _folder(kind).glob("*.toml"))
 
 
+_MAKERS = {
+    "nvidia",
+    "geforce",
+    "amd",
+    "radeon",
+    "apple",
+    "intel",
+    "qualcomm",
+    "tesla",
+    "the",
+    "gpu",
+    "cpu",
+    "with",
+    "soc",
+}
+
+
+def _words(text: str) -> frozenset[str]:
+    """The words and numbers of a name, without its maker: rtx, 4090 for "NVIDIA GeForce RTX4090"."""
+    return frozenset(re.findall(r"\d+(?:\.\d+)?|[a-z]+", text.lower())) - _MAKERS
+
+
+def spelled(given: str, names: Sequence[str]) -> str | None:
+    """The name that a spelling means, such as "RTX 4090" or "m2 ultra"; None where none or several fit equally.
+
+    All words of the spelling are in the name, and of such names the one with the fewest other words counts.
+
+    >>> spelled("NVIDIA GeForce RTX 4090", ["rtx-4090", "rtx-4090-pcie3"])
+    'rtx-4090'
+    """
+    words = _words(given)
+    fitting = sorted((len(_words(name) - words), name) for name in names if words and words <= _words(name))
+    if not fitting or (len(fitting) > 1 and fitting[0][0] == fitting[1][0]):
+        return None
+    return fitting[0][1]
+
+
 def is_path(name_or_path: str | Path) -> bool:
     """Whether a user means a file of their own rather than the name of a card."""
     text = str(name_or_path)
@@ -54,12 +92,16 @@ def is_path(name_or_path: str | Path) -> bool:
 def read_card(kind: str, name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
     """The name and the content of a card; the name is that of its file without `.toml`.
 
-    kind is a key of FOLDERS; anything with a slash or that ends in `.toml` is a user's own file. Raises ValueError,
-    in one sentence, for an unknown name (with all valid ones) and for a file that is missing or no TOML.
+    kind is a key of FOLDERS; of parts of a machine other spellings of a name do too, see `spelled`; anything with a
+    slash or that ends in `.toml` is a user's own file. Raises ValueError, in one sentence, for an unknown name (with
+    all valid ones) and for a file that is missing or no TOML.
     """
     path = Path(name_or_path)
     if not is_path(name_or_path):
         names = card_names(kind)
+        meant = None if str(name_or_path) in names or kind == "model" else spelled(str(name_or_path), names)
+        if meant is not None:
+            name_or_path = meant
         if str(name_or_path) not in names:
             other = "; the path of a config.json, a GGUF file or a card works too" if kind == "model" else (
                 "; the path of a card works too")  # fmt: skip

@@ -16,8 +16,8 @@ from remoe_sim.util.errors import unknown
         ("gpt-oss:120b", "gpt-oss-120b", None),
         ("gpt-oss-20b-mxfp4.gguf", "gpt-oss-20b", "mxfp4"),
         ("GLM-4.5-Air-IQ4_XS-00001-of-00002.gguf", "glm-4.5-air", "iq4_xs"),
-        ("mlx-community/Qwen3-30B-A3B-4bit", "qwen3-30b-a3b", "bpw:4.5"),
-        ("Qwen3-Next-80B-A3B-Instruct-AWQ", "qwen3-next-80b-a3b", "int4-g128"),
+        ("mlx-community/Qwen3-30B-A3B-4bit", "qwen3-30b-a3b", "mlx-4bit"),
+        ("Qwen3-Next-80B-A3B-Instruct-AWQ", "qwen3-next-80b-a3b", "awq"),
     ],
 )
 def test_names_say_model_and_quantisation(text, card, quant):

@@ -127,3 +127,24 @@ def test_every_scheme_takes_every_model(quant):
         assert "llama.cpp" in model.assumptions[0]
     assert set(sizes["gpt-oss-20b"].expert_bytes) == {13_219_200}
     assert "stay MXFP4" in sizes["gpt-oss-20b"].assumptions[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("mlx-4bit", 4 + 32 / 64), ("mlx-6bit-g32", 6 + 32 / 32), ("mlx-8bit-g128", 8 + 32 / 128),
+        ("hqq-3bit-g64", 3 + 32 / 64), ("awq", 4 + 20 / 128), ("awq-g64", 4 + 20 / 64), ("gptq", 4 + 20 / 128),
+        ("gptq-8bit-g32", 8 + 24 / 32),
+    ],
+)  # fmt: skip
+def test_formats_with_groups_count_what_each_group_has_besides_weights(name, bits):
+    whole, sized = remoe_sim.model("qwen3-30b-a3b", "bf16"), remoe_sim.model("qwen3-30b-a3b", name)
+    assert 16 * sized.routed_bytes / whole.routed_bytes == pytest.approx(bits, rel=1e-6)
+    assert (sized.total_bytes / whole.total_bytes < 1.02 * bits / 16) == name.startswith("mlx")  # with the embedding
+
+
+def test_every_quantisation_that_is_listed_can_be_taken():
+    from remoe_sim.models.quantisation import quant_names
+
+    for name in quant_names():
+        assert remoe_sim.model("deepseek-v2-lite", name).total_bytes > 0, name

@@ -2,6 +2,7 @@
 
 import pytest
 
+import remoe_sim
 from remoe_sim.util.cards import STATUSES, Fact, card_names, facts, is_path, read_card
 
 GOOD = {"value": 24e9, "status": "verified", "source": "data sheet"}
@@ -68,3 +69,20 @@ def test_names_carry_units():
 def test_plain_numbers_take_the_status_of_their_card():
     assert facts({"layers": 3}, ["layers"], plain=("verified", "config")) == {"layers": Fact(3, "verified", "config")}
     assert [Fact(1, status, "x").doubtful for status in STATUSES] == [False] * 5 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("RTX 4090", "rtx-4090"), ("NVIDIA GeForce RTX4090", "rtx-4090"), ("4090", "rtx-4090"),
+        ("M2 Ultra", "apple-m2-ultra"), ("Jetson Orin NX 16GB", "jetson-orin-nx-16gb"), ("H100", "h100-80gb"),
+        ("RTX 5070Ti", "rtx-5070-ti"), ("Ryzen AI Max+ 395", "ryzen-ai-max-395"), ("M4", "apple-m4"),
+        ("Orin", None), ("rtx-2050", None), ("RTX 3090 Ti", None), ("", None), ("nvidia", None),
+    ],
+)  # fmt: skip
+def test_cards_are_found_as_people_spell_their_names(given, name):
+    from remoe_sim.util.cards import card_names, spelled
+
+    assert spelled(given, card_names("device")) == name
+    if name is not None:
+        assert remoe_sim.device(given).name == name
