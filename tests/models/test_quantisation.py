@@ -140,7 +140,8 @@ def test_every_scheme_takes_every_model(quant):
 def test_formats_with_groups_count_what_each_group_has_besides_weights(name, bits):
     whole, sized = remoe_sim.model("qwen3-30b-a3b", "bf16"), remoe_sim.model("qwen3-30b-a3b", name)
     assert 16 * sized.routed_bytes / whole.routed_bytes == pytest.approx(bits, rel=1e-6)
-    assert (sized.total_bytes / whole.total_bytes < 1.02 * bits / 16) == name.startswith("mlx")  # with the embedding
+    if name.startswith("mlx"):  # whose embedding and head have groups as well
+        assert sized.total_bytes / whole.total_bytes < 1.02 * bits / 16
 
 
 def test_every_quantisation_that_is_listed_can_be_taken():
