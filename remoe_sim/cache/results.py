@@ -223,4 +223,5 @@ def describe(trace: Trace) -> dict[str, object]:
         "trace_hash": known_hash(trace),
         "schedule": trace.origin.get("schedule"),
         "reroute": trace.origin.get("reroute"),
+        **({"synthetic": True} if trace.origin.get("format") == "synthetic" else {}),
     }

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
     import pandas as pd
     from rich.table import Table
 
 MOST_COLUMNS = 1000  # of a table in a pipe
+
+
+def called(trace: Mapping[str, Any]) -> str:
+    """What a table calls a trace, from the `trace` of an answer."""
+    return f"{trace['model'] or 'unnamed model'}{' (synthetic trace)' if trace.get('synthetic') else ''}"
 
 
 def held(capacity: dict[str, int]) -> str:

@@ -17,7 +17,7 @@ from remoe_sim.commands._options import (
     schedule_in_words,
     schedule_options,
 )
-from remoe_sim.commands._tables import held, new_table, size_unit
+from remoe_sim.commands._tables import called, held, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def show(report: BatchReport) -> None:
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report.batches[0].results[0]
     tokens = plural(trace["tokens"], "token")
-    console.print(f"{trace['model'] or 'unnamed model'}: {tokens}, {plural(trace['requests'], 'request')}")
+    console.print(f"{called(trace)}: {tokens}, {plural(trace['requests'], 'request')}")
     sizes = "/".join(str(one.batch) for one in report)
     console.print(schedule_in_words({**report.schedule, "batch": sizes}))
     console.print(

@@ -18,7 +18,9 @@ SECTION = "Start"
 
 @click.command()
 @click.argument("model", metavar="MODEL,…")
-@click.option("--device", required=True, metavar="NAME,…|all", help="Names of 'list devices', your own cards, or all.")
+@click.option(
+    "--device", required=True, metavar="NAME[=PRICE],…|all", help="Names of 'list devices', your own cards, or all."
+)
 @click.option("--host", metavar="NAME", help="Its host: of 'list hosts', or a card of your own.")
 @click.option("--storage", metavar="NAME", help="Its storage: of 'list storage', or a card of your own.")
 @click.option("--engine", metavar="NAME", help="What runs the model: of 'list engines', or a card of your own.")
@@ -28,8 +30,9 @@ SECTION = "Start"
 @click.option("--quant", default="auto", metavar="NAME,…|auto", help="Quantisations; auto tries q8_0 to q4_k_m.")
 @click.option("--min-tps", metavar="X", help="Tokens per second that are asked for.")
 @click.option("--target-tpot", metavar="TIME", help="Or the time per token, such as 100ms.")
+@click.option("--prompt", metavar="N", help="Tokens before the first one, for the time to it; 512 if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.fit.v1).")
-def command(as_json: bool, context: str | None, **arguments: Any) -> None:
+def command(as_json: bool, context: str | None, prompt: str | None, **arguments: Any) -> None:
     """Say how MODEL runs on a machine, without a trace.
 
     Every placement that fits, with the tokens per second that 80 % of comparable runs had: all on the device, experts
@@ -40,11 +43,12 @@ def command(as_json: bool, context: str | None, **arguments: Any) -> None:
     Examples:
       remoe-sim fit qwen3-30b-a3b --device rtx-3060
       remoe-sim fit gpt-oss-120b --device rtx-3060 --host desktop-ddr5-5600 --host-memory 128GiB
+      remoe-sim fit qwen3-30b-a3b --device rtx-3060=280,rtx-4090=1600 --min-tps 60
       remoe-sim fit qwen3-30b-a3b --device all --quant q4_k_m --min-tps 30 --json
     """
     import remoe_sim
 
-    given = {} if context is None else {"context": context}
+    given = {name: value for name, value in (("context", context), ("prompt", prompt)) if value is not None}
     report = remoe_sim.fit(**arguments, **given)
     if as_json:
         print_json(report.to_dict())
@@ -63,7 +67,7 @@ def show(report: FitReport) -> None:
     if rows:
         click.echo()
         names = _names(report)
-        headings = (*names, "quant", "placement", "hits", "tokens/s", "80 % of runs", "limit")
+        headings = (*names, "quant", "placement", "hits", "tokens/s", "80 % of runs", "first token", "limit")
         table = new_table(*headings, left=len(names) + 2, gap=1)
         cells = [(*_own(row, names), row.model.quant, *_cells(row)) for row in rows]
         for column, texts in zip(table.columns, zip(*cells, strict=True), strict=True):
@@ -94,7 +98,7 @@ def _own(row: FitRow, names: dict[str, str]) -> list[str]:
 
 _PLACES = {
     "device": "all on the device", "cache-cpu": "cache, misses on CPU", "cache-link": "cache, misses over link",
-    "cache-storage": "cache, misses from storage",
+    "cache-storage": "cache, misses from storage", "mapped": "mapped file",
 }  # fmt: skip
 
 
@@ -108,4 +112,6 @@ def _cells(row: FitRow) -> list[str]:
     low, high = (decimal(1e3 / band[end], 1) for end in ("high", "low"))
     hits = percent(values["hit_rate"], decimals=0)
     place = _PLACES.get(row.placement, on_cpu)
-    return [place, hits, decimal(values["tokens_per_second"], 1), f"{low} to {high}", LIMITS[str(row.limited_by)]]
+    first = "-" if row.first_ms is None else f"{decimal(row.first_ms / 1e3, 2)} s"
+    speed = decimal(values["tokens_per_second"], 1)
+    return [place, hits, speed, f"{low} to {high}", first, LIMITS[str(row.limited_by)]]

@@ -23,7 +23,7 @@ from remoe_sim.commands._options import (
     scope_option,
     sized,
 )
-from remoe_sim.commands._tables import held, new_table, size_unit
+from remoe_sim.commands._tables import called, held, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def show(report: PrefetchReport, by_layer: bool = False) -> None:
     trace, first = report.trace, report[0]
     said = first.settings
     console.print(
-        f"{trace['model'] or 'unnamed model'}: {first.total.tokens} of {plural(trace['tokens'], 'token')} counted, "
+        f"{called(trace)}: {first.total.tokens} of {plural(trace['tokens'], 'token')} counted, "
         f"{plural(trace['moe_layers'], 'MoE layer')}"
     )
     console.print(f"cache: {held(said['capacity'])}, scope {said['scope']}, admission {said['admission']}, ", end="")

@@ -25,7 +25,7 @@ from remoe_sim.commands._options import (
     show_times,
     strict_option,
 )
-from remoe_sim.commands._tables import held, new_table, size_unit
+from remoe_sim.commands._tables import called, held, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def show(report: ReplayReport) -> None:
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report.results[0]
     console.print(
-        f"{trace['model'] or 'unnamed model'}: {plural(trace['tokens'], 'token')}, "
+        f"{called(trace)}: {plural(trace['tokens'], 'token')}, "
         f"{plural(trace['requests'], 'request')}, {plural(trace['moe_layers'], 'MoE layer')}"
     )
     console.print(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_sim.commands._options import memory_option, note, print_json
-from remoe_sim.commands._tables import new_table, size_unit
+from remoe_sim.commands._tables import called, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def show(report: RerouteReport) -> None:
         if rule[name] is not None
     ]
     console.print(
-        f"{report.trace['model'] or 'unnamed model'}: {rule['method']}, {taken[0]}, keep {rule['keep']}, LRU, "
+        f"{called(report.trace)}: {rule['method']}, {taken[0]}, keep {rule['keep']}, LRU, "
         f"{plural(rule['experts_per_layer'], 'expert')} per layer\n"
     )
     unit, factor = size_unit(max(counts[one]["bytes_read_per_token"] or 0 for one in ("before", "after")))

@@ -16,7 +16,7 @@ from remoe_sim.commands._options import (
     scheduled,
     setting_options,
 )
-from remoe_sim.commands._tables import new_table, print_table, print_text, size_unit
+from remoe_sim.commands._tables import called, new_table, print_table, print_text, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -80,10 +80,7 @@ def show(report: SplitReport) -> None:
     unit, limit = next(iter(report.capacity.items()))
     of = report.settings
     held = format_bytes(limit) if unit == "bytes" else plural(limit, "expert")
-    click.echo(
-        f"{report.trace['model'] or 'unnamed model'}: a cache of {held} divided among "
-        f"{plural(len(report.layers), 'MoE layer')}"
-    )
+    click.echo(f"{called(report.trace)}: a cache of {held} divided among {plural(len(report.layers), 'MoE layer')}")
     click.echo(
         f"fewest {report.minimise}, admission {of['admission']}, order {of['order']}, reset {of['reset']}, "
         f"phase {of['phase']}"

@@ -22,7 +22,7 @@ from remoe_sim.commands._options import (
     sized,
     strict_option,
 )
-from remoe_sim.commands._tables import held, new_table, size_unit
+from remoe_sim.commands._tables import called, held, new_table, size_unit
 from remoe_sim.util.units import percent
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def show(report: TierReport) -> None:
     console = Console(highlight=False, markup=False)
     trace, first = report.trace, report[0]
     console.print(
-        f"{trace['model'] or 'unnamed model'}: {plural(trace['tokens'], 'token')}, "
+        f"{called(trace)}: {plural(trace['tokens'], 'token')}, "
         f"{plural(trace['requests'], 'request')}, {plural(trace['moe_layers'], 'MoE layer')}"
     )
     for name in ("device", "host"):

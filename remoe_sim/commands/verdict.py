@@ -23,7 +23,7 @@ from remoe_sim.commands._options import (
     setting_options,
     timing_options,
 )
-from remoe_sim.commands._tables import new_table, print_table, print_text, size_unit
+from remoe_sim.commands._tables import called, new_table, print_table, print_text, size_unit
 from remoe_sim.util.units import decimal, percent
 
 if TYPE_CHECKING:
@@ -92,10 +92,7 @@ def show(found: Verdict) -> None:
 
     of = found.settings
     trace = found.trace
-    click.echo(
-        f"{trace['model'] or 'unnamed model'}: {plural(trace['tokens'], 'token')}, "
-        f"{plural(trace['moe_layers'], 'MoE layer')}"
-    )
+    click.echo(f"{called(trace)}: {plural(trace['tokens'], 'token')}, {plural(trace['moe_layers'], 'MoE layer')}")
     click.echo(
         f"scope {of['scope']}, admission {of['admission']}, order {of['order']}, reset {of['reset']}, "
         f"phase {of['phase']}"

@@ -189,10 +189,10 @@ def _between(made: Estimate, costs: Costs, number: dict[str, Any], found: Expect
 def estimate_one(
     model: SizedModel, device: Device, *, overlap: str, lanes: int | None, hit_rate: float | None,
     bytes_per_token: float | None, compute_ms: float | None, misses_from: str | None,
-    hybrid: Hybrid | None = None, context: int = DEFAULT_CONTEXT, steps: int = STEPS,
+    hybrid: Hybrid | None = None, context: int = DEFAULT_CONTEXT, steps: int = STEPS, batch: int = 1,
 ) -> Estimate:  # fmt: skip
-    """One estimate at batch 1 from arguments that were checked before. steps: fewer are quicker and less exact."""
-    number = {"batch": 1, "context": context, "steps": steps, **({} if hybrid is None else hybrid.placement)}
+    """One estimate from arguments that were checked before. steps: fewer are quicker and less exact."""
+    number = {"batch": batch, "context": context, "steps": steps, **({} if hybrid is None else hybrid.placement)}
     costs = costs_of(model, device, lanes, misses_from, None, hybrid)
     return _estimate(model, device, costs, number, overlap, hit_rate, bytes_per_token, compute_ms)
 

@@ -60,7 +60,7 @@ def trace_page(trace: Trace, timing: Mapping[str, Any], **given: Any) -> Page:
     ]  # fmt: skip
     subtitle = (
         f"{base_name(trace.path) or 'in memory'}: {trace.tokens:,} tokens, {plural(trace.requests, 'request')}, "
-        f"{plural(trace.moe_layers, 'MoE layer')}"
+        f"{plural(trace.moe_layers, 'MoE layer')}{', synthetic trace' if trace.origin.get('format') == 'synthetic' else ''}"
     )
     return Page(f"Expert cache report: {trace.model.name or 'unnamed model'}", subtitle, sections)
 

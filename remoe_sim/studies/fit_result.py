@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 SCHEMA = "remoe-sim.fit.v1"
 DEVICE, LAYERS, ON_CPU, LINK, STORAGE = "device", "layers", "cache-cpu", "cache-link", "cache-storage"
+MAPPED = "mapped"
 LIMITS = {
     "dense": "dense weights", "experts": "experts", "storage_wait": "storage", "pcie_wait": "the link",
-    "fixed": "fixed times", "cpu": "the CPU",
+    "fixed": "fixed times", "cpu": "the CPU", "faults": "page faults",
 }  # fmt: skip
 
 
@@ -31,9 +32,10 @@ class FitRow:
 
     placement: `device`, all is there; `layers`, the CPU has the experts of the first `cpu_moe_layers` layers; a cache
     of `slots` experts per layer whose misses the CPU computes (`cache-cpu`), or that come over the link (`cache-link`)
-    or from storage (`cache-storage`). device_bytes: of experts there; host_bytes: of experts in the host's memory.
+    or from storage (`cache-storage`); a file that is mapped whole and does not fit (`mapped`). device_bytes: of experts there; host_bytes: of experts in the host's memory.
     missing_bytes: of the device and the host together. run: None where it does not fit. share: of the lookups that the
-    device has, where no curve says it. reaches: whether the mean reaches the target, None without one.
+    device has, where no curve says it. reaches: whether the mean reaches the target, None without one. first_ms: until
+    the first token after a prompt of `prompt` tokens, None where it is not known; price: of the device, if one was given.
     """
 
     model: SizedModel
@@ -50,6 +52,9 @@ class FitRow:
     share: float | None = None
     run: Estimate | None = None
     target_ms: float | None = None
+    first_ms: float | None = None
+    prompt: int = 0
+    price: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -74,6 +79,12 @@ class FitRow:
         """The largest part of a token's time: a name of `parts_ms`, or `cpu` for experts on the CPU."""
         if self.run is None:
             return None
+        if (
+            self.placement == MAPPED
+            and self.run.faults is not None
+            and self.run.faults.seconds * 2e3 > self.run.tpot_ms
+        ):
+            return "faults"
         parts = self.run.times.parts_ms or {}
         largest = max(parts, key=lambda name: parts[name])
         return "cpu" if largest == "experts" and self.placement in (LAYERS, ON_CPU) else largest
@@ -93,6 +104,7 @@ class FitRow:
             ON_CPU: f"{slots}, misses on the CPU",
             LINK: f"{slots}, misses over the link",
             STORAGE: f"{slots}, misses from storage",
+            MAPPED: "a mapped file, of which memory holds a part",
         }[self.placement]
 
     @property
@@ -108,7 +120,7 @@ class FitRow:
         """The placement as flags of engines, from their documents; nobody has run them."""
         long, model, kind = f"-c {self.context}", self.model, self.device.kind
         given: dict[str, str] = {}
-        if self.placement == DEVICE:
+        if self.placement in (DEVICE, MAPPED):
             given = dict.fromkeys(("llama.cpp", "ik_llama.cpp"), f"-ngl 99 {long}")
             if kind == "cuda":
                 given["vllm"] = f"--max-model-len {self.context}"
@@ -132,7 +144,7 @@ class FitRow:
         """Plain values for JSON."""
         run = self.run
         found = None if run is None else run.expected
-        hits = self.share if run is None or found is None else run.hit_rate
+        hits = self.share if run is None or (found is None and self.placement != MAPPED) else run.hit_rate
         return {
             "model": self.model.name,
             "quant": self.model.quant,
@@ -149,6 +161,8 @@ class FitRow:
             "hit_rate_band": None if found is None else found.to_dict(),
             "tpot_ms": None if run is None else {"mean": run.tpot_ms, "band": run.band.to_dict()},
             "tokens_per_second": self.tokens_per_second,
+            "ttft_ms": None if self.first_ms is None else {"mean": self.first_ms, "prompt_tokens": self.prompt},
+            "price": self.price,
             "parts_ms": None if run is None else run.times.parts_ms,
             "limited_by": self.limited_by,
             "reaches": self.reaches,
@@ -163,6 +177,12 @@ class FitReport(Shown):
     results: tuple[FitRow, ...]
     target_ms: float | None
     notes: tuple[str, ...]
+
+    @property
+    def cheapest(self) -> FitRow | None:
+        """The device with the lowest price that reaches the target, by its fastest row; None without prices."""
+        fitting = [row for row in self.leading if row.price is not None and row.reaches]
+        return min(fitting, key=lambda row: (row.price or 0.0, row.tpot_ms or 0.0), default=None)
 
     def __getitem__(self, index: int) -> FitRow:
         return self.results[index]
@@ -201,6 +221,8 @@ class FitReport(Shown):
             many = sum(bool(row.reaches) for row in leading)
             of = "models" if len(devices) == 1 else "devices" if len(models) == 1 else "pairs of model and device"
             text += f" {many} of {len(leading)} {of} reach {goal}."
+            if (least := self.cheapest) is not None:
+                text += f" The cheapest of these by the prices given is {least.device.name}, at {least.price:,g}."
         elif not best.reaches:
             text += f" That is below {goal}."
         else:
@@ -212,6 +234,7 @@ class FitReport(Shown):
         """What `remoe-sim fit --json` prints."""
         return {
             **stamp(SCHEMA), "sentence": self.sentence, "target_tpot_ms": self.target_ms,
+            "cheapest": None if self.cheapest is None else self.cheapest.device.name,
             "results": [row.to_dict() for row in self.results], "notes": list(self.notes),
         }  # fmt: skip
 
@@ -223,6 +246,8 @@ class FitReport(Shown):
         for row in self.results:
             values = row.to_dict()
             tpot, hits, sizes = values.pop("tpot_ms"), values.pop("hit_rate_band"), values.pop("bytes")
+            first = values.pop("ttft_ms")
+            values["ttft_ms"] = None if first is None else first["mean"]
             values["tpot_ms"] = None if tpot is None else tpot["mean"]
             values["tpot_ms_low"], values["tpot_ms_high"] = (
                 (None, None) if tpot is None else (tpot["band"]["low"], tpot["band"]["high"])

@@ -149,7 +149,7 @@ class PlanReport(Shown):
     @property
     def sentence(self) -> str:
         """The answer in one sentence."""
-        return sentence_of_all(self)
+        return f"{'On a synthetic trace: ' if self.trace.get('synthetic') else ''}{sentence_of_all(self)}"
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `remoe-sim plan --json` prints."""
