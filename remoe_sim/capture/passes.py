@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from remoe_sim.formats.assemble import to_decisions
 from remoe_sim.trace.schedule import steps_of
 from remoe_sim.trace.trace import DECODE, PREFILL, InMemory, Trace
 from remoe_sim.util.arrays import Array, Flags, Int32s, Longs
-
-if TYPE_CHECKING:
-    from remoe_sim.capture.closed_loop import ClosedLoop
 
 FORCED = (
     "captured from texts that were given (teacher forcing); each token is a decode step of its own, a known prompt is "
@@ -57,7 +54,7 @@ class ForwardPass:
 class LoopStep:
     """The rows of one step in the output of a router, int64, and whether they may be re-routed."""
 
-    rows: npt.NDArray[np.int64]
+    rows: Longs
     decode: bool
 
 
@@ -86,14 +83,14 @@ class Block:
 class Recorded:
     """All passes of a model. ends: tokens that end a request in a batch that generates; guessed: a router did not say
     which experts it chose; sigmoid: a router's scores are not a softmax; unweighted: what a router gave cannot be gate
-    weights; left_out: tokens that were computed for requests that had ended; losses: of each
+    weights; loop: the `ClosedLoop`, or None; left_out: tokens that were computed for requests that had ended; losses: of each
     text that was given, nats and predicted tokens, None where they are not known."""
 
     model: Any
     routers: Sequence[Router]
     teacher_force: bool
     ends: frozenset[int]
-    loop: ClosedLoop | None = None
+    loop: Any = None
     blocks: list[Block] = field(default_factory=list)
     requests: int = 0
     guessed: bool = False
