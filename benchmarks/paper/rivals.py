@@ -165,10 +165,8 @@ class Rivals:
             row["closed_loop_hit_rate"] = loop["decode"]["hits"] / loop["decode"]["lookups"]
             row["changed_share"] = loop["changed_share"]
             counted = remoe_sim.replay(trace, cache=routed[1], policy="lru")["lru"].decode
-            row["replay_agrees"] = (counted.lookups, counted.hits) == (
-                loop["decode"]["lookups"],
-                loop["decode"]["hits"],
-            )
+            said = loop["decode"]
+            row["replay_agrees"] = (counted.lookups, counted.hits) == (said["lookups"], said["hits"])
         if "loss" in trace.origin:
             row["loss"] = self._loss(trace, whole)
         found = remoe_sim.compare(
@@ -256,13 +254,10 @@ def pareto(rows: list[dict[str, Any]], title: str, colours: dict[str, str]) -> A
         front = -1.0
         for row in sorted(here, key=lambda one: (one["loss"]["change"], -one["hit_rate"]["lru"][size]["value"])):
             x, y = 100 * row["loss"]["change"], 100 * row["hit_rate"]["lru"][size]["value"]
-            colour = colours[
-                "remoe" if row["model"] == "ReMoE" else "third" if row["model"] != "original" else "original"
-            ]
+            colour = colours[{"ReMoE": "remoe", "three-stage": "third"}.get(row["model"], "original")]
             best, front = y > front, max(front, y)
-            axes.plot(
-                [x], [y], marks[row["route"]], ms=6, color=colour, markerfacecolor=colour if best else colours["face"]
-            )
+            face = colour if best else colours["face"]
+            axes.plot([x], [y], marks[row["route"]], ms=6, color=colour, markerfacecolor=face)
             axes.annotate(f"{row['strength']:g}" if row["route"] else row["model"], (x, y), (4, 4),
                           textcoords="offset points", fontsize=7, color=colours["ink"])  # fmt: skip
         axes.set(xlabel="change of loss, %", ylabel="LRU hit rate, %", title=f"{title}, {size} experts per layer")
