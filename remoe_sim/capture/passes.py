@@ -83,8 +83,8 @@ class Block:
 class Recorded:
     """All passes of a model. ends: tokens that end a request in a batch that generates; guessed: a router did not say
     which experts it chose; sigmoid: a router's scores are not a softmax; unweighted: what a router gave cannot be gate
-    weights; loop: the `ClosedLoop`, or None; left_out: tokens that were computed for requests that had ended; losses: of
-    each text that was given, nats and predicted tokens, None where they are not known."""
+    weights; loop: the `ClosedLoop`, or None; left_out: tokens that were computed for requests that had ended; losses:
+    of each text that was given, nats and predicted tokens, None where they are not known."""
 
     model: Any
     routers: Sequence[Router]
