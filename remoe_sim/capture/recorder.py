@@ -14,6 +14,7 @@ import numpy as np
 
 from remoe_sim.capture.passes import Block, Chosen, Conversation, ForwardPass, Recorded, one_trace
 from remoe_sim.capture.routers import (
+    Choice,
     Router,
     find_routers,
     is_sigmoid,
@@ -25,7 +26,9 @@ from remoe_sim.capture.routers import (
 
 if TYPE_CHECKING:
     from remoe_sim.trace.trace import Trace
+    from remoe_sim.util.arrays import Array
 
+_Calls = list[list[Any]]  # for each call of a router the tables of its output
 MOST_PASSES, MOST_TOKENS = 64, 2048  # whose choices are read together: it takes less time than one by one
 OUTSIDE = (
     "its routers ran, but outside of a forward pass of the model that was given; give record() the module that you call"
@@ -40,6 +43,7 @@ def record(
     teacher_force: bool = False,
     end_ids: Collection[int] | None = None,
     routers: Mapping[int, Any] | None = None,
+    ahead: int = 0,
 ) -> Iterator[Recorder]:
     """Record the routing of every forward pass of a Transformers model within the `with` block.
 
@@ -49,10 +53,13 @@ def record(
     probs: keep the full distributions too; teacher_force: every token counts as a decode step of its own, as if it had
     been generated; end_ids: tokens that end a request when a batch generates, so that what is still computed for its
     row is left out (the end and padding tokens of the model's generation config if None); routers: the router of each
-    layer by number, for models where they are not found.
+    layer by number, for models where they are not found; ahead: keep also what the routers of so many next MoE layers
+    choose on the input of each router (look-ahead choices, columns `ahead1_NN` and so on).
     Raises ValueError where no router is found, and at the first pass whose tokens or choices cannot be told.
     """
-    recorder = Recorder(model, find_routers(model, routers), probs, teacher_force, end_ids)
+    if ahead < 0:
+        raise ValueError(f"ahead {ahead} is not possible; give 0 or more MoE layers")
+    recorder = Recorder(model, find_routers(model, routers), probs, teacher_force, end_ids, ahead)
     try:
         yield recorder
     finally:
@@ -69,14 +76,16 @@ class Recorder:
         probs: bool,
         teacher_force: bool,
         end_ids: Collection[int] | None,
+        ahead: int = 0,
     ) -> None:
         self._model, self._routers, self._keep_probs = model, routers, probs
+        self._distances = range(1, min(ahead, len(routers) - 1) + 1)
         ends = _ends_of(model) if end_ids is None else set(end_ids)
         self._recorded = Recorded(model, routers, teacher_force, frozenset(ends))
         self._parameters = list(inspect.signature(model.forward).parameters)
         self._opened: dict[str, Any] | None = None
-        self._outputs: list[list[list[Any]]] = []
-        self._waiting: list[tuple[ForwardPass, list[list[list[Any]]]]] = []
+        self._outputs: list[list[_Calls]] = []  # of each router: its own, then those of the next on its input
+        self._waiting: list[tuple[ForwardPass, list[list[_Calls]]]] = []
         self._outside = False
         self._sigmoid: dict[int, bool] = {}
         self._caches: dict[int, tuple[weakref.ref[Any], Conversation]] = {}
@@ -85,7 +94,10 @@ class Recorder:
         self._hooks = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end),
-            *(router.module.register_forward_hook(self._on_router(at)) for at, router in enumerate(routers)),
+            *(
+                router.module.register_forward_hook(self._on_router(at), with_kwargs=True)
+                for at, router in enumerate(routers)
+            ),
         ]
 
     def trace(self) -> Trace:
@@ -111,18 +123,22 @@ class Recorder:
             self._hooks.pop().remove()
 
     def _on_router(self, at: int) -> Any:
-        def keep(module: Any, inputs: Any, output: Any) -> None:
+        def keep(module: Any, inputs: Any, named: dict[str, Any], output: Any) -> None:
             if self._opened is None:
                 self._outside = True
-            else:
-                self._outputs[at].append(tables_of(output))
+                return
+            self._outputs[at][0].append(tables_of(output))
+            for distance in self._distances:
+                if at + distance < len(self._routers):
+                    next_one = self._routers[at + distance].module
+                    self._outputs[at][distance].append(tables_of(_said_by(next_one, inputs, named)))
 
         return keep
 
     def _begin(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._opened = dict(zip(self._parameters, args, strict=False)) | kwargs
         self._opened["length"] = _length(_cache(self._opened))
-        self._outputs = [[] for _ in self._routers]
+        self._outputs = [[[] for _ in range(len(self._distances) + 1)] for _ in self._routers]
 
     def _end(self, model: Any, args: Any, output: Any) -> None:
         import torch
@@ -166,22 +182,21 @@ class Recorder:
                 layers = [self._chosen(at, waiting) for at in range(len(self._routers))]
             self._recorded.blocks.append(Block([one for one, _ in waiting], layers))
 
-    def _chosen(self, at: int, waiting: list[tuple[ForwardPass, list[list[list[Any]]]]]) -> Chosen | None:
-        import torch
-
+    def _chosen(self, at: int, waiting: list[tuple[ForwardPass, list[list[_Calls]]]]) -> Chosen | None:
         router, ran, every = self._routers[at], [], []
         for one, outputs in waiting:
-            ran.append(bool(outputs[at]))
-            every += outputs[at]
-            seen = sum(len(tables[0]) for tables in outputs[at] if tables)
-            if outputs[at] and seen != one.rows * one.columns:
+            calls = outputs[at][0]
+            ran.append(bool(calls))
+            every += calls
+            seen = sum(len(tables[0]) for tables in calls if tables)
+            if calls and seen != one.rows * one.columns:
                 raise ValueError(
                     f"the router '{router.name}' saw {seen} tokens in a pass of {one.rows * one.columns}; only models "
                     "that route all tokens of a pass can be captured"
                 )
         if not every:
             return None
-        choice = read_choice(router, [torch.cat(tables) for tables in zip(*every, strict=True)])
+        choice = _choice(router, every)
         self._recorded.guessed |= choice.guessed
         probs = None
         if self._keep_probs:
@@ -192,7 +207,22 @@ class Recorder:
                 self._recorded.sigmoid |= self._sigmoid[at]
             probs = probabilities(choice.logits, self._sigmoid[at]).cpu().numpy()
         weights = None if choice.weights is None else choice.weights.float().cpu().numpy()
-        return Chosen(ran, choice.experts.to(torch.int32).cpu().numpy(), weights, probs)
+        experts = choice.experts.int().cpu().numpy()
+        return Chosen(
+            ran, experts, weights, probs, [self._foreseen(at, distance, waiting) for distance in self._distances]
+        )
+
+    def _foreseen(self, at: int, distance: int, waiting: list[tuple[ForwardPass, list[list[_Calls]]]]) -> Array | None:
+        """int32[tokens, k]: what a later router chooses on the input of this one, the largest gate weight first."""
+        every = [tables for _, outputs in waiting for tables in outputs[at][distance]]
+        if not every:
+            return None
+        choice = _choice(self._routers[at + distance], every)
+        experts = choice.experts
+        if choice.weights is not None:
+            experts = experts.gather(1, choice.weights.float().argsort(dim=1, descending=True, stable=True))
+        of: Array = experts.int().cpu().numpy()
+        return of
 
     def _conversation(self, given: dict[str, Any], mask: Any, rows: int) -> Conversation:
         """The requests that a pass begins or continues."""
@@ -232,6 +262,26 @@ class Recorder:
             key = id(cache)
             if self._caches.get(key, (None, None))[1] is not conversation:
                 self._caches[key] = weakref.ref(cache), conversation
+
+
+def _choice(router: Router, calls: _Calls) -> Choice:
+    """What a router chose in several calls."""
+    import torch
+
+    return read_choice(router, [torch.cat(tables) for tables in zip(*calls, strict=True)])
+
+
+def _said_by(router: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """What a router makes of the input of another; its hooks do not hear of it."""
+    import torch
+
+    weight = next(router.parameters(), None)
+
+    def there(value: Any) -> Any:
+        return value.to(weight.device) if weight is not None and hasattr(value, "detach") else value
+
+    with torch.no_grad():
+        return router.forward(*map(there, inputs), **{name: there(value) for name, value in named.items()})
 
 
 def _cache(given: Mapping[str, Any]) -> Any:

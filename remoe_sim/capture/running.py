@@ -19,6 +19,10 @@ NEEDED = (
     "packages 'torch' and 'transformers', which run models, are not both installed; install them with: "
     "pip install 'remoe-sim[capture]'"
 )
+NO_GGUF_AHEAD = (
+    "llama.cpp tells what each router chose, and runs no router on the input of an earlier layer, so there are no "
+    "look-ahead choices of a GGUF file; leave out --ahead, or capture the same model with Transformers"
+)
 
 
 def run(
@@ -31,6 +35,7 @@ def run(
     probs: bool = False,
     device: str = "auto",
     teacher_force: bool = False,
+    ahead: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """Record the routing of a Transformers model, or of one in a GGUF file, over prompts, generating greedily.
@@ -40,12 +45,13 @@ def run(
     file with "prompt", "text" or "messages" and possibly "completion", or texts; batch: how many run at once;
     probs: keep full router distributions; device: auto, cpu, cuda, cuda:N or mps;
     teacher_force: read the texts instead of generating, each token as a decode step, a prompt that a completion follows
-    as prefill; progress: called with how many prompts are done, and of how many.
+    as prefill; ahead: record also what the routers of so many next MoE layers choose on the input of each (Transformers
+    only); progress: called with how many prompts are done, and of how many.
     Raises ValueError where packages are missing, the model has no routers, or an argument is wrong.
     """
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch", batch)):
-        if value < 1:
-            raise ValueError(f"{name} {value} is not possible; give 1 or more")
+    for name, value, least in (("max_new_tokens", max_new_tokens, 1), ("batch", batch, 1), ("ahead", ahead, 0)):
+        if value < least:
+            raise ValueError(f"{name} {value} is not possible; give {least} or more")
     requests = read_prompts(prompts)
     if not teacher_force and any(one.completion is not None for one in requests):
         where = next(one.where for one in requests if one.completion is not None)
@@ -55,6 +61,8 @@ def run(
 
         if tokenizer is not None:
             raise ValueError("a GGUF file has its own tokenizer; leave out tokenizer=")
+        if ahead:
+            raise ValueError(NO_GGUF_AHEAD)
         return run_gguf(
             Path(model),
             requests,
@@ -70,7 +78,7 @@ def run(
     elif tokenizer is None:
         raise ValueError("a loaded model needs its tokenizer; pass tokenizer=")
     tokens = [_tokens(tokenizer, one) for one in requests]
-    with record(model, probs=probs, teacher_force=teacher_force) as recorder:
+    with record(model, probs=probs, teacher_force=teacher_force, ahead=ahead) as recorder:
         for start in range(0, len(tokens), batch):
             if progress is not None:
                 progress(start, len(tokens))

@@ -20,19 +20,25 @@ SECTION = "Make traces"
 @click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Prompts that run at once.")
 @click.option("--teacher-force", is_flag=True, help="Read the texts instead of generating; tokens count as decode.")
 @click.option("--probs", is_flag=True, help="Keep the full distributions of the routers too.")
+@click.option(
+    "--ahead", type=int, default=0, metavar="N", help="Record what the routers of the N next MoE layers say beforehand."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 def command(output: str, **arguments: Any) -> None:
     """Run a model and record its expert routing.
 
     MODEL is a name on the Hugging Face Hub or a folder, or a .gguf file. Generates greedily from each prompt. Lines of
     a .jsonl file have "prompt", "text" or "messages"; under --teacher-force also "completion", and the prompt is
-    prefill then. Transformers needs pip install 'remoe-sim[capture]', a .gguf file pip install 'remoe-sim[llamacpp]'.
+    prefill then. --ahead gives each router's input to the next ones too (look-ahead choices, which info judges and
+    prefetch --predictor lookahead replays; Transformers only). Transformers needs pip install 'remoe-sim[capture]', a
+    .gguf file pip install 'remoe-sim[llamacpp]'.
 
     \b
     Examples:
       remoe-sim capture ./my-model --prompts prompts.txt -o trace.parquet
       remoe-sim capture ./my-model --prompts prompts.txt --batch 4 --max-new-tokens 8 -o trace.parquet
       remoe-sim capture ./my-model --prompts prompts.jsonl --teacher-force --probs -o trace.parquet
+      remoe-sim capture ./my-model --prompts prompts.txt --max-new-tokens 8 --ahead 2 -o trace.parquet
       remoe-sim capture my-model.gguf --prompts prompts.txt --max-new-tokens 8 -o trace.parquet
     """
     from pathlib import Path
