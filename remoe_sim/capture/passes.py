@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from remoe_sim.capture.routers import UNWEIGHTED, Router, checked_weights
 from remoe_sim.capture.weighing import weigh
 from remoe_sim.formats.assemble import to_decisions
 from remoe_sim.trace.schedule import steps_of
-from remoe_sim.trace.trace import DECODE, PREFILL, InMemory, Trace
+from remoe_sim.trace.trace import DECODE, PREFILL, Decisions, InMemory, Trace
 from remoe_sim.util.arrays import Array, Flags, Int32s, Longs
 
 FORCED = (
@@ -61,13 +61,15 @@ class LoopStep:
 @dataclass(frozen=True)
 class Chosen:
     """What the router of one layer chose in the passes of a block in which it ran: experts [tokens, k], -1 where a slot
-    was left out, weights [tokens, k] and probs [tokens, E] or None; wanted [tokens, k]: what the router alone had
-    chosen, where a cache was in the loop."""
+    was left out, weights [tokens, k] and probs [tokens, E] or None; ahead: for each distance the experts that the
+    router so many MoE layers on chooses on its input, [tokens, k], None beyond the last layer; wanted [tokens, k]: what
+    the router alone had chosen, where a cache was in the loop."""
 
     ran: Sequence[bool]
     experts: Array
     weights: Array | None
     probs: Array | None
+    ahead: Sequence[Array | None] = ()
     wanted: Array | None = None
 
 
@@ -158,6 +160,8 @@ def one_trace(recorded: Recorded) -> Trace:
             layers,
             weights if all(one is not None for one in weights) else None,
             probs if all(one is not None for one in probs) else None,
+            _all_ahead(recorded, kept, rows.real, order),
+            None if recorded.loop is None else [_ahead(recorded, index, 0, rows.real, order) for index in kept],
         ),
         origin={
             "format": "capture",
@@ -231,20 +235,13 @@ def _layer(recorded: Recorded, index: int, real: list[Flags], order: Longs) -> t
     top_k = max(one.experts.shape[1] for block in recorded.blocks if (one := block.layers[index]))
     kinds = {"experts": top_k, "weights": top_k, "probs": recorded.routers[index].experts}
     parts: dict[str, list[Array]] = {kind: [] for kind in kinds}
-    begin = 0
-    for block in recorded.blocks:
-        kept = real[begin : begin + len(block.passes)]
-        begin += len(kept)
-        chosen = block.layers[index]
-        ran = [chosen is not None and chosen.ran[at] for at in range(len(kept))]
-        rows = np.concatenate([np.full(int(one.sum()), there) for one, there in zip(kept, ran, strict=True)])
-        taken = [one for one, there in zip(kept, ran, strict=True) if there]
+    for chosen, rows, taken in _recorded_rows(recorded, index, real):
         for kind, width in kinds.items():
             values = None if chosen is None else getattr(chosen, kind)
             if values is not None or chosen is None:
                 whole = np.full((rows.size, width), -1, np.int32 if kind == "experts" else np.float32)
                 if values is not None:
-                    whole[rows] = values[np.concatenate(taken)]
+                    whole[rows] = values[taken]
                 parts[kind].append(whole)
     table = np.concatenate(parts["experts"])[order]
     routed = np.asarray((table >= 0).any(axis=1))
@@ -265,6 +262,52 @@ def _layer(recorded: Recorded, index: int, real: list[Flags], order: Longs) -> t
         probs = probs.astype(np.float16)
         probs[~routed] = 0
     return to_decisions(table, routed), weights, probs
+
+
+def _recorded_rows(recorded: Recorded, index: int, real: list[Flags]) -> Iterator[tuple[Chosen | None, Flags, Flags]]:
+    """For each block what a layer chose in it, which of the block's recorded tokens it routed, and which of the rows of
+    its choices these are (the others are padding)."""
+    begin = 0
+    for block in recorded.blocks:
+        kept = real[begin : begin + len(block.passes)]
+        begin += len(kept)
+        chosen = block.layers[index]
+        ran = [chosen is not None and chosen.ran[at] for at in range(len(kept))]
+        rows = np.concatenate([np.full(int(one.sum()), there) for one, there in zip(kept, ran, strict=True)])
+        taken = [one for one, there in zip(kept, ran, strict=True) if there]
+        yield chosen, rows, np.concatenate(taken) if taken else np.zeros(0, np.bool_)
+
+
+def _all_ahead(
+    recorded: Recorded, kept: Sequence[int], real: list[Flags], order: Longs
+) -> list[list[Decisions | None]]:
+    """The look-ahead choices of the layers that ran, by distance among these."""
+    most = max(len(one.ahead) for block in recorded.blocks for one in block.layers if one is not None)
+    found = []
+    for distance in range(1, min(most, len(kept) - 1) + 1):
+        pairs = zip(kept, kept[distance:], strict=False)
+        of_distance = [_ahead(recorded, index, target - index, real, order) for index, target in pairs]
+        found.append([*of_distance, *[None] * distance])
+    return found
+
+
+def _ahead(recorded: Recorded, index: int, distance: int, real: list[Flags], order: Longs) -> Decisions | None:
+    """What the router `distance` layers on says on the input of a layer's router; at 0 what it wanted itself."""
+    parts = []
+    for chosen, rows, taken in _recorded_rows(recorded, index, real):
+        named = None
+        if chosen is not None and distance <= len(chosen.ahead):
+            named = chosen.ahead[distance - 1] if distance else chosen.wanted
+        parts.append((rows, None if named is None else named[taken]))
+    width = max((named.shape[1] for _, named in parts if named is not None), default=0)
+    if not width:
+        return None
+    whole = [np.full((rows.size, width), -1, np.int32) for rows, _ in parts]
+    for table, (rows, named) in zip(whole, parts, strict=True):
+        if named is not None:
+            table[rows] = named
+    joined = np.concatenate(whole)[order]
+    return to_decisions(joined, joined[:, 0] >= 0)
 
 
 def _notes(recorded: Recorded) -> list[str]:

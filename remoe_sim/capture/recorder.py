@@ -14,6 +14,7 @@ import numpy as np
 
 from remoe_sim.capture.passes import Block, Chosen, Conversation, ForwardPass, LoopStep, Recorded, one_trace
 from remoe_sim.capture.routers import (
+    Choice,
     Router,
     find_routers,
     is_sigmoid,
@@ -26,7 +27,9 @@ from remoe_sim.capture.routers import (
 if TYPE_CHECKING:
     from remoe_sim.capture.closed_loop import ClosedLoop
     from remoe_sim.trace.trace import Trace
+    from remoe_sim.util.arrays import Array
 
+_Calls = list[list[Any]]  # for each call of a router the tables of its output
 MOST_PASSES, MOST_TOKENS = 64, 2048  # whose choices are read together: it takes less time than one by one
 OUTSIDE = (
     "its routers ran, but outside of a forward pass of the model that was given; give record() the module that you call"
@@ -41,6 +44,7 @@ def record(
     teacher_force: bool = False,
     end_ids: Collection[int] | None = None,
     routers: Mapping[int, Any] | None = None,
+    ahead: int = 0,
     route: str | None = None,
     cache: int | str | None = None,
     policy: str = "lru",
@@ -57,13 +61,14 @@ def record(
     probs: keep the full distributions too; teacher_force: every token counts as a decode step of its own, as if it had
     been generated; end_ids: tokens that end a request when a batch generates, so that what is still computed for its
     row is left out (the end and padding tokens of the model's generation config if None); routers: the router of each
-    layer by number, for models where they are not found.
+    layer by number, for models where they are not found; ahead: keep also what the routers of so many next MoE layers
+    choose on the input of each router (look-ahead choices, columns `ahead1_NN` and so on).
 
     route: let a cache of `cache` experts per layer under `policy` run along, and the routers of decode tokens follow it
     (closed loop): "cache-prior" with bias, "max-rank" with max_rank, "cumulative" with threshold (Skliar et al., arXiv
     2412.00099), "drop" with threshold, "substitute" with threshold; `keep` as in `remoe_sim.reroute`. The trace has
-    what was computed, and `wanted` what the routers alone would have chosen; a replay of it counts the hits that the
-    loop counted, which are in `trace().origin["route"]`. With a cache of all experts nothing changes.
+    what was computed, and in `wanted_NN` what the routers alone would have chosen; a replay of it counts the hits that
+    the loop counted, which are in `trace().origin["route"]`. With a cache of all experts nothing changes.
     Raises ValueError where no router is found, for settings that are not possible, and at the first pass whose tokens
     or choices cannot be told.
 
@@ -75,10 +80,12 @@ def record(
     """
     from remoe_sim.capture.closed_loop import closed_loop
 
+    if ahead < 0:
+        raise ValueError(f"ahead {ahead} is not possible; give 0 or more MoE layers")
     found = find_routers(model, routers)
     settings = {"bias": bias, "max_rank": max_rank, "threshold": threshold}
     loop = closed_loop(found, route, cache, policy, settings, keep)
-    recorder = Recorder(model, found, probs, teacher_force, end_ids, loop)
+    recorder = Recorder(model, found, probs, teacher_force, end_ids, ahead, loop)
     try:
         yield recorder
     finally:
@@ -95,9 +102,11 @@ class Recorder:
         probs: bool,
         teacher_force: bool,
         end_ids: Collection[int] | None,
+        ahead: int = 0,
         loop: ClosedLoop | None = None,
     ) -> None:
         self._model, self._routers, self._keep_probs = model, routers, probs
+        self._distances = range(1, min(ahead, len(routers) - 1) + 1)
         ends = _ends_of(model) if end_ids is None else set(end_ids)
         self._recorded = Recorded(model, routers, teacher_force, frozenset(ends), loop)
         self._loop = loop
@@ -105,8 +114,8 @@ class Recorder:
         self._steps: list[LoopStep] = []
         self._parameters = list(inspect.signature(model.forward).parameters)
         self._opened: dict[str, Any] | None = None
-        self._outputs: list[list[list[Any]]] = []
-        self._waiting: list[tuple[ForwardPass, list[list[list[Any]]]]] = []
+        self._outputs: list[list[_Calls]] = []  # of each router: its own, then those of the next on its input
+        self._waiting: list[tuple[ForwardPass, list[list[_Calls]]]] = []
         self._outside = False
         self._sigmoid: dict[int, bool] = {}
         self._caches: dict[int, tuple[weakref.ref[Any], Conversation]] = {}
@@ -115,7 +124,10 @@ class Recorder:
         self._hooks = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end),
-            *(router.module.register_forward_hook(self._on_router(at)) for at, router in enumerate(routers)),
+            *(
+                router.module.register_forward_hook(self._on_router(at), with_kwargs=True)
+                for at, router in enumerate(routers)
+            ),
         ]
 
     def trace(self) -> Trace:
@@ -141,15 +153,20 @@ class Recorder:
             self._hooks.pop().remove()
 
     def _on_router(self, at: int) -> Any:
-        def keep(module: Any, inputs: Any, output: Any) -> Any:
+        def keep(module: Any, inputs: Any, named: dict[str, Any], output: Any) -> Any:
             if self._opened is None:
                 self._outside = True
                 return None
+            own, *later = self._outputs[at]
+            for distance, calls in zip(self._distances, later, strict=False):
+                if at + distance < len(self._routers):
+                    calls.append(tables_of(_said_by(self._routers[at + distance].module, inputs, named)))
             if self._loop is None:
-                self._outputs[at].append(tables_of(output))
+                own.append(tables_of(output))
                 return None
             output, choices = self._loop.route(at, output, self._steps)
-            self._outputs[at].append([*tables_of(output), *choices])
+            own.append(tables_of(output))
+            later[-1].append(choices)
             return output
 
         return keep
@@ -160,7 +177,8 @@ class Recorder:
         self._pass = self._begun(given)
         if self._loop is not None:
             self._steps = self._recorded.steps(self._pass)
-        self._opened, self._outputs = given, [[] for _ in self._routers]
+        kinds = 1 + len(self._distances) + (self._loop is not None)
+        self._opened, self._outputs = given, [[[] for _ in range(kinds)] for _ in self._routers]
 
     def _begun(self, given: dict[str, Any]) -> ForwardPass:
         """The pass that these arguments begin."""
@@ -210,26 +228,23 @@ class Recorder:
                 layers = [self._chosen(at, waiting) for at in range(len(self._routers))]
             self._recorded.blocks.append(Block([one for one, _ in waiting], layers))
 
-    def _chosen(self, at: int, waiting: list[tuple[ForwardPass, list[list[list[Any]]]]]) -> Chosen | None:
+    def _chosen(self, at: int, waiting: list[tuple[ForwardPass, list[list[_Calls]]]]) -> Chosen | None:
         import torch
 
         router, ran, every = self._routers[at], [], []
         for one, outputs in waiting:
-            ran.append(bool(outputs[at]))
-            every += outputs[at]
-            seen = sum(len(tables[0]) for tables in outputs[at] if tables)
-            if outputs[at] and seen != one.rows * one.columns:
+            calls = outputs[at][0]
+            ran.append(bool(calls))
+            every += calls
+            seen = sum(len(tables[0]) for tables in calls if tables)
+            if calls and seen != one.rows * one.columns:
                 raise ValueError(
                     f"the router '{router.name}' saw {seen} tokens in a pass of {one.rows * one.columns}; only models "
                     "that route all tokens of a pass can be captured"
                 )
         if not every:
             return None
-        tables = [torch.cat(some) for some in zip(*every, strict=True)]
-        wanted = None
-        if self._loop is not None:
-            *tables, computed, wanted = tables
-        choice = read_choice(router, tables)
+        choice = _choice(router, every)
         self._recorded.guessed |= choice.guessed
         probs = None
         if self._keep_probs:
@@ -240,9 +255,30 @@ class Recorder:
                 self._recorded.sigmoid |= self._sigmoid[at]
             probs = probabilities(choice.logits, self._sigmoid[at]).cpu().numpy()
         weights = None if choice.weights is None else choice.weights.float().cpu().numpy()
-        if wanted is None:
-            return Chosen(ran, choice.experts.to(torch.int32).cpu().numpy(), weights, probs)
-        return Chosen(ran, computed.to(torch.int32).cpu().numpy(), weights, probs, wanted.to(torch.int32).numpy())
+        experts, wanted = choice.experts, None
+        if self._loop is not None:  # what the model was given has an expert in each slot, also in those left out
+            choices = [tables for _, outputs in waiting for tables in outputs[at][-1]]
+            experts, wanted = (torch.cat(some) for some in zip(*choices, strict=True))
+        return Chosen(
+            ran,
+            experts.int().cpu().numpy(),
+            weights,
+            probs,
+            [self._foreseen(at, distance, waiting) for distance in self._distances],
+            None if wanted is None else wanted.int().cpu().numpy(),
+        )
+
+    def _foreseen(self, at: int, distance: int, waiting: list[tuple[ForwardPass, list[list[_Calls]]]]) -> Array | None:
+        """int32[tokens, k]: what a later router chooses on the input of this one, the largest gate weight first."""
+        every = [tables for _, outputs in waiting for tables in outputs[at][distance]]
+        if not every:
+            return None
+        choice = _choice(self._routers[at + distance], every)
+        experts = choice.experts
+        if choice.weights is not None:
+            experts = experts.gather(1, choice.weights.float().argsort(dim=1, descending=True, stable=True))
+        of: Array = experts.int().cpu().numpy()
+        return of
 
     def _conversation(self, given: dict[str, Any], mask: Any, rows: int) -> Conversation:
         """The requests that a pass begins or continues."""
@@ -300,6 +336,26 @@ def _losses(one: ForwardPass, logits: Any) -> list[tuple[float, int] | None]:
             nats = torch.nn.functional.cross_entropy(logits[row, columns[:-1]].float(), words[1:], reduction="sum")
             losses.append((float(nats), len(words) - 1) if len(words) > 1 else (0.0, 0))
     return losses
+
+
+def _choice(router: Router, calls: _Calls) -> Choice:
+    """What a router chose in several calls."""
+    import torch
+
+    return read_choice(router, [torch.cat(tables) for tables in zip(*calls, strict=True)])
+
+
+def _said_by(router: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """What a router makes of the input of another; its hooks do not hear of it."""
+    import torch
+
+    weight = next(router.parameters(), None)
+
+    def there(value: Any) -> Any:
+        return value.to(weight.device) if weight is not None and hasattr(value, "detach") else value
+
+    with torch.no_grad():
+        return router.forward(*map(there, inputs), **{name: there(value) for name, value in named.items()})
 
 
 def _cache(given: Mapping[str, Any]) -> Any:

@@ -19,6 +19,10 @@ NEEDED = (
     "packages 'torch' and 'transformers', which run models, are not both installed; install them with: "
     "pip install 'remoe-sim[capture]'"
 )
+NO_GGUF_AHEAD = (
+    "llama.cpp tells what each router chose, and runs no router on the input of an earlier layer, so there are no "
+    "look-ahead choices of a GGUF file; leave out --ahead, or capture the same model with Transformers"
+)
 
 
 def run(
@@ -31,6 +35,7 @@ def run(
     probs: bool = False,
     device: str = "auto",
     teacher_force: bool = False,
+    ahead: int = 0,
     temperature: float = 0.0,
     seed: int = 0,
     route: str | None = None,
@@ -49,14 +54,15 @@ def run(
     file with "prompt", "text" or "messages" and possibly "completion", or texts; batch: how many run at once;
     probs: keep full router distributions; device: auto, cpu, cuda, cuda:N or mps;
     teacher_force: read the texts instead of generating, each token as a decode step, a prompt that a completion follows
-    as prefill, and what the model loses on them is in `origin["loss"]` of the trace; temperature: 0 generates greedily,
-    more samples with `seed`; route, cache, policy, bias, max_rank, threshold, keep: let a cache run along that the
-    routers follow, as in `record`; progress: called with how many prompts are done, and of how many.
+    as prefill, and what the model loses on them is in `origin["loss"]` of the trace; ahead: record also what the
+    routers of so many next MoE layers choose on the input of each (Transformers only); temperature: 0 generates
+    greedily, more samples with `seed`; route, cache, policy, bias, max_rank, threshold, keep: let a cache run along
+    that the routers follow, as in `record`; progress: called with how many prompts are done, and of how many.
     Raises ValueError where packages are missing, the model has no routers, or an argument is wrong.
     """
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch", batch)):
-        if value < 1:
-            raise ValueError(f"{name} {value} is not possible; give 1 or more")
+    for name, value, least in (("max_new_tokens", max_new_tokens, 1), ("batch", batch, 1), ("ahead", ahead, 0)):
+        if value < least:
+            raise ValueError(f"{name} {value} is not possible; give {least} or more")
     if not 0 <= temperature < float("inf"):
         raise ValueError(
             f"temperature {temperature} is not possible; give 0 for greedy generation, or a number above 0"
@@ -75,6 +81,8 @@ def run(
 
         if tokenizer is not None:
             raise ValueError("a GGUF file has its own tokenizer; leave out tokenizer=")
+        if ahead:
+            raise ValueError(NO_GGUF_AHEAD)
         if route is not None or temperature:
             what = "route" if route is not None else "temperature"
             raise ValueError(f"llama.cpp runs GGUF files without {what}; give a model of Transformers, or leave it out")
@@ -94,8 +102,16 @@ def run(
         raise ValueError("a loaded model needs its tokenizer; pass tokenizer=")
     tokens = [_tokens(tokenizer, one) for one in requests]
     with record(
-        model, probs=probs, teacher_force=teacher_force, route=route, cache=cache, policy=policy, keep=keep, **settings
-    ) as recorder:  # fmt: skip
+        model,
+        probs=probs,
+        teacher_force=teacher_force,
+        ahead=ahead,
+        route=route,
+        cache=cache,
+        policy=policy,
+        keep=keep,
+        **settings,
+    ) as recorder:
         for start in range(0, len(tokens), batch):
             if progress is not None:
                 progress(start, len(tokens))

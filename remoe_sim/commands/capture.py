@@ -21,6 +21,9 @@ SECTION = "Make traces"
 @click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Prompts that run at once.")
 @click.option("--teacher-force", is_flag=True, help="Read the texts instead of generating; tokens count as decode.")
 @click.option("--probs", is_flag=True, help="Keep the full distributions of the routers too.")
+@click.option(
+    "--ahead", type=int, default=0, metavar="N", help="Record what the routers of the N next MoE layers say beforehand."
+)
 @click.option("--temperature", type=float, default=0.0, show_default=True, metavar="T", help="0 generates greedily.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of sampling with a temperature.")
 @click.option("--route", metavar="NAME", help="Let routers follow a cache: cache-prior, max-rank, cumulative, drop, …")
@@ -36,7 +39,8 @@ def command(output: str, **arguments: Any) -> None:
 
     MODEL is a name on the Hugging Face Hub or a folder, or a .gguf file. Generates greedily from each prompt. Lines of
     a .jsonl file have "prompt", "text" or "messages"; under --teacher-force also "completion", and the prompt is
-    prefill then, and the loss on the texts is printed.
+    prefill then, and the loss on the texts is printed. --ahead gives each router's input to the next ones too
+    (look-ahead choices, which info judges and prefetch --predictor lookahead replays; Transformers only).
 
     With --route a cache runs along, and the routers of decode tokens prefer what is in it (closed loop): later tokens
     and layers are those of the changed model. The trace has what was computed; a replay of it with the same cache and
@@ -49,6 +53,7 @@ def command(output: str, **arguments: Any) -> None:
       remoe-sim capture ./my-model --prompts prompts.txt -o trace.parquet
       remoe-sim capture ./my-model --prompts prompts.txt --batch 4 --max-new-tokens 8 -o trace.parquet
       remoe-sim capture ./my-model --prompts prompts.jsonl --teacher-force --probs -o trace.parquet
+      remoe-sim capture ./my-model --prompts prompts.txt --max-new-tokens 8 --ahead 2 -o trace.parquet
       remoe-sim capture ./my-model --prompts prompts.txt --route cache-prior --bias 0.3 --cache 8 -o closed.parquet
       remoe-sim capture my-model.gguf --prompts prompts.txt --max-new-tokens 8 -o trace.parquet
     """

@@ -217,12 +217,15 @@ def prefetch(
     * `frequent`: those that most groups so far wanted there, or that were chosen most often in what is trained on;
     * `transition`: those that most often followed the experts now running, `depth` layers earlier, in what is trained
       on (the sum, over the running experts, of the share of their tokens that the expert followed);
+    * `lookahead`: what the layer's router says on the input of the layer `depth` earlier, for all tokens of the step,
+      which the trace must have recorded (`capture --ahead`);
     * `oracle`: exactly the group, also across the border of two steps;
     * `noisy`: each member of the group with probability `recall`, and so many other experts, drawn with `seed`, that
       the share of right ones among all named is `precision`.
 
     depth: how many layers ahead, at most the number of MoE layers. cap: bytes that may be prefetched in a step, None
-    for any. guesses: how many experts the first three name for a group (default: the layer's top_k). train: a trace to
+    for any. guesses: how many experts the first four name for a group (default: the layer's top_k; of lookahead all
+    that the tokens of the step name). train: a trace to
     learn from; or train_share: the first share of the steps is only learned from: replayed, neither guessed nor
     counted. cache, budget, memory, reserve, policy, scope, admission, reset (which makes predictors forget, too),
     phase, warmup and expert_bytes as in `replay`. What the counts mean: `prefetch_results.PrefetchCounts`; order is
@@ -260,6 +263,8 @@ def prefetch(
     depth = parse_count(depth, "depth")
     if not 1 <= depth <= trace.moe_layers:
         raise ValueError(f"depth {depth} is not possible; give 1 to {trace.moe_layers}, the number of MoE layers")
+    if "lookahead" in predictors and depth > trace.most_ahead:
+        raise ValueError(_no_lookahead(trace, depth))
     tokens, learnt = _learning_part(call.tokens, train, train_share)
     call = replace(call, caches=replace(call.caches, tokens=tokens))
     known = Known(
@@ -294,6 +299,18 @@ def _predictors(given: str | Sequence[str], recall: object, precision: object, t
     if ("noisy" in names) != (recall is not None and precision is not None) or (recall is None) != (precision is None):
         raise ValueError("predictor 'noisy', and no other, takes --recall and --precision; give both with it")
     return names
+
+
+def _no_lookahead(trace: Trace, depth: int) -> str:
+    if not trace.most_ahead:
+        return (
+            "predictor 'lookahead' replays what routers say ahead of their layer, and the trace has no such columns "
+            f"(ahead1_NN); record it with: remoe-sim capture MODEL --prompts FILE --ahead {depth} -o trace.parquet"
+        )
+    return (
+        f"the trace has look-ahead choices for at most {trace.most_ahead} MoE layers, so depth {depth} is not possible "
+        f"with predictor 'lookahead'; give --depth {trace.most_ahead} or less, or record it with --ahead {depth}"
+    )
 
 
 def _noise(recall: float | None, precision: float | None) -> tuple[float, float]:

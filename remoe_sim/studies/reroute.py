@@ -218,6 +218,13 @@ class Rerouted:
     def probs(self, index: int) -> npt.NDArray[np.float16] | None:
         return self._trace.source.probs(index)
 
+    @property
+    def most_ahead(self) -> int:
+        return self._trace.most_ahead
+
+    def ahead(self, index: int, distance: int) -> Decisions | None:
+        return self._trace.ahead(index, distance)
+
     def changes(self, index: int) -> Changes:
         """What re-routing MoE layer `index` changes."""
         return self.statistics(index)[1]

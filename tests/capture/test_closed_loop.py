@@ -175,3 +175,21 @@ def test_the_loss_under_teacher_forcing_is_that_of_the_logits(models):
     assert said["tokens"] == 71
     assert said["nats_per_token"] == pytest.approx(sum(nats for nats, _ in said["requests"]) / 71)
     assert "loss" not in generated(models["qwen2_moe"]).origin
+
+
+def test_what_routers_wanted_is_kept_in_the_file(models, tmp_path):
+    """Where nothing was changed, wanted is what was computed; elsewhere it is what the router alone had chosen."""
+    trace, _ = read(models["qwen2_moe"], route="substitute", cache=3, threshold=0.2, ahead=1)
+    plain, _ = read(models["qwen2_moe"])
+    remoe_sim.write_trace(trace, tmp_path / "t.parquet")
+    kept = remoe_sim.read_trace(tmp_path / "t.parquet")
+    assert (kept.wanted(0).experts == plain.decisions(0).experts).all()
+    prefill = kept.phase != DECODE
+    assert (kept.wanted(1).experts[prefill] == kept.decisions(1).experts[prefill]).all()
+    assert (kept.wanted(1).experts != kept.decisions(1).experts).any()
+    assert kept.most_ahead == 1
+    frame = kept.select(phase="decode").to_frame()
+    said = trace.origin["route"]["changed_slots"]
+    missing = frame.groupby(["request", "position", "layer"]).apply(lambda one: len(set(one.wanted) - set(one.expert)))
+    assert missing.sum() == said
+    assert plain.wanted(0) is None
