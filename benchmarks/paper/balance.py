@@ -31,7 +31,7 @@ ASKED = {"reuse": 0.26, "loss": 0.01, "cv": 0.45}
 
 
 def main() -> None:
-    parser = options(__doc__, quick={}, output=None)
+    parser = options(__doc__, quick={"architecture": "qwen"}, output=None)
     parser.add_argument("--models", type=Path, default=drawing.OUTPUT / "models", help="folder of train.py")
     parser.add_argument("--result", type=Path, help="also write all rows there, as JSON")
     parser.add_argument("--architecture", default=",".join(ARCHITECTURES), help="deepseek, qwen or both")

@@ -52,7 +52,7 @@ SAMPLED = 64  # tokens that a model writes after each prompt
 
 
 def main() -> None:
-    parser = options(__doc__, quick={}, output=None)
+    parser = options(__doc__, quick={"architecture": "qwen"}, output=None)
     parser.add_argument("--models", type=Path, default=drawing.OUTPUT / "models", help="folder of train.py")
     parser.add_argument("-o", "--output", type=Path, default=drawing.OUTPUT / "rivals", help="folder")
     parser.add_argument("--result", type=Path, help="also write all rows there, as JSON")

@@ -84,11 +84,11 @@ def _found(origin: dict[str, Any]) -> Iterator[str]:
         if decode["lookups"]:
             rate = decode["hits"] / decode["lookups"]
             yield (
-                f"decode hit rate in the loop: {rate:.2%} of {decode['lookups']:,} lookups "
+                f"decode hit rate in the loop: {100 * rate:.2f} % of {decode['lookups']:,} lookups "
                 f"({route['policy']}, {route['experts_per_layer']} experts per layer)"
             )
         if route["changed_share"] is not None:
-            yield f"changed slots: {route['changed_share']:.2%} of those of decode tokens"
+            yield f"changed slots: {100 * route['changed_share']:.2f} % of those of decode tokens"
 
 
 def _progress(done: int, total: int) -> None:
