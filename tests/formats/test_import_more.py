@@ -42,6 +42,10 @@ LINES = {
         changed(list(more.lab(FIRST, 2)), [1, "phase"], "x"),
         "line 2, column 'phase': \"x\", expected",
     ),
+    "lab object": (
+        changed(list(more.lab(FIRST, 2)), [1, "phase"], {}),
+        "line 2, column 'phase': \\{\\}, expected",
+    ),
     "lab ids": (changed(list(more.lab(FIRST, 2)), [2, "selected_experts"], [1, 1]), "line 3.*expert 1 appears twice"),
     "lab lacks": (changed(list(more.lab(FIRST, 2)), [1, "layer"], None), "line 2, column 'layer': missing"),
     "lab none": (list(more.lab(FIRST, 2))[:1], "no record of type routing_selection"),
@@ -106,6 +110,20 @@ def test_lines_of_warp_that_are_cut(tmp_path):
     whole = more.warp_native()
     refused(text_file(tmp_path, "w.txt", whole[:-8]), "line 20: .* is not 'position layer, k ids")
     refused(text_file(tmp_path, "v.txt", whole.replace("0.6", "0.1", 1)[:-1] + " 7\n"), "line 20")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_look_ahead_ids_of_warp_are_of_the_layer_that_they_fit(own, tmp_path):
+    looks = np.full_like(FIRST, -1)
+    if own:
+        looks[:, 1] = FIRST[:, 1, ::-1]
+    else:
+        looks[:, 0] = FIRST[:, 1, ::-1]
+    trace = import_trace(text_file(tmp_path, "w.txt", more.warp_native(looks=looks)))
+    assert ("of their own layer" if own else "of the next layer") in trace.notes
+    assert trace.most_ahead == 1
+    assert trace.ahead(0).experts[: len(FIRST)].tolist() == FIRST[:, 1, ::-1].tolist()
+    assert import_trace(text_file(tmp_path, "v.txt", more.warp_native())).most_ahead == 0
 
 
 def test_a_folder_must_be_whole(tmp_path):
