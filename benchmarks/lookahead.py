@@ -25,7 +25,7 @@ DEVICE = "rtx-3090"
 
 def main() -> None:
     parser = options(__doc__, quick={"steps": 4, "texts": 4, "new_tokens": 6, "architecture": "qwen"})
-    parser.add_argument("--steps", type=int, default=150, help="of training")
+    parser.add_argument("--steps", type=int, default=60, help="of training")
     parser.add_argument("--texts", type=int, default=32, help="half to learn transitions on, half to replay")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--architecture", default="deepseek,qwen")
