@@ -109,5 +109,27 @@ def _row(predictor: str, depth: int, one: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tables(answer: dict[str, Any]) -> str:
+    """Both tables of docs/what-if.md."""
+    lines = ["| model | MoE layers ahead | recall | by rank |", "|---|---|---|---|"]
+    for name, one in answer["models"].items():
+        for row in one["recall"]:
+            ranks = ", ".join(f"{value:.2f}" for value in row["by_rank"])
+            lines.append(f"| {name} | {row['distance']} | {row['recall']:.2f} | {ranks} |")
+    lines += [
+        "",
+        "| model | ahead | predictor | hit rate | KiB/token missed | prefetched | of it wasted | ms per token |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in answer["models"].items():
+        for row in one["prefetch"]:
+            ahead = "" if row["predictor"] == "none" else row["depth"]
+            lines.append(
+                f"| {name} | {ahead} | {row['predictor']} | {100 * row['hit_rate']:.1f} % | {row['demand_kib']:.1f} | "
+                f"{row['prefetch_kib']:.1f} | {row['wasted_kib']:.1f} | {row['tpot_ms']:.4f} |"
+            )
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main()
