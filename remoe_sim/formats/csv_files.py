@@ -232,7 +232,9 @@ def _fault(cell: str, kind: str) -> str | None:
     if not cell:
         return f"the cell is empty, expected {kind}; fill it in or remove the row"
     try:
-        value = int(cell) if kind == WHOLE else 0 if kind == TEXT else float(cell)
+        value = 0.0 if kind == TEXT else float(cell)
+        if kind == WHOLE and not value.is_integer():
+            raise ValueError
     except ValueError:
         return f"'{cell}', expected {kind}; correct it"
     if kind == WHOLE and abs(value) > _LARGEST:

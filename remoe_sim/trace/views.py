@@ -127,11 +127,11 @@ class Selected:
         return decisions if self.rows is None else decisions.take(self.rows)
 
     def weights(self, index: int) -> Array | None:
-        values = self.trace.source.weights(self.at[index])
+        values: Array | None = self.trace.source.weights(self.at[index])
         return values if values is None or self.rows is None else values[self.rows]
 
     def probs(self, index: int) -> Array | None:
-        values = self.trace.source.probs(self.at[index])
+        values: Array | None = self.trace.source.probs(self.at[index])
         return values if values is None or self.rows is None else values[self.rows]
 
 
