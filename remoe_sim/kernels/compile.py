@@ -128,6 +128,9 @@ def _lock_of(index: str) -> Any:
     return FileLock(f"{index}.lock")
 
 
+if hasattr(os, "register_at_fork"):  # a lock belongs to the process that made it
+    os.register_at_fork(after_in_child=_lock_of.cache_clear)
+
 PATIENCE = 300  # seconds that a process waits for another, which may have been stopped
 _LOCK = threading.Lock()
 _HERE = Path(__file__).parents[1]
