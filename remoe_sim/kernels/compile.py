@@ -15,6 +15,8 @@ from types import FunctionType
 from typing import Any
 
 import numba
+import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils, event
 from numba.core import config as _config
@@ -303,3 +305,21 @@ def _without_owner(context, array):
 @overload(borrowed)
 def _compiled(array):
     return lambda array: _without_owner(array)
+
+
+def lowest_bit(word):
+    """The place of the lowest bit that is set; some is."""
+    return (int(word) & -int(word)).bit_length() - 1
+
+
+@intrinsic
+def _trailing_zeros(context, word):
+    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.cttz(given[0], ir.Constant(ir.IntType(1), 1))
+
+    return word(word), build
+
+
+@overload(lowest_bit)
+def _compiled_lowest(word):
+    return lambda word: np.int64(_trailing_zeros(word))
