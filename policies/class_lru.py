@@ -25,6 +25,7 @@ class ClassLru(CompiledSlotPolicy):
     summary = "LRU lists by decayed use count; the oldest of a list goes by the largest age / 2^class"
     source = "llama.cpp, src/llama-moe-cache.cpp from release b12170 on (pull request 31233)"
     state_rows = 7
+    inclusive = True  # who leaves is told by uses alone
 
     def __init__(self, half_life: float = 128.0, classes: int = 8) -> None:
         if not (half_life > 0 and np.isfinite(half_life)):

@@ -141,6 +141,10 @@ def _limit_by_limit(caches: Caches, policy: Policy, index: int, wanted: Longs, c
     if counts is not None:
         counts.need(one.stream, index)
     tables = np.zeros((wanted.size, 3, 3), np.int64)
+    if one.needs is not None:
+        if counts is not None:
+            counts.miss_at(wanted, one.stream, one.needs, index)
+        return _by_needs(one.stream, one.needs)[np.minimum(wanted, one.stream.n_entries)]
     for capacity in np.unique(wanted).tolist():
         hit = one.hits(capacity)
         numbers = np.flatnonzero(wanted == capacity).tolist()
@@ -149,6 +153,18 @@ def _limit_by_limit(caches: Caches, policy: Policy, index: int, wanted: Longs, c
             for number in numbers:
                 counts.miss(number, one.stream, hit, index)
     return tables
+
+
+def _by_needs(stream: Stream, needs: npt.NDArray[Any]) -> Longs:
+    """int64[n_entries + 1, 3, 3]: at each number of experts, per kind lookups, hits, cold misses."""
+    most = stream.n_entries + 1  # what is needed of a lookup that hits nowhere
+    each = np.minimum(needs, most).astype(np.int64) + stream.kinds.astype(np.int64) * (most + 1)
+    every, first = (np.bincount(one, minlength=3 * (most + 1)).reshape(3, -1) for one in (each, each[stream.first]))
+    table = np.empty((most, 3, 3), np.int64)
+    table[:, :, LOOKUPS] = every.sum(axis=1)
+    table[:, :, HITS] = every.cumsum(axis=1)[:, :most].T
+    table[:, :, COLD] = (first.sum(axis=1)[:, None] - first.cumsum(axis=1))[:, :most].T
+    return table
 
 
 def _tally(stream: Stream, hit: np.ndarray) -> Longs:

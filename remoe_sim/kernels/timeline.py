@@ -22,6 +22,7 @@ LATENCY, OVERHEAD, PER_BYTE, LANE_PER_BYTE = range(4)  # columns of rates, secon
 STORAGE, HOST = 0, 1  # rows of rates
 DENSE_EVENT, EXPERT_EVENT, WAIT_EVENT, CPU_EVENT, STORAGE_EVENT, HOST_EVENT = range(6)
 MOST_TOGETHER = 2**16  # experts of a group
+MOST_EXPERTS, MOST_TOKENS = 2**12, 2**15  # of a layer, that a pattern has room for
 SLOTS = 256  # patterns of a layer that are remembered
 MIXES = np.int64(-7046029254386353131)  # 2**64 over the golden ratio
 EVENT_COLUMNS = 4  # kind, step, layer, lane
@@ -151,8 +152,8 @@ class Queues(NamedTuple):
 class Known(NamedTuple):
     """What layers took.
 
-    patterns: int64[J, SLOTS], what a layer needed, and from where; -1 for none
-    found: float64[J, SLOTS, 5], the parts of its time, but for the tokens of the step in place of the dense part
+    patterns: int64[J, SLOTS], what a layer needed, from where, and for how many tokens; -1 for none
+    found: float64[J, SLOTS, 5], the parts of its time
     """
 
     patterns: Longs
@@ -252,9 +253,10 @@ def run_timeline(
     load: Load, mode: Mode, seconds: Seconds, wires: Wires, filled: Filled, journal: Journal | None
 ) -> None:
     """Fill in the times of all steps, and the journal if there is one."""
-    queues = Queues.idle(wires.lanes, mode.depth, int(load.early.max()))
+    ahead = mode.overlap == PREFETCH
+    queues = Queues.idle(wires.lanes, mode.depth, int(load.early.max()) if ahead else 0)
     clock = np.zeros(NOW + 1)
-    if mode.overlap == PREFETCH or journal is not None:
+    if ahead or journal is not None or load.needed.max() >= MOST_EXPERTS or load.tokens.max() >= MOST_TOKENS:
         _run(load, mode, seconds, wires, queues, clock, filled, journal)
         return
     columns = load.needed.shape[1]
@@ -284,11 +286,10 @@ def _run_apart(load, mode, seconds, wires, queues, clock, filled, one, free, too
         experts = storage = pcie = 0.0
         fixed = each[3] + head[2]
         for j in range(columns):
-            given = np.int64(cpu[step, j])
-            pattern = np.int64(needed[step, j]) | np.int64(far[step, j]) << 16 | np.int64(near[step, j]) << 32
-            pattern |= given << 48
-            slot = at((pattern * MIXES >> 40 ^ tokens[step]) & (SLOTS - 1))
-            if patterns[at(j), slot] != pattern or found[at(j), slot, DENSE] != tokens[step]:
+            pattern = np.int64(needed[step, j]) | np.int64(far[step, j]) << 12 | np.int64(near[step, j]) << 24
+            pattern |= np.int64(cpu[step, j]) << 36 | tokens[step] << 48
+            slot = at((pattern * MIXES >> 40) & (SLOTS - 1))
+            if patterns[at(j), slot] != pattern:
                 one.tokens[0], free.moe_of[0] = tokens[step], j
                 one.needed[0, j], one.cpu[0, j] = needed[step, j], cpu[step, j]
                 one.far[0, j], one.near[0, j] = far[step, j], near[step, j]
@@ -296,8 +297,7 @@ def _run_apart(load, mode, seconds, wires, queues, clock, filled, one, free, too
                 queues.lane_free[:] = 0.0
                 queues.link_free[:] = 0.0
                 _run(one, mode, free, wires, queues, clock, took, None)
-                found[at(j), slot] = took.parts[0]
-                patterns[at(j), slot], found[at(j), slot, DENSE] = pattern, tokens[step]
+                found[at(j), slot], patterns[at(j), slot] = took.parts[0], pattern
             experts += found[at(j), slot, EXPERTS]
             storage += found[at(j), slot, STORAGE_WAIT]
             pcie += found[at(j), slot, PCIE_WAIT]
