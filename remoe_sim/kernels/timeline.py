@@ -253,7 +253,7 @@ def run_timeline(
     load: Load, mode: Mode, seconds: Seconds, wires: Wires, filled: Filled, journal: Journal | None
 ) -> None:
     """Fill in the times of all steps, and the journal if there is one."""
-    ahead = mode.overlap == PREFETCH
+    ahead = mode.overlap == PREFETCH and bool(load.early.any())
     queues = Queues.idle(wires.lanes, mode.depth, int(load.early.max()) if ahead else 0)
     clock = np.zeros(NOW + 1)
     if ahead or journal is not None or load.needed.max() >= MOST_EXPERTS or load.tokens.max() >= MOST_TOKENS:
