@@ -16,7 +16,8 @@ SECTION = "This installation"
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.doctor.v1).")
-def command(as_json: bool) -> None:
+@click.option("--compile", "compiles", is_flag=True, help="First compile all kernels (minutes), so no command has to.")
+def command(as_json: bool, compiles: bool) -> None:
     """Check the installation.
 
     Shows versions, processors, the folder of compiled kernels and the extras that are installed. Paste it into a report
@@ -29,6 +30,10 @@ def command(as_json: bool) -> None:
     """
     import remoe_sim
 
+    if compiles:
+        from remoe_sim.reports.installation import compile_kernels
+
+        compile_kernels()
     found = remoe_sim.doctor()
     if as_json:
         print_json(found.to_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from remoe_sim.trace.accesses import Stream, Tokens
@@ -21,7 +22,7 @@ class StepCounts:
         self._bases = np.append(0, np.cumsum(trace.model.experts))
         self._kept: list[list[tuple[Longs, Longs]]] | None = [[] for _ in range(policies)] if keep else None
         self.needed, self._missed = np.zeros(shape, np.uint16), np.zeros((policies, *shape), np.uint16)
-        self.missed = [*self._missed]
+        self.missed: list[npt.NDArray[np.uint16]] = list(self._missed)
 
     def need(self, stream: Stream, layer: int | None = None) -> None:
         """The groups of a cache: of one layer, or of all."""

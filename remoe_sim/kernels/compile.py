@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils, event
 from numba.core import config as _config
@@ -193,15 +194,26 @@ def cache_directory() -> Path | None:
 
 
 class _Compiling(event.Listener):
-    """Says once why the first run takes seconds, when a kernel is really compiled; other processes need not wait for
-    one that cannot be."""
+    """Says why a first run takes seconds, when a kernel is really compiled, and what: once in a process, and once for
+    all that keep kernels in the same place. Other processes need not wait for one that cannot be compiled."""
 
     said = False
 
     def on_start(self, event: Any) -> None:
         if not self.said:
             _Compiling.said = True
-            print("remoe-sim: compiling kernels, once for all commands that use them (a few seconds)", file=sys.stderr)
+            folder = cache_directory()
+            mark = None if folder is None else folder / "told"
+            if mark is None or not mark.exists():
+                name = event.data["dispatcher"].py_func.__name__
+                print(
+                    f"remoe-sim: compiling kernels ({name} and others), which are kept: each command takes seconds "
+                    "longer the first time; remoe-sim doctor --compile makes all at once",
+                    file=sys.stderr,
+                )
+            if mark is not None:
+                with suppress(OSError):
+                    mark.touch()
 
     def on_end(self, event: Any) -> None:
         kept = event.data["dispatcher"]._cache

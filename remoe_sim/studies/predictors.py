@@ -215,9 +215,9 @@ def guess(predictor: str, known: Known) -> Guesses:
     begins = np.append(0, np.cumsum(sizes))
     entries = np.empty(begins[-1], np.int32)
     for layer, (index, (offsets, experts)) in enumerate(zip(indices, named, strict=True)):
-        each = np.diff(offsets)
-        to = np.repeat(begins[index] - offsets[:-1], each) + np.arange(experts.size)
-        possible = np.repeat(sizes[index] == each, each)  # all of a group, or nothing
+        counts = np.diff(offsets)
+        to = np.repeat(begins[index] - offsets[:-1], counts) + np.arange(experts.size)
+        possible = np.repeat(sizes[index] == counts, counts)  # all of a group, or nothing
         entries[to[possible]] = experts[possible] + np.int32(known.stream.layer_starts[layer])
     targets = np.flatnonzero(sizes)
     return Guesses(targets, known.issued[targets], np.append(begins[targets], begins[-1:]), entries)
