@@ -149,7 +149,7 @@ class Queues(NamedTuple):
         )  # fmt: skip
 
 
-class Known(NamedTuple):
+class Remembered(NamedTuple):
     """What layers took.
 
     patterns: int64[J, SLOTS], what a layer needed, from where, and for how many tokens; -1 for none
@@ -264,7 +264,7 @@ def run_timeline(
     one = Load(np.zeros(1, np.int64), np.zeros(1, np.int64), *counts)
     free = Seconds(np.zeros(1, np.int32), np.zeros((1, 4)), np.zeros(3), seconds.experts)
     took = Filled(np.zeros(1), np.zeros((1, NOW)), np.zeros((1, columns), np.int64))
-    known = Known(np.full((columns, SLOTS), -1), np.zeros((columns, SLOTS, NOW)))
+    known = Remembered(np.full((columns, SLOTS), -1), np.zeros((columns, SLOTS, NOW)))
     _run_apart(load, mode, seconds, wires, queues, clock, filled, one, free, took, known)
 
 
