@@ -225,13 +225,17 @@ def guess(predictor: str, known: Known) -> Guesses:
     """What a predictor names for all groups that anything can be issued for."""
     each = known.stream.entries.size // known.trace.moe_layers * GUESSED + known.stream.steps.size * 8
     named = list(map_layers(lambda layer: PREDICTORS[predictor](known, layer), known.trace.moe_layers, each))
-    of_group = [np.repeat(known.groups(layer).index, np.diff(offsets)) for layer, (offsets, _) in enumerate(named)]
-    target = np.concatenate(of_group)
-    starts = known.stream.layer_starts
-    entries = np.concatenate([experts + np.int32(starts[layer]) for layer, (_, experts) in enumerate(named)])
-    possible = known.issued[target] >= 0
-    target, entries = target[possible], entries[possible]
-    order = np.argsort(target, kind="stable")
-    target, entries = target[order], entries[order]
-    targets, first = np.unique(target, return_index=True)
-    return Guesses(targets, known.issued[targets], np.append(first, target.size), entries.astype(np.int32))
+    indices = [np.flatnonzero(known.layers == layer) for layer in range(known.trace.moe_layers)]
+    sizes = np.zeros(known.layers.size, np.int64)
+    for index, (offsets, _) in zip(indices, named, strict=True):
+        sizes[index] = np.diff(offsets)
+    sizes[known.issued < 0] = 0
+    begins = np.append(0, np.cumsum(sizes))
+    entries = np.empty(begins[-1], np.int32)
+    for layer, (index, (offsets, experts)) in enumerate(zip(indices, named, strict=True)):
+        counts = np.diff(offsets)
+        to = np.repeat(begins[index] - offsets[:-1], counts) + np.arange(experts.size)
+        possible = np.repeat(sizes[index] == counts, counts)  # all of a group, or nothing
+        entries[to[possible]] = experts[possible] + np.int32(known.stream.layer_starts[layer])
+    targets = np.flatnonzero(sizes)
+    return Guesses(targets, known.issued[targets], np.append(begins[targets], begins[-1:]), entries)

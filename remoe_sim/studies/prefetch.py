@@ -93,18 +93,17 @@ class PrefetchRun:
         """Adds to the counts; returns misses of each group, loads for each target, and those that it uses."""
         known, trace, settings = self.known, self.call.trace, self.call.settings
         memory = Memory.of(trace, settings, self.limit)
-        stream = self.call.caches.global_views(memory.in_bytes).get(policy.by_last)
+        stream = known.stream
+        if memory.in_bytes or not policy.by_last:
+            stream = self.call.caches.global_views(memory.in_bytes).get(policy.by_last)
         layers = known.layers
-        starts = np.array([first for first, _, _ in memory.caches], np.int64)
         in_cache = layers if memory.per_layer else np.zeros(layers.size, np.int32)
-        of_lookup = np.repeat(in_cache, np.diff(stream.offsets))
-        entries = (stream.entries - starts[of_lookup]).astype(np.int32)
-        of_guess = np.repeat(in_cache[guesses.targets], np.diff(guesses.offsets))
-        guessed = (guesses.entries - starts[of_guess]).astype(np.int32)
+        number = np.concatenate([np.arange(past - first, dtype=np.int32) for first, past, _ in memory.caches])
+        entries, guessed = number[stream.entries], number[guesses.entries]  # within their cache
         kinds = np.maximum.reduceat(stream.kinds, stream.offsets[:-1]) if layers.size else stream.kinds
-        streams = self._streams(stream, memory)
         recency = recency_of(policy)
-        keys, first_keys = _keys(policy, streams, of_lookup, recency != 0)
+        streams = self._streams(stream, memory, recency != 0)
+        keys, first_keys = _keys(policy, streams, np.repeat(in_cache, np.diff(stream.offsets)), recency != 0)
         layer_of_entry = np.repeat(np.arange(trace.moe_layers, dtype=np.int32), trace.model.experts)
         sizes, layer_of = _by_cache(memory, memory.sizes), _by_cache(memory, layer_of_entry)
         weights = np.array(trace.model.expert_bytes or (1,) * trace.moe_layers, np.int64)
@@ -118,7 +117,7 @@ class PrefetchRun:
         counted = kernels.Tallied(table, evictions, missed, came, used)
 
         def run(plain: bool) -> Any:
-            loop, (*verbs, trims) = drive(kernels.prefetch_replay, policy, streams, plain)
+            loop, (*verbs, trims) = drive(kernels.prefetch_replay, policy, streams, plain, recency)
             setting = kernels.Setting(
                 sizes, layer_of, limits, weights, first_keys, recency, self.cap, settings.mandatory, trims
             )
@@ -130,9 +129,10 @@ class PrefetchRun:
             raise ValueError(f"policy '{policy.label}' chose a victim that it may not; correct its victim()")
         return missed, came, used
 
-    def _streams(self, stream: Stream, memory: Memory) -> list[Stream]:
-        """The accesses of each cache, without the guesses."""
-        course, items = Course.of(stream), Items.of_stream(stream)
+    def _streams(self, stream: Stream, memory: Memory, clock: bool) -> list[Stream]:
+        """The accesses of each cache, without the guesses; none under a clock, which asks for no keys."""
+        course, none = Course.of(stream), np.zeros(0, np.int32)
+        items = Items(none, none, np.zeros(0, np.uint8)) if clock else Items.of_stream(stream)
         return [
             stream_of_cache(items.take(items.within(first, past)), memory, index, course)
             for index, (first, past, _) in enumerate(memory.caches)
@@ -143,8 +143,8 @@ def _keys(policy: Policy, streams: list[Stream], of_lookup: npt.NDArray[np.int32
     """Keys of a stack policy: int64[N] in execution order, and int64[1 or epochs, caches, n] before the first use
     (neither matters under a clock, but that there are some)."""
     n = max(stream.n_entries for stream in streams)
-    if not isinstance(policy, StackPolicy):
-        return np.zeros(0, np.int64), np.zeros((1, len(streams), n), np.int64)
+    if clock or not isinstance(policy, StackPolicy):
+        return np.zeros(int(clock), np.int64), np.zeros((1, len(streams), n), np.int64)
     raw = [keys_of(policy, stream) for stream in streams]
     keys = np.empty(of_lookup.size, np.int64)
     keys[np.argsort(of_lookup.astype(np.uint16), kind="stable")] = np.concatenate([sortable(one) for one in raw])
@@ -152,8 +152,8 @@ def _keys(policy: Policy, streams: list[Stream], of_lookup: npt.NDArray[np.int32
         sortable(policy.preload_keys(stream, np.arange(stream.n_entries, dtype=np.int32), one.dtype))
         for stream, one in zip(streams, raw, strict=True)
     ]
-    first_keys = np.zeros((1 if clock else first[0].shape[0], len(streams), n), np.int64)
-    for index, one in enumerate([] if clock else first):
+    first_keys = np.zeros((first[0].shape[0], len(streams), n), np.int64)
+    for index, one in enumerate(first):
         first_keys[:, index, : one.shape[1]] = one
     return keys, first_keys
 
@@ -273,11 +273,11 @@ def prefetch(
         *_training(trace, tokens, learnt, train), *_noise(recall, precision), parse_count(seed, "seed"),
     )  # fmt: skip
     run = PrefetchRun(call, known, -1 if cap is None else parse_bytes(cap))
-    chosen = {name: guess(name, known) for name in predictors}
     bare = {one: run.result("none", one, Guesses.none()) for one in policies}
-    results = [
-        replace(run.result(name, one, chosen[name]), without=bare[one]) for name in predictors for one in policies
-    ]
+    results: list[PrefetchResult] = []
+    for name in predictors:
+        chosen = guess(name, known)  # as large as the trace, so of one predictor at a time
+        results += [replace(run.result(name, one, chosen), without=bare[one]) for one in policies]
     return PrefetchReport(describe(trace), tuple(results))
 
 
