@@ -203,9 +203,8 @@ def split(
         fitted = results
         if not given:
             on_part = zip(*layer_curves(parts[0], policies), strict=True)
-            fitted = [
-                _divide(trace, limit, minimise, *one, known) for one in zip(policies, on_part, shared, strict=True)
-            ]
+            of_part = zip(policies, on_part, shared, strict=True)
+            fitted = [_divide(trace, limit, minimise, *one) for one in of_part]
         judged = zip(*layer_curves(parts[1], policies), strict=True)
         held = (
             _judge(trace, limit, minimise, one, of_layers, parts, policy)

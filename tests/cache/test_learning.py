@@ -56,9 +56,9 @@ def test_an_equal_division_is_a_plain_cache():
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[division]\n0 = 8\n", "of 1 layers"),
-        ("x = 1\n", "is not a file of"),
-        ("[division]\n0 = 'a'\n", "is not a file"),
+        ("[division]\n0 = 8", "of 1 layers"),
+        ("x = 1", "is not a"),
+        ("[division]\n0 = 'a'", "is not a"),
     ],
 )
 def test_files_of_another_form_are_refused(tmp_path, text, why):

