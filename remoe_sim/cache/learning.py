@@ -39,7 +39,7 @@ def drawn_requests(trace: Trace, share: float | str, seed: int | str) -> tuple[I
 def parted(trace: Trace, share: float | str, seed: int | str) -> tuple[Trace, Trace]:
     """The trace of a share of the requests and that of all others; a lone request is cut in two by its steps."""
     if trace.requests > 1:
-        one, other = (trace.select(requests=some) for some in drawn_requests(trace, share, seed))
+        one, other = (trace.select(requests=some.tolist()) for some in drawn_requests(trace, share, seed))
         return one, other
     share, steps = parse_number(share, "train-share", 1), np.unique(trace.step)
     count = round(share * steps.size)
@@ -87,7 +87,7 @@ def division_of(trace: Trace, given: str | os.PathLike[str] | Mapping[int, int] 
     if isinstance(given, str) and given.replace(",", "").replace(" ", "").isdigit():
         given = [parse_count(one, "division") for one in given.split(",")]
     elif isinstance(given, str) or hasattr(given, "__fspath__"):
-        given = read_kept("division", given)  # type: ignore[arg-type]
+        given = read_kept("division", given)
     if isinstance(given, Mapping):
         if set(given) != set(numbers):
             raise ValueError(
@@ -96,7 +96,7 @@ def division_of(trace: Trace, given: str | os.PathLike[str] | Mapping[int, int] 
             )
         given = [given[number] for number in numbers]
     assert not hasattr(given, "__fspath__")
-    experts = tuple(parse_count(one, "division") for one in given)  # type: ignore[union-attr]
+    experts = tuple(parse_count(one, "division") for one in given)
     if len(experts) != len(numbers):
         raise ValueError(
             f"the division is of {len(experts)} layers and the trace has {len(numbers)} MoE layers; give a number of "

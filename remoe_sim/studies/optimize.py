@@ -11,15 +11,18 @@ import numpy as np
 
 from remoe_sim.cache.call import Call
 from remoe_sim.cache.curve import layer_curves
+from remoe_sim.cache.engine_cache import FROM_CARD, engine_cache
 from remoe_sim.cache.learning import DEFAULT_SHARE, parted
 from remoe_sim.cache.replay import runs_on, tallied_by
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, find_policies
 from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.studies.bootstrap import Ratios, differences
+from remoe_sim.studies.fit_result import cache_flags
 from remoe_sim.studies.optimize_result import Judged, OptimizeReport, Step
 from remoe_sim.studies.split import Knapsack
 from remoe_sim.trace.reader import as_trace
+from remoe_sim.util.cards import card_names
 from remoe_sim.util.progress import stage
 
 if TYPE_CHECKING:
@@ -134,6 +137,8 @@ def optimize(
     figures = {name: fold.figures(one) for name, one in of.items()}
     lines = tuple(_judged(name, of[name], figures[name], figures["lru"], figures["choice"]) for name in of)
     division = fold.division(search.best) if search.best.learnt else None
+    held = asked.call(judged, train, replace(base, timing=search.best.timing), None).limit
+    assert held is not None
     return OptimizeReport(
         trace=describe(whole),
         minimise="misses" if device is None else "modelled time",
@@ -145,6 +150,7 @@ def optimize(
         choice=search.best.to_dict(),
         division=None if division is None else dict(zip(whole.layer_numbers, division, strict=True)),
         judged=lines,
+        engines=_engines(search.best, held, train),
         command=_command(whole, asked, search.best, division, train_share, train_seed, (cache, budget, memory)),
     )
 
@@ -226,6 +232,22 @@ class _Fold:
         equal = tuple(min(limit.for_layer(trace, at), most) for at, most in enumerate(trace.model.experts))
         problem = Knapsack(costs, weights, total)
         return problem.best(problem.greedy(), equal)
+
+
+def _engines(choice: Choice, limit: Limit, trace: Trace) -> tuple[dict[str, Any], ...]:
+    """Engines whose own cache is the one chosen, with flags as far as they are known; nobody has run them."""
+    if choice.learnt or choice.pin:
+        return ()
+    slots = {limit.for_layer(trace, at) for at in range(trace.moe_layers)} if trace.model.expert_bytes else set()
+    flags = cache_flags(limit.experts or (slots.pop() if len(slots) == 1 else None), limit.budget)
+    chosen = {name: getattr(choice, name) for name in FROM_CARD}
+    plain = {name: getattr(Choice(), name) for name in FROM_CARD}
+    own = {name: engine_cache(name).settings for name in card_names("engine")}
+    return tuple(
+        {"engine": name, "flags": flags.get(name), "tested": False}
+        for name, settings in own.items()
+        if settings and {**plain, **settings} == chosen
+    )
 
 
 def _by_request(call: Call) -> tuple[Reals, Reals]:

@@ -46,7 +46,8 @@ class Judged:
 
 @dataclass(frozen=True, repr=False)
 class OptimizeReport(Shown):
-    """The answer of one call. by_steps: one request was cut by its steps, which gives no interval."""
+    """The answer of one call. by_steps: one request was cut by its steps, which gives no interval.
+    engines: those whose own cache is the one chosen."""
 
     trace: dict[str, Any]
     minimise: str
@@ -59,6 +60,7 @@ class OptimizeReport(Shown):
     division: dict[int, int] | None
     judged: tuple[Judged, ...]
     command: str
+    engines: tuple[dict[str, Any], ...] = ()
 
     def __getitem__(self, name: str) -> Judged:
         for one in self.judged:
@@ -91,6 +93,7 @@ class OptimizeReport(Shown):
             "judged": [one.to_dict() for one in self.judged],
             "sentence": self.sentence,
             "command": self.command,
+            "engines": list(self.engines),
         }
 
     def to_frame(self) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import remoe_sim
 from remoe_sim.cli import main
+from remoe_sim.studies.fit_result import cache_flags
 from tests.oracle import naive
 from tests.oracle.naive import DECODE, Row
 from tests.support.strategies import Shape, trace_of
@@ -70,6 +71,12 @@ def test_with_a_device_the_least_time_is_asked_for():
     found = json.loads(done.stdout)
     assert found["minimise"] == "modelled time"
     assert "overlap" in {one["step"] for one in found["steps"]}
+
+
+def test_an_engine_whose_cache_is_chosen_is_named_with_its_flags(saved):
+    (engine,) = remoe_sim.optimize(saved, cache=3, policy="class-lru").engines or [None]
+    assert engine in (None, {"engine": "llama.cpp-moe-cache", "flags": None, "tested": False})
+    assert {"llama.cpp-moe-cache", "vllm-expert-cache"} <= set(cache_flags(8, 4 << 20))
 
 
 def test_what_goes_with_a_device_alone_is_refused():
