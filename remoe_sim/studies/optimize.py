@@ -15,7 +15,7 @@ from remoe_sim.cache.engine_cache import FROM_CARD, engine_cache
 from remoe_sim.cache.learning import DEFAULT_SHARE, parted
 from remoe_sim.cache.replay import runs_on, tallied_by
 from remoe_sim.cache.results import describe
-from remoe_sim.cache.settings import Limit, Settings, find_policies
+from remoe_sim.cache.settings import Limit, Settings, check_policies, find_policies
 from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.studies.bootstrap import Ratios, differences
 from remoe_sim.studies.fit_result import cache_flags
@@ -37,7 +37,8 @@ PARAMETERS = (
     "lfu-aged:half_life=64", "lfu-aged:half_life=256", "lfu-aged:half_life=1024", "slru:segments=2", "lru-k:k=3",
 )  # fmt: skip
 PINS = ("hot:10%", "hot:25%", "hot:50%")
-ALPHA, RESAMPLES, LEAST = 0.05, 1999, 0.005  # LEAST: gain that is asked for where requests are too few for an interval
+PLAIN = "policy"  # the step that needs no interval: each policy as it comes
+ALPHA, RESAMPLES = 0.05, 1999
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def optimize(
     a device also its overlap, the share of misses that the CPU computes, and quantisations, where several are named.
     The aim is the fewest misses, or the least modelled time with a device. A step is taken only where it gains on
     requests that it did not learn from: within train_share of the requests, each half is judged with what the other
-    half teaches, and the 95 % interval of the gain leaves zero out (where requests are too few for one, the gain is
-    0.5 % or more). The result is then judged once on all other requests, against LRU, the best plain policy and Belady.
+    half teaches, and the 95 % interval of the gain leaves zero out; where requests are too few for one, only the best
+    plain policy is taken. The result is then judged once on all other requests, against LRU, the best plain policy and
+    Belady.
 
     cache, budget, memory, reserve: the limit, as in `replay`; cache counts experts per layer. policy: candidates, all
     of the package's own that are cheap to replay if None. A trace of one request is cut by its steps.
@@ -118,7 +120,7 @@ def optimize(
         fold.figures(base)  # what is not possible at all is said here
     with stage("optimising"):
         plain = search.best_plain(wanted)
-        search.take("policy", plain)
+        search.take(PLAIN, plain)
         search.take("scope and policy", [replace(one, scope="global") for one in _named(base, wanted)])
         search.vary("policy parameters", policy=[one for one in parameters if one.split(":")[0] == search.best.policy])
         search.vary("admission", admission=["bypass"])
@@ -132,7 +134,11 @@ def optimize(
             search.time("cpu_share", ["auto"])
             search.time("quant", quants[1:])
     fold = _Fold(asked, train, judged)
-    belady = replace(search.best, policy="belady", pin=None, admit_after=1, inserts=None, learnt=False)
+    capped = search.best.admit_after > 1 or search.best.inserts is not None
+    belady = replace(
+        search.best, policy="belady", admission="bypass" if capped else search.best.admission, admit_after=1,
+        inserts=None, learnt=False,
+    )  # fmt: skip
     of = {"lru": base, "best plain": plain[0], "choice": search.best, "belady": belady}
     figures = {name: fold.figures(one) for name, one in of.items()}
     lines = tuple(_judged(name, of[name], figures[name], figures["lru"], figures["choice"]) for name in of)
@@ -181,9 +187,7 @@ class _Asked:
             scope=choice.scope, admission=choice.admission, admit_after=choice.admit_after, inserts=choice.inserts,
             **self.fixed,
         )  # fmt: skip
-        for one in policies:
-            if choice.admission not in one.admissions:
-                raise ValueError(f"policy '{one.label}' does not exist under admission {choice.admission}")
+        check_policies(policies, settings, trained=True)
         return Call.of(
             trace, settings=settings, policies=policies, limit=_limit_of(self.limit, trace, choice, division),
             reserve=() if division else self.reserve, on=runs_on({**self.timing, **dict(choice.timing)}),
@@ -304,7 +308,7 @@ class _Search:
         assert after is not None
         gain = 1 - after[0].sum() / before[0].sum() if before[0].sum() else 0.0
         interval = _interval(before, after)
-        taken = gain > 0 and (interval[1] < 0 if interval is not None else gain >= LEAST)
+        taken = gain > 0 and (interval[1] < 0 if interval is not None else name == PLAIN)
         self.steps.append(Step(name, len(found), first.to_dict(), float(gain), bool(taken)))
         if taken:
             self.best = first
