@@ -83,8 +83,8 @@ def show(report: OptimizeReport) -> None:
     print_table(table)
     print_text(f"choice: {_in_words(report.choice)}. {report.sentence}")
     click.echo(report.command)
-    for one in report.engines:
-        click.echo(f"engine {one['engine']} caches like this: {one['flags'] or 'no flags known'} (untested)")
+    for engine in report.engines:
+        click.echo(f"engine {engine['engine']} caches like this: {engine['flags'] or 'no flags known'} (untested)")
 
 
 def _signed(share: float) -> str:

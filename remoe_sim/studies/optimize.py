@@ -42,7 +42,7 @@ ALPHA, RESAMPLES = 0.05, 1999
 
 
 @dataclass(frozen=True)
-class Choice:
+class CacheChoice:
     """What a replay is asked for. learnt: whether curves of what is learnt from divide the room among layers."""
 
     policy: str = "lru"
@@ -106,7 +106,7 @@ def optimize(
     timing = {"device": device, "host": host, "storage": storage, "engine": engine, "model": model}
     if device is None and any(one is not None for one in (*timing.values(), quant)):
         raise ValueError("host, storage, engine, model and quant go with a device; name one with --device")
-    base = Choice(timing=(("quant", quants[0]),) if quants else ())
+    base = CacheChoice(timing=(("quant", quants[0]),) if quants else ())
     limit = Limit.of(cache, budget, memory)
     wanted = POLICIES if policy is None else tuple(one.label for one in find_policies(policy))
     fixed = {"reset": reset, "phase": phase}
@@ -161,7 +161,7 @@ def optimize(
     )
 
 
-def _named(base: Choice, policies: Sequence[str]) -> list[Choice]:
+def _named(base: CacheChoice, policies: Sequence[str]) -> list[CacheChoice]:
     """One choice per policy, under the admission that it exists under."""
     found = find_policies(list(policies))
     return [
@@ -180,7 +180,7 @@ class _Asked:
     fixed: dict[str, Any]
     timing: dict[str, Any]
 
-    def call(self, trace: Trace, train: Trace, choice: Choice, division: tuple[int, ...] | None) -> Call:
+    def call(self, trace: Trace, train: Trace, choice: CacheChoice, division: tuple[int, ...] | None) -> Call:
         """The call that a choice is."""
         policies = find_policies([choice.policy])
         settings = Settings(
@@ -195,7 +195,7 @@ class _Asked:
         )  # fmt: skip
 
 
-def _limit_of(limit: Limit, trace: Trace, choice: Choice, division: tuple[int, ...] | None) -> Limit:
+def _limit_of(limit: Limit, trace: Trace, choice: CacheChoice, division: tuple[int, ...] | None) -> Limit:
     """The same room under each scope; a cache of N experts per layer is N times the layers in all."""
     if division is not None:
         return Limit(division=division)
@@ -211,9 +211,9 @@ class _Fold:
     asked: _Asked
     learnt_from: Trace
     judges: Trace
-    kept: dict[Choice, tuple[Reals, Reals]] = field(default_factory=dict)
+    kept: dict[CacheChoice, tuple[Reals, Reals]] = field(default_factory=dict)
 
-    def figures(self, choice: Choice) -> tuple[Reals, Reals]:
+    def figures(self, choice: CacheChoice) -> tuple[Reals, Reals]:
         """float64[requests] each: misses, or seconds, and lookups or tokens, of the requests that are judged."""
         if choice not in self.kept:
             division = self.division(choice) if choice.learnt else None
@@ -221,7 +221,7 @@ class _Fold:
             self.kept[choice] = _by_request(call)
         return self.kept[choice]
 
-    def division(self, choice: Choice) -> tuple[int, ...]:
+    def division(self, choice: CacheChoice) -> tuple[int, ...]:
         """The best division of the room among the layers, on what is learnt from."""
         call = self.asked.call(self.learnt_from, self.learnt_from, replace(choice, learnt=False, pin=None), None)
         trace, limit = call.trace, call.limit
@@ -238,14 +238,14 @@ class _Fold:
         return problem.best(problem.greedy(), equal)
 
 
-def _engines(choice: Choice, limit: Limit, trace: Trace) -> tuple[dict[str, Any], ...]:
+def _engines(choice: CacheChoice, limit: Limit, trace: Trace) -> tuple[dict[str, Any], ...]:
     """Engines whose own cache is the one chosen, with flags as far as they are known; nobody has run them."""
     if choice.learnt or choice.pin:
         return ()
     slots = {limit.for_layer(trace, at) for at in range(trace.moe_layers)} if trace.model.expert_bytes else set()
     flags = cache_flags(limit.experts or (slots.pop() if len(slots) == 1 else None), limit.budget)
     chosen = {name: getattr(choice, name) for name in FROM_CARD}
-    plain = {name: getattr(Choice(), name) for name in FROM_CARD}
+    plain = {name: getattr(CacheChoice(), name) for name in FROM_CARD}
     own = {name: engine_cache(name).settings for name in card_names("engine")}
     return tuple(
         {"engine": name, "flags": flags.get(name), "tested": False}
@@ -271,7 +271,7 @@ def _by_request(call: Call) -> tuple[Reals, Reals]:
     together = trace.step[1:][(trace.step[1:] == trace.step[:-1]) & (trace.request[1:] != trace.request[:-1])]
     if together.size:  # a step's time is not one request's, so that there is nothing to draw
         place = np.zeros_like(place)
-    return np.bincount(place, missed), np.bincount(place, needed)
+    return np.bincount(place, missed).astype(np.float64), np.bincount(place, needed).astype(np.float64)
 
 
 @dataclass
@@ -279,10 +279,10 @@ class _Search:
     """The best choice so far, and the steps that led to it."""
 
     folds: list[_Fold]
-    best: Choice
+    best: CacheChoice
     steps: list[Step] = field(default_factory=list)
 
-    def best_plain(self, policies: Sequence[str]) -> list[Choice]:
+    def best_plain(self, policies: Sequence[str]) -> list[CacheChoice]:
         """All policies in a cache per layer, the best first."""
         choices = [one for one in _named(self.best, policies) if self._figures(one) is not None]
         return sorted(choices, key=self._total)
@@ -297,7 +297,7 @@ class _Search:
         kept = tuple(one for one in self.best.timing if one[0] != name)
         self.take(name, [replace(self.best, timing=(*kept, (name, one))) for one in values])
 
-    def take(self, name: str, choices: Sequence[Choice]) -> None:
+    def take(self, name: str, choices: Sequence[CacheChoice]) -> None:
         """Take the best of several choices if it gains; say what it gave either way."""
         found = [one for one in choices if self._figures(one) is not None]
         if not found:
@@ -313,12 +313,12 @@ class _Search:
         if taken:
             self.best = first
 
-    def _total(self, choice: Choice) -> float:
+    def _total(self, choice: CacheChoice) -> float:
         found = self._figures(choice)
         assert found is not None
         return float(found[0].sum())
 
-    def _figures(self, choice: Choice) -> tuple[Reals, Reals] | None:
+    def _figures(self, choice: CacheChoice) -> tuple[Reals, Reals] | None:
         """Over all requests of the part that is learnt from; None for what is not possible."""
         try:
             parts = [fold.figures(choice) for fold in self.folds]
@@ -334,7 +334,7 @@ def _interval(a: tuple[Reals, Reals], b: tuple[Reals, Reals]) -> tuple[float, fl
 
 
 def _judged(
-    name: str, choice: Choice, own: tuple[Reals, Reals], lru: tuple[Reals, Reals], best: tuple[Reals, Reals]
+    name: str, choice: CacheChoice, own: tuple[Reals, Reals], lru: tuple[Reals, Reals], best: tuple[Reals, Reals]
 ) -> Judged:
     """One line of the table; its difference from the choice is from the same requests."""
     of, value = float(lru[0].sum()), float(own[0].sum())
@@ -348,7 +348,7 @@ def _judged(
 
 
 def _command(
-    trace: Trace, asked: _Asked, choice: Choice, division: tuple[int, ...] | None, share: Any, seed: Any,
+    trace: Trace, asked: _Asked, choice: CacheChoice, division: tuple[int, ...] | None, share: Any, seed: Any,
     limit: tuple[Any, Any, Any],
 ) -> str:  # fmt: skip
     """The command that replays the choice on the same requests."""

@@ -248,7 +248,9 @@ def _judge(
     sides = (Ratios(one[None], own[None]) for one in (own, other))
     interval = differences(*sides, True, RESAMPLES, 0).interval(0, ALPHA) if own.any() else None
     saved = None if interval is None else (-interval[1], -interval[0])
-    return HeldOut(*map(_requests, parts), equal, greedy, best, fitted.misses_saved, fitted.equal.misses, saved)
+    return HeldOut(
+        _requests(parts[0]), _requests(parts[1]), equal, greedy, best, fitted.misses_saved, fitted.equal.misses, saved
+    )
 
 
 def _of_requests(caches: Caches, policy: Policy, experts: Sequence[int], minimise: str) -> Reals:
@@ -268,7 +270,7 @@ def _of_requests(caches: Caches, policy: Policy, experts: Sequence[int], minimis
     if np.any(np.repeat(request, np.diff(tokens.starts)) != every):
         request = np.zeros_like(request)  # steps of several requests: nothing to draw
     _, place = np.unique(request, return_inverse=True)
-    return np.bincount(place, cost)
+    return np.bincount(place, cost).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,9 @@ def test_with_a_device_the_least_time_is_asked_for():
 
 
 def test_an_engine_whose_cache_is_chosen_is_named_with_its_flags(saved):
-    (engine,) = remoe_sim.optimize(saved, cache=3, policy="class-lru").engines or [None]
-    assert engine in (None, {"engine": "llama.cpp-moe-cache", "flags": None, "tested": False})
+    report = remoe_sim.optimize(saved, cache=3, policy="class-lru,lru")
+    for engine in report.engines:
+        assert remoe_sim.engine_cache(engine["engine"]).settings["policy"] == report.choice["policy"]
     assert {"llama.cpp-moe-cache", "vllm-expert-cache"} <= set(cache_flags(8, 4 << 20))
 
 
