@@ -226,7 +226,12 @@ def _parted(caches: Caches, share: float | str, seed: int | str) -> tuple[Caches
     """Caches of a share of the requests, drawn by chance, and of all others; ValueError if either part is empty."""
     trace, settings = caches.trace, caches.settings
     one, other = (
-        replace(caches, tokens=select_tokens(trace, settings.phase, settings.reset, settings.warmup, requests=some))
+        replace(
+            caches,
+            tokens=select_tokens(
+                trace, settings.phase, settings.reset, settings.warmup, requests=some.astype(np.int64)
+            ),
+        )
         for some in drawn_requests(trace, share, seed)
     )
     return one, other
@@ -245,8 +250,8 @@ def _judge(
     table = _Table.of(trace, limit, curves)
     equal, greedy, best = (table.division(one.experts or ()) for one in (fitted.equal, fitted.greedy, fitted.best))
     own, other = (_of_requests(parts[1], policy, one.experts or (), minimise) for one in (equal, best))
-    sides = (Ratios(one[None], own[None]) for one in (own, other))
-    interval = differences(*sides, True, RESAMPLES, 0).interval(0, ALPHA) if own.any() else None
+    sides = [Ratios(one[None], own[None]) for one in (own, other)]
+    interval = differences(sides[0], sides[1], True, RESAMPLES, 0).interval(0, ALPHA) if own.any() else None
     saved = None if interval is None else (-interval[1], -interval[0])
     return HeldOut(
         _requests(parts[0]), _requests(parts[1]), equal, greedy, best, fitted.misses_saved, fitted.equal.misses, saved
