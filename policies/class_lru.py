@@ -17,13 +17,15 @@ from remoe_sim.kernels.state import real, set_real
 from remoe_sim.policy import CompiledSlotPolicy, Stream
 
 _COUNT, _LAST, _CLASS, _RECENCY = 1, 2, 3, 4  # rows 4 and 5: lists, one per class, from the most recently used on
+_FADED = 6  # what is left of a use after 0 to n - 1 steps, which takes long to compute
 
 
 class ClassLru(CompiledSlotPolicy):
     name = "class-lru"
     summary = "LRU lists by decayed use count; the oldest of a list goes by the largest age / 2^class"
     source = "llama.cpp, src/llama-moe-cache.cpp from release b12170 on (pull request 31233)"
-    state_rows = 6
+    state_rows = 7
+    inclusive = True  # who leaves is told by uses alone
 
     def __init__(self, half_life: float = 128.0, classes: int = 8) -> None:
         if not (half_life > 0 and np.isfinite(half_life)):
@@ -47,8 +49,10 @@ class ClassLru(CompiledSlotPolicy):
         behind = state.shape[1] - 2
         for head in range(state[0, behind], behind):
             clear(state, _RECENCY, head)
-        state[_COUNT, : state[0, behind]] = 0
-        state[_LAST, : state[0, behind]] = 0
+        for entry in range(state[0, behind]):
+            state[_COUNT, entry] = 0
+            state[_LAST, entry] = 0
+            set_real(state, _FADED, entry, 2.0 ** (-entry / real(state, _COUNT, behind)))
 
     @staticmethod
     def hit(state, entry):
@@ -86,10 +90,15 @@ def count_use(state, entry):
     behind = state.shape[1] - 2
     now = state[0, behind + 1]
     passed = now - state[_LAST, entry]
-    count = 1.0 + real(state, _COUNT, entry) * 2.0 ** (-passed / real(state, _COUNT, behind))
+    if passed < state[0, behind]:
+        faded = real(state, _FADED, passed)
+    else:
+        faded = 2.0 ** (-passed / real(state, _COUNT, behind))
+    count = 1.0 + real(state, _COUNT, entry) * faded
     set_real(state, _COUNT, entry, count)
     state[_LAST, entry] = now
-    of = 0
-    while of < state[_CLASS, behind] - 1 and count >= 2.0 ** (of + 1):
+    of, bound = 0, 2.0
+    while of < state[_CLASS, behind] - 1 and count >= bound:
         of += 1
+        bound *= 2.0
     state[_CLASS, entry] = of

@@ -6,44 +6,60 @@ their marks.
 
 from __future__ import annotations
 
-from remoe_sim.kernels.lists import clear, oldest, push_front, remove
+import numpy as np
+
+from remoe_sim.kernels.lists import at
 from remoe_sim.policy import CompiledSlotPolicy
 
-_QUEUE, _USED = 1, 3  # rows 1 and 2: a list from the newest to the oldest; row 3: used since it was last looked at
+_QUEUE, _USED = 1, 2  # a ring of n places, the extra columns: where the oldest is, how many there are; used since
 
 
 class Clock(CompiledSlotPolicy):
     name = "clock"
     summary = "the oldest goes first, but once used it is put back in front instead"
     source = "Corbató: A paging experiment with the Multics system, 1968; libCacheSim Clock with one bit"
-    state_rows = 4
+    state_rows = 3
 
     @staticmethod
     def setup(state, limit):
-        clear(state, _QUEUE, state.shape[1] - 2)
+        n = state.shape[1] - 2
+        state[_QUEUE, n] = 0
+        state[_QUEUE, n + 1] = 0
 
     @staticmethod
     def hit(state, entry):
-        state[_USED, entry] = 1
+        state[_USED, at(entry)] = 1
 
     @staticmethod
     def victim(state, protected):
-        head = state.shape[1] - 2
-        entry = oldest(state, _QUEUE, head)
-        while entry != head:  # what is put back in front is met again, without its mark
-            newer = state[_QUEUE + 1, entry]
-            if not protected[entry]:
-                remove(state, _QUEUE, entry)
-                if state[_USED, entry] == 0:
-                    return entry
-                state[_USED, entry] = 0
-                push_front(state, _QUEUE, head, entry)
-                if newer == head:
-                    newer = entry
-            entry = newer
-        return -1
+        n = state.shape[1] - 2
+        first, count = state[_QUEUE, n], state[_QUEUE, n + 1]
+        passed = 0  # protected ones, which stay the oldest
+        while passed < count:
+            place = first + passed
+            place -= n if place >= n else 0
+            entry = state[_QUEUE, at(place)]
+            if protected[at(entry)]:
+                passed += 1
+                continue
+            for _ in range(passed):
+                before = place - 1 if place > 0 else n - 1
+                state[_QUEUE, at(place)] = state[_QUEUE, at(before)]
+                place = before
+            first = first + 1 if first + 1 < n else 0
+            if state[_USED, at(entry)] == 0:
+                state[_QUEUE, n] = first
+                state[_QUEUE, n + 1] = count - 1
+                return entry
+            state[_USED, at(entry)] = 0
+            last = first + count - 1
+            state[_QUEUE, at(last - n if last >= n else last)] = entry
+        return np.int64(-1)
 
     @staticmethod
     def insert(state, entry):
-        state[_USED, entry] = 0
-        push_front(state, _QUEUE, state.shape[1] - 2, entry)
+        n = state.shape[1] - 2
+        last = state[_QUEUE, n] + state[_QUEUE, n + 1]
+        state[_QUEUE, at(last - n if last >= n else last)] = entry
+        state[_QUEUE, n + 1] += 1
+        state[_USED, at(entry)] = 0

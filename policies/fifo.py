@@ -19,14 +19,6 @@ class Fifo(CompiledSlotPolicy):
         clear(state, _QUEUE, state.shape[1] - 2)
 
     @staticmethod
-    def hit(state, entry):
-        pass
-
-    @staticmethod
-    def admit(state, entry):
-        pass
-
-    @staticmethod
     def victim(state, protected):
         entry = oldest_outside(state, _QUEUE, state.shape[1] - 2, protected)
         if entry >= 0:

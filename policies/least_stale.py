@@ -24,6 +24,7 @@ class LeastStale(CompiledSlotPolicy):
     summary = "not used in this forward pass goes first, layers that have run before those to come"
     source = "SpecMD (Hoang et al., arXiv 2602.03921): stale before current, first in, first out by layer position"
     state_rows = 5
+    inclusive = True  # who leaves is told by uses alone
 
     def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
         """As in the base class, but with one list head per layer, then where these begin and the running one's."""

@@ -32,14 +32,6 @@ class Random(CompiledSlotPolicy):
         state[_RESIDENTS, n + 1] = state[0, n]
 
     @staticmethod
-    def hit(state, entry):
-        pass
-
-    @staticmethod
-    def admit(state, entry):
-        pass
-
-    @staticmethod
     def victim(state, protected):
         """Drawn again until it is not protected; the last resident takes the free place."""
         n = state.shape[1] - 2

@@ -6,7 +6,9 @@ of the running step without changing their marks.
 
 from __future__ import annotations
 
-from remoe_sim.kernels.lists import clear, oldest, push_front, remove
+import numpy as np
+
+from remoe_sim.kernels.lists import at, clear, oldest, push_front, remove
 from remoe_sim.policy import CompiledSlotPolicy
 
 _QUEUE, _USED = 1, 3  # rows 1 and 2: a list from the newest to the oldest; row 3: used since the hand passed
@@ -27,11 +29,7 @@ class Sieve(CompiledSlotPolicy):
 
     @staticmethod
     def hit(state, entry):
-        state[_USED, entry] = 1
-
-    @staticmethod
-    def admit(state, entry):
-        pass
+        state[_USED, at(entry)] = 1
 
     @staticmethod
     def victim(state, protected):
@@ -40,20 +38,20 @@ class Sieve(CompiledSlotPolicy):
         for _ in range(2 * state[_USED, n + 1]):  # in two rounds it finds one, or all are protected
             if entry == n:
                 entry = oldest(state, _QUEUE, n)
-            newer = state[_QUEUE + 1, entry]
-            if not protected[entry]:
-                if state[_USED, entry] == 0:
-                    state[_USED, n] = newer
-                    state[_USED, n + 1] -= 1
-                    remove(state, _QUEUE, entry)
-                    return entry
-                state[_USED, entry] = 0
+            newer = state[_QUEUE + 1, at(entry)]
+            used, stays = state[_USED, at(entry)], np.int64(protected[at(entry)])
+            if used | stays == 0:  # one branch, for nobody can foresee either
+                state[_USED, n] = newer
+                state[_USED, n + 1] -= 1
+                remove(state, _QUEUE, entry)
+                return entry
+            state[_USED, at(entry)] = used & stays
             entry = newer
-        return -1
+        return np.int64(-1)
 
     @staticmethod
     def insert(state, entry):
         n = state.shape[1] - 2
-        state[_USED, entry] = 0
+        state[_USED, at(entry)] = 0
         state[_USED, n + 1] += 1
         push_front(state, _QUEUE, n, entry)

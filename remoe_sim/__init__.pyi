@@ -28,6 +28,7 @@ from .studies.batches import batches as batches
 from .studies.check import check as check
 from .studies.compare import compare as compare
 from .studies.fit import fit as fit
+from .studies.optimize import optimize as optimize
 from .studies.plan import plan as plan
 from .studies.prefetch import prefetch as prefetch
 from .studies.reroute import reroute as reroute

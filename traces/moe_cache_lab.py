@@ -55,7 +55,7 @@ class MoeCacheLab(TraceFormat):
             elif kind == "routing_selection":
                 lines += 1
                 phase = entry.get("phase")
-                if phase not in _PHASES:
+                if not isinstance(phase, str) or phase not in _PHASES:
                     raise entry.error(f"{shown(phase)}, expected prompt or generated; correct it", "phase")
                 token = entry.maybe_whole("token_id")
                 columns["token_id"].append(-1 if token is None else token)

@@ -118,11 +118,12 @@ def _of_entry(entry: Entry) -> Iterator[RequestArrays]:
 @dataclass(frozen=True)
 class _Lengths:
     """How many tokens a prompt and what was generated have, None if that is not recorded, and how many rows at the
-    head of the prompt are not there (None: that is not said)."""
+    head of the prompt are not there (None: that is not said); cached: how many were taken from the prefix cache."""
 
     prompt: int | None
     generated: int | None
     start: int | None
+    cached: int = 0
 
 
 def _completion(entry: Entry, completion: Entry, place: str, completions: int) -> RequestArrays:
@@ -148,7 +149,14 @@ def _completion(entry: Entry, completion: Entry, place: str, completions: int) -
 
 def _lengths(entry: Entry, completion: Entry, completions: int, array: str) -> _Lengths:
     start = next((one for one in (_start(where, array) for where in (completion, entry)) if one is not None), None)
-    return _Lengths(_prompt_length(entry), _generated(entry, completion, completions), start)
+    return _Lengths(_prompt_length(entry), _generated(entry, completion, completions), start, _cached(entry))
+
+
+def _cached(entry: Entry) -> int:
+    """How many tokens of the prompt were taken from the prefix cache, as far as the response says it."""
+    details = entry.inside("usage").fields.get("prompt_tokens_details") if "usage" in entry.fields else None
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return cached if type(cached) is int and cached > 0 else 0
 
 
 def _start(entry: Entry, array: str) -> int | None:
@@ -184,6 +192,9 @@ def _placed(entry: Entry, name: str, rows: int, lengths: _Lengths) -> tuple[int,
     if lengths.start in (None, 0) and rows in (generated, generated - 1):
         entry.source.note("only what was generated is recorded, and nothing of the prompt")
         return prompt, prompt
+    if lengths.start in (None, 0) and 0 < lengths.cached < prompt and rows == expected - lengths.cached:
+        entry.source.note("tokens of prompts that were taken from the prefix cache are not recorded, and not there")
+        return lengths.cached, prompt
     text = f"{rows} rows, but {prompt} tokens of the prompt and {generated} generated ones, without the last"
     text += f" and the first {start}" if start else ""
     raise entry.error(f"{text}, are {expected}; rows are missing, record it again", name)

@@ -57,8 +57,6 @@ class Warp(TraceFormat):
             source.note(f"tok starts again {len(runs) - 1} times: each run is a request")
         source.note("only generated tokens are recorded")
         requests = [RequestArrays(np.stack(one), 0, start, empty=True) for one, start in zip(runs, starts, strict=True)]
-        if all((np.diff(one.experts, axis=2) > 0).all() for one in requests):
-            source.note("expert ids are sorted in every decision, so their ranks are lost")
         return trace_of_requests(source, requests)
 
 

@@ -60,7 +60,8 @@ def calls(count: int) -> tuple[int, dict[str, tuple[Callable[[], object], float,
     streams = [layer_stream(trace, index, trace.decisions(index), tokens, "set") for index in range(trace.moe_layers)]
     whole = global_stream(trace, tokens, "set", True)
     budget = int(whole.sizes.sum()) // 4
-    lru, lfu, belady, fifo = (find_policy(name) for name in ("lru", "lfu", "belady", "fifo"))
+    lru, lfu, belady, fifo, sieve, arc = map(find_policy, ("lru", "lfu", "belady", "fifo", "sieve", "arc"))  # type: Any
+    eight = np.arange(EXPERTS // 8, EXPERTS + 1, EXPERTS // 8)
     ids = np.concatenate([stream.entries for stream in streams])
     tables = np.zeros((LAYERS, 3, EXPERTS + 1), np.int64)
     other, target = np.roll(ids, TOP_K), np.empty_like(ids)
@@ -77,6 +78,9 @@ def calls(count: int) -> tuple[int, dict[str, tuple[Callable[[], object], float,
         "belady, all capacities": (lambda: curve.lane_curves(belady, caches, streams), 22, sinking),
         "belady, one capacity": (lambda: [belady.replay(one, 16, rules) for one in streams], 80, None),
         "fifo, one capacity": (lambda: [fifo.replay(one, 16, rules) for one in streams], 20, None),
+        "fifo, eight capacities": (lambda: [fifo.hits_at(one, eight, rules) for one in streams], 20, None),
+        "sieve, eight capacities": (lambda: [sieve.hits_at(one, eight, rules) for one in streams], 20, None),
+        "arc, eight capacities": (lambda: [arc.hits_at(one, eight, rules) for one in streams], 20, None),
         "lru, all byte budgets": (lambda: needed_bytes(lru, whole, rules), 12, 4 * np.log2(2 * LAYERS * EXPERTS)),
         "lru, one byte budget": (lambda: lru.replay(whole, budget, rules), 33, None),
         "belady, one byte budget": (lambda: belady.replay(whole, budget, rules), 80, None),

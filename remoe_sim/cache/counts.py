@@ -16,6 +16,7 @@ from remoe_sim.cache.parts import hits_of_layers, in_parts
 from remoe_sim.devices.step_counts import StepCounts
 from remoe_sim.kernels import tallies
 from remoe_sim.policy.base import Policy
+from remoe_sim.policy.slot import CompiledSlotPolicy
 from remoe_sim.policy.stack import StackPolicy, depths, needed_bytes
 from remoe_sim.trace.holdings import of_shared
 from remoe_sim.util.threads import fewer, map_layers, most_threads
@@ -90,7 +91,8 @@ def counted(
     that are counted, all without it; in one cache of all layers no other choice is possible, nor for times."""
     of_limit = caches.tokens.n_steps * caches.trace.moe_layers * 2 if timed else 0
     together = fewer(max(1, MOST_MISSED_BYTES // of_limit), of_limit) if of_limit else len(limits)
-    if not isinstance(policy, StackPolicy):  # nothing is shared, so rows come as soon as processors have been busy
+    if not isinstance(policy, StackPolicy) and not (_several(policy, caches) and not timed):
+        # nothing is shared, so rows come as soon as processors have been busy
         together = min(together, 1 if caches.settings.per_layer else most_threads())
     blocks = (limits[first : first + together] for first in range(0, len(limits), together))
     if caches.settings.per_layer:
@@ -108,24 +110,29 @@ def _per_layer(
 
     def one_layer(at: int) -> Longs:
         wanted = np.array([limit[layers[at]] for limit in limits], np.int64)
-        if counts is None and isinstance(policy, StackPolicy):
+        if counts is None and (isinstance(policy, StackPolicy) or _several(policy, caches)):
             return _from_curve(caches, policy, layers[at], wanted)
         return _limit_by_limit(caches, policy, layers[at], wanted, counts)
 
     return Counted(np.stack(list(map_layers(one_layer, len(layers), of_replay(caches))), axis=1), counts)
 
 
-def _from_curve(caches: Caches, policy: StackPolicy, index: int, wanted: Longs) -> Longs:
+def _several(policy: Policy, caches: Caches) -> bool:
+    """Whether several limits of a layer's cache are quicker together."""
+    return isinstance(policy, CompiledSlotPolicy) and caches.settings.per_layer and not caches.settings.capped
+
+
+def _from_curve(caches: Caches, policy: Policy, index: int, wanted: Longs) -> Longs:
     """One layer at all limits from the hits at every capacity; first uses are missed at any."""
     if in_parts(caches, [policy]):
         lookups, hits = hits_of_layers(caches, [policy], [index])[0][0]
-        first = lookups - hits[:, -1]
+        first, hits = lookups - hits[:, -1], hits[:, wanted]
     else:
         stream = caches.layer_views(index).get(policy.by_last)
-        hits = layer_curve(policy, stream, caches.layer_rules(index))
+        hits = layer_curve(policy, stream, caches.layer_rules(index), wanted)
         lookups, first = (np.bincount(kinds, minlength=3) for kinds in (stream.kinds, stream.kinds[stream.first]))
     tables = np.empty((wanted.size, 3, 3), np.int64)
-    tables[:, :, LOOKUPS], tables[:, :, HITS], tables[:, :, COLD] = lookups, hits[:, wanted].T, first
+    tables[:, :, LOOKUPS], tables[:, :, HITS], tables[:, :, COLD] = lookups, hits.T, first
     return tables
 
 
@@ -134,6 +141,10 @@ def _limit_by_limit(caches: Caches, policy: Policy, index: int, wanted: Longs, c
     if counts is not None:
         counts.need(one.stream, index)
     tables = np.zeros((wanted.size, 3, 3), np.int64)
+    if one.needs is not None:
+        if counts is not None:
+            counts.miss_at(wanted, one.stream, one.needs, index)
+        return _by_needs(one.stream, one.needs)[np.minimum(wanted, one.stream.n_entries)]
     for capacity in np.unique(wanted).tolist():
         hit = one.hits(capacity)
         numbers = np.flatnonzero(wanted == capacity).tolist()
@@ -142,6 +153,18 @@ def _limit_by_limit(caches: Caches, policy: Policy, index: int, wanted: Longs, c
             for number in numbers:
                 counts.miss(number, one.stream, hit, index)
     return tables
+
+
+def _by_needs(stream: Stream, needs: npt.NDArray[Any]) -> Longs:
+    """int64[n_entries + 1, 3, 3]: at each number of experts, per kind lookups, hits, cold misses."""
+    most = stream.n_entries + 1  # what is needed of a lookup that hits nowhere
+    each = np.minimum(needs, most).astype(np.int64) + stream.kinds.astype(np.int64) * (most + 1)
+    every, first = (np.bincount(one, minlength=3 * (most + 1)).reshape(3, -1) for one in (each, each[stream.first]))
+    table = np.empty((most, 3, 3), np.int64)
+    table[:, :, LOOKUPS] = every.sum(axis=1)
+    table[:, :, HITS] = every.cumsum(axis=1)[:, :most].T
+    table[:, :, COLD] = (first.sum(axis=1)[:, None] - first.cumsum(axis=1))[:, :most].T
+    return table
 
 
 def _tally(stream: Stream, hit: np.ndarray) -> Longs:

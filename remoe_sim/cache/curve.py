@@ -19,6 +19,7 @@ from remoe_sim.kernels.lanes import LANES
 from remoe_sim.kernels.recency import ABSENT
 from remoe_sim.policy.base import Policy
 from remoe_sim.policy.outcome import Rules, hits_below
+from remoe_sim.policy.slot import CompiledSlotPolicy
 from remoe_sim.policy.stack import Ranks, StackPolicy, count, needed_bytes
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, Stream, Tokens
 from remoe_sim.trace.holdings import of_part, of_shared
@@ -219,6 +220,8 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
     if isinstance(policy, StackPolicy) and not _alone(policy, stream.n_entries, wanted):
         return at_capacities(_hits_of(policy, [stream], [rules])[0], wanted)
     several, place = np.unique(np.arange(stream.n_entries + 1) if wanted is None else wanted, return_inverse=True)
+    if isinstance(policy, CompiledSlotPolicy):
+        return policy.hits_at(stream, several, rules)[:, place]
     hits = np.zeros((3, several.size), np.int64)
     for number, capacity in enumerate(several.tolist()):
         outcome = policy.replay(stream, capacity, rules)

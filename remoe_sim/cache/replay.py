@@ -12,9 +12,10 @@ import numpy as np
 from remoe_sim.cache.caches import BYTES, COLD, HITS, LOOKUPS, Caches, Tally, replay_stream
 from remoe_sim.cache.call import Call
 from remoe_sim.cache.holdings import of_outcomes, of_replay
+from remoe_sim.cache.learning import DEFAULT_SHARE, FEWEST_TO_PART, division_of, parted, read_kept
 from remoe_sim.cache.parts import in_parts, reads_of, replay_parts
 from remoe_sim.cache.results import PhaseCounts, ReplayReport, ReplayResult, describe, in_short
-from remoe_sim.cache.settings import DEFAULT_POLICIES, Limit, Settings, policies_for
+from remoe_sim.cache.settings import DEFAULT_POLICIES, Limit, Settings, check_policies, policies_for
 from remoe_sim.kernels import tallies
 from remoe_sim.policy.outcome import Residents, Rules
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, StreamViews
@@ -23,6 +24,7 @@ from remoe_sim.trace.sources import layers_stage
 from remoe_sim.trace.trace import Trace, TraceLike
 from remoe_sim.util.progress import stage
 from remoe_sim.util.threads import map_layers
+from remoe_sim.util.units import parse_count, parse_number
 
 if TYPE_CHECKING:
     from remoe_sim.devices.device import Device
@@ -70,6 +72,9 @@ def replay(
     measured_tpot: float | str | None = None,
     admit_after: int = 1,
     inserts: int | None = None,
+    train_share: float | str | None = None,
+    train_seed: int | str = 0,
+    division: Any = None,
 ) -> ReplayReport:
     """Replay a trace through a cache and count.
 
@@ -82,6 +87,11 @@ def replay(
     "hot:25%" of each layer by uses in `train`. train: a trace that policies such as `static`, and hot pins, learn from.
     admit_after: the use of an expert, since the cache was emptied, from which on it may enter; inserts: how many may
     enter per layer and step (all if None); other misses are served without entering.
+
+    train_share: the share of the requests (of the steps, where there is one request), drawn with train_seed, that
+    policies and hot pins learn from; only the others are counted, and `held_out` has the counts on those that were
+    learnt from. 0.5 where something learns, there is no `train`, and the trace has four requests or more. division: how
+    many experts each layer holds in place of a limit, as "8,12,…", {layer: experts} or a file that `split` wrote.
 
     device: what it runs on, which adds times; model and quant: whose sizes, if the trace's name does not tell or others
     are wanted, also without a device; overlap: `none`, `layer` (if not given) or `prefetch` (all misses foreseen, one
@@ -105,27 +115,76 @@ def replay(
         "measured_tpot": measured_tpot,
     }  # fmt: skip
     trace, sizes_of = _sized(trace, timing, expert_bytes)
-    call = Call.of(
-        trace,
-        settings=settings,
-        policies=policies_for(policy, settings, trained=train is not None),
-        limit=Limit.of(cache, budget, memory),
-        reserve=reserve,
-        on=runs_on(timing),
-        expert_bytes=expert_bytes,
-        preload=preload,
-        pin=pin,
-        train=train,
-    )
+    policies, pin = policies_for(policy, settings, trained=True), read_pins(pin)
+    learns = any(one.needs_training for one in policies) or (isinstance(pin, str) and "hot:" in pin)
+    parts = _parts(trace, learns, train, train_share, train_seed)
+    if parts is not None:
+        train, trace = parts
+    check_policies(policies, settings, trained=train is not None)
+    asked: dict[str, Any] = {
+        "settings": settings, "policies": policies, "reserve": reserve, "on": runs_on(timing),
+        "expert_bytes": expert_bytes, "preload": preload, "pin": pin, "train": train,
+        "limit": _limit(trace, settings, division, cache, budget, memory),
+    }  # fmt: skip
+    call = Call.of(trace, **asked)
     beside: dict[str, Any] = {
         "warmup": settings.warmup,
         "preload": in_short(preload),
-        "train": in_short(train),
+        "train": None if parts is not None else in_short(train),
         "pin": _pinned(pin),
     }
     if settings.capped:
         beside |= {"admit_after": settings.admit_after, "inserts": settings.inserts}
+    if call.limit is not None and call.limit.division is not None:
+        beside["division"] = list(call.limit.division)
+    if parts is not None:
+        own = results_of(Call.of(parts[0], **{**asked, "on": None})) if learns else ()
+        beside["held_out"] = {
+            "train_share": parse_number(DEFAULT_SHARE if train_share is None else train_share, "train-share", 1),
+            "train_seed": parse_count(train_seed, "train-seed"),
+            "trained_requests": parts[0].requests,
+            "judged_requests": parts[1].requests,
+            "on_what_was_learnt_from": {
+                one.policy: {"lookups": one.lookups, "misses": one.misses, "hit_rate": one.hit_rate} for one in own
+            },
+        }
     return ReplayReport(describe(call.trace), results_of(call), beside, sizes_of)
+
+
+def _parts(
+    trace: TraceLike, learns: bool, train: TraceLike | None, share: float | str | None, seed: int | str
+) -> tuple[Trace, Trace] | None:
+    """What is learnt from and what is judged, where a trace is to be parted."""
+    if train is not None and share is not None:
+        raise ValueError("both train and train-share given; learn from another trace or from a share of this one")
+    if share is None and (train is not None or not learns):
+        return None
+    from remoe_sim.trace.reader import as_trace
+
+    read = as_trace(trace)
+    if share is None and read.requests < FEWEST_TO_PART:
+        return None
+    return parted(read, DEFAULT_SHARE if share is None else share, seed)
+
+
+def _limit(trace: TraceLike, settings: Settings, division: Any, cache: Any, budget: Any, memory: Any) -> Limit:
+    """The limit that was asked for, or that of a division."""
+    if division is None:
+        return Limit.of(cache, budget, memory)
+    given = [name for name, one in (("cache", cache), ("budget", budget), ("memory", memory)) if one is not None]
+    if given or not settings.per_layer:
+        raise ValueError(
+            f"a division with {given[0] if given else 'scope global'}; it says what each layer's cache holds, so give "
+            "it alone and with scope layer"
+        )
+    from remoe_sim.trace.reader import as_trace
+
+    return Limit(division=division_of(as_trace(trace), division))
+
+
+def read_pins(pin: Any) -> Any:
+    """Pins as given, or read from a file that ends in .toml."""
+    return read_kept("pins", pin) if isinstance(pin, os.PathLike) or str(pin).endswith(".toml") else pin
 
 
 def _sized(
@@ -162,15 +221,21 @@ def results_of(call: Call) -> tuple[ReplayResult, ...]:
         from remoe_sim.devices.step_counts import StepCounts
 
         counts = StepCounts(call.trace, call.tokens, len(policies), keep=call.on.residency == "mapped")
-    per_layer, reads = call.settings.per_layer, reads_of(caches, policies)
-    with layers_stage("replaying", call.trace, reads) if per_layer else stage("replaying"):
-        tallied = (_replay_layers if per_layer else _replay_global)(caches, limit, policies, counts)
+    per_layer = call.settings.per_layer
+    tallied = tallied_by(call, limit, counts)
     with layers_stage("measuring reuse", call.trace):
         results = _results(caches, limit, policies, tallied)
     if call.on is not None and call.model is not None and counts is not None:
         timed = call.on.timed(call.trace, call.model, call.tokens, counts, _cache_bytes(call.trace, limit, per_layer))
         results = tuple(replace(result, timed=one) for result, one in zip(results, timed, strict=True))
     return results
+
+
+def tallied_by(call: Call, limit: Limit, counts: StepCounts | None) -> list[Tally]:
+    """Replay every policy of a call; `counts` then has what each step needs and misses."""
+    caches, policies, per_layer = call.caches, call.policies, call.settings.per_layer
+    with layers_stage("replaying", call.trace, reads_of(caches, policies)) if per_layer else stage("replaying"):
+        return (_replay_layers if per_layer else _replay_global)(caches, limit, policies, counts)
 
 
 def _cache_bytes(trace: Trace, limit: Limit, per_layer: bool) -> int:

@@ -78,6 +78,7 @@ class Limit:
     experts: int | None = None
     budget: int | None = None
     shared: bool = False  # whether `budget` is a memory of which others take a part
+    division: tuple[int, ...] | None = None  # experts of each MoE layer, in place of a limit for all
 
     @classmethod
     def of(cls, cache: int | str | None, budget: int | str | None, memory: int | str | None = None) -> Limit:
@@ -132,6 +133,8 @@ class Limit:
 
     def for_layer(self, trace: Trace, index: int) -> int:
         """Experts that the cache of MoE layer `index` holds under scope `layer`."""
+        if self.division is not None:
+            return self.division[index]
         if self.experts is not None:
             return self.experts
         assert self.budget is not None
@@ -140,6 +143,8 @@ class Limit:
 
     def to_dict(self, per_layer: bool) -> dict[str, int]:
         """The `capacity` of a result."""
+        if self.division is not None:
+            return {"experts_in_all": sum(self.division)}
         if self.budget is not None:
             return {"bytes": self.budget}
         assert self.experts is not None

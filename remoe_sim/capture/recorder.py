@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_sim.capture.passes import Block, Chosen, Conversation, ForwardPass, Recorded, one_trace
+from remoe_sim.capture.passes import Block, Chosen, Conversation, ForwardPass, LoopStep, Recorded, one_trace
 from remoe_sim.capture.routers import (
+    Choice,
     Router,
     find_routers,
     is_sigmoid,
@@ -24,8 +25,11 @@ from remoe_sim.capture.routers import (
 )
 
 if TYPE_CHECKING:
+    from remoe_sim.capture.closed_loop import ClosedLoop
     from remoe_sim.trace.trace import Trace
+    from remoe_sim.util.arrays import Array
 
+_Calls = list[list[Any]]  # for each call of a router the tables of its output
 MOST_PASSES, MOST_TOKENS = 64, 2048  # whose choices are read together: it takes less time than one by one
 OUTSIDE = (
     "its routers ran, but outside of a forward pass of the model that was given; give record() the module that you call"
@@ -40,6 +44,14 @@ def record(
     teacher_force: bool = False,
     end_ids: Collection[int] | None = None,
     routers: Mapping[int, Any] | None = None,
+    ahead: int = 0,
+    route: str | None = None,
+    cache: int | str | None = None,
+    policy: str = "lru",
+    bias: float | str | None = None,
+    max_rank: int | str | None = None,
+    threshold: float | str | None = None,
+    keep: int | str = 1,
 ) -> Iterator[Recorder]:
     """Record the routing of every forward pass of a Transformers model within the `with` block.
 
@@ -49,10 +61,31 @@ def record(
     probs: keep the full distributions too; teacher_force: every token counts as a decode step of its own, as if it had
     been generated; end_ids: tokens that end a request when a batch generates, so that what is still computed for its
     row is left out (the end and padding tokens of the model's generation config if None); routers: the router of each
-    layer by number, for models where they are not found.
-    Raises ValueError where no router is found, and at the first pass whose tokens or choices cannot be told.
+    layer by number, for models where they are not found; ahead: keep also what the routers of so many next MoE layers
+    choose on the input of each router (look-ahead choices, columns `ahead1_NN` and so on).
+
+    route: let a cache of `cache` experts per layer under `policy` run along, and the routers of decode tokens follow it
+    (closed loop): "cache-prior" with bias, "max-rank" with max_rank, "cumulative" with threshold (Skliar et al., arXiv
+    2412.00099), "drop" with threshold, "substitute" with threshold; `keep` as in `remoe_sim.reroute`. The trace has
+    what was computed, and in `wanted_NN` what the routers alone would have chosen; a replay of it counts the hits that
+    the loop counted, which are in `trace().origin["route"]`. With a cache of all experts nothing changes.
+    Raises ValueError where no router is found, for settings that are not possible, and at the first pass whose tokens
+    or choices cannot be told.
+
+    Examples
+    --------
+    >>> with record(model, route="cache-prior", cache=8, bias=0.3) as recorder:  # doctest: +SKIP
+    ...     model.generate(ids, max_new_tokens=64)
+    >>> recorder.write("closed.parquet")  # doctest: +SKIP
     """
-    recorder = Recorder(model, find_routers(model, routers), probs, teacher_force, end_ids)
+    from remoe_sim.capture.closed_loop import closed_loop
+
+    if ahead < 0:
+        raise ValueError(f"ahead {ahead} is not possible; give 0 or more MoE layers")
+    found = find_routers(model, routers)
+    settings = {"bias": bias, "max_rank": max_rank, "threshold": threshold}
+    loop = closed_loop(found, route, cache, policy, settings, keep)
+    recorder = Recorder(model, found, probs, teacher_force, end_ids, ahead, loop)
     try:
         yield recorder
     finally:
@@ -69,14 +102,20 @@ class Recorder:
         probs: bool,
         teacher_force: bool,
         end_ids: Collection[int] | None,
+        ahead: int = 0,
+        loop: ClosedLoop | None = None,
     ) -> None:
         self._model, self._routers, self._keep_probs = model, routers, probs
+        self._distances = range(1, min(ahead, len(routers) - 1) + 1)
         ends = _ends_of(model) if end_ids is None else set(end_ids)
-        self._recorded = Recorded(model, routers, teacher_force, frozenset(ends))
+        self._recorded = Recorded(model, routers, teacher_force, frozenset(ends), loop)
+        self._loop = loop
+        self._pass: ForwardPass | None = None
+        self._steps: list[LoopStep] = []
         self._parameters = list(inspect.signature(model.forward).parameters)
         self._opened: dict[str, Any] | None = None
-        self._outputs: list[list[list[Any]]] = []
-        self._waiting: list[tuple[ForwardPass, list[list[list[Any]]]]] = []
+        self._outputs: list[list[_Calls]] = []  # of each router: its own, then those of the next on its input
+        self._waiting: list[tuple[ForwardPass, list[list[_Calls]]]] = []
         self._outside = False
         self._sigmoid: dict[int, bool] = {}
         self._caches: dict[int, tuple[weakref.ref[Any], Conversation]] = {}
@@ -85,7 +124,10 @@ class Recorder:
         self._hooks = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end),
-            *(router.module.register_forward_hook(self._on_router(at)) for at, router in enumerate(routers)),
+            *(
+                router.module.register_forward_hook(self._on_router(at), with_kwargs=True)
+                for at, router in enumerate(routers)
+            ),
         ]
 
     def trace(self) -> Trace:
@@ -111,46 +153,66 @@ class Recorder:
             self._hooks.pop().remove()
 
     def _on_router(self, at: int) -> Any:
-        def keep(module: Any, inputs: Any, output: Any) -> None:
+        def keep(module: Any, inputs: Any, named: dict[str, Any], output: Any) -> Any:
             if self._opened is None:
                 self._outside = True
-            else:
-                self._outputs[at].append(tables_of(output))
+                return None
+            own, *later = self._outputs[at]
+            for distance, calls in zip(self._distances, later, strict=False):
+                if at + distance < len(self._routers):
+                    calls.append(tables_of(_said_by(self._routers[at + distance].module, inputs, named)))
+            if self._loop is None:
+                own.append(tables_of(output))
+                return None
+            output, choices = self._loop.route(at, output, self._steps)
+            own.append(tables_of(output))
+            later[-1].append(choices)
+            return output
 
         return keep
 
     def _begin(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._opened = dict(zip(self._parameters, args, strict=False)) | kwargs
-        self._opened["length"] = _length(_cache(self._opened))
-        self._outputs = [[] for _ in self._routers]
+        given = dict(zip(self._parameters, args, strict=False)) | kwargs
+        given["length"] = _length(_cache(given))
+        self._pass = self._begun(given)
+        if self._loop is not None:
+            self._steps = self._recorded.steps(self._pass)
+        kinds = 1 + len(self._distances) + (self._loop is not None)
+        self._opened, self._outputs = given, [[[] for _ in range(kinds)] for _ in self._routers]
 
-    def _end(self, model: Any, args: Any, output: Any) -> None:
+    def _begun(self, given: dict[str, Any]) -> ForwardPass:
+        """The pass that these arguments begin."""
         import torch
 
-        given, self._opened = self._opened, None
-        if given is None:
-            return
-        ids = given.get("input_ids")
+        ids, mask = given.get("input_ids"), given.get("attention_mask")
         whole = given.get("inputs_embeds") if ids is None else ids
         if whole is None:
             raise ValueError("a pass without input_ids or inputs_embeds cannot be recorded; give the model one of them")
         rows, columns = int(whole.shape[0]), int(whole.shape[1])
-        mask = given.get("attention_mask")
         conversation = self._conversation(given, mask, rows)
-        for cache in (_cache(given), _cache_of(output)):
-            self._remember(cache, conversation)
-        first = conversation.columns == 0
-        conversation.columns += columns
         prompts, self._prompts = self._prompts, None
         one = ForwardPass(
             conversation,
-            first,
+            conversation.columns == 0,
             rows,
             columns,
             None if ids is None else ids.detach().to("cpu", torch.int32, copy=True).numpy(),
-            None if mask is None else mask[:, -columns:].detach().cpu().numpy() != 0,
+            np.ones((rows, columns), np.bool_) if mask is None else mask[:, -columns:].detach().cpu().numpy() != 0,
             prompts,
         )
+        self._recorded.leave_out_ended(one)
+        return one
+
+    def _end(self, model: Any, args: Any, output: Any) -> None:
+        given, self._opened = self._opened, None
+        one, self._pass = self._pass, None
+        if given is None or one is None:
+            return
+        for cache in (_cache(given), _cache_of(output)):
+            self._remember(cache, one.conversation)
+        one.conversation.columns += one.columns
+        if self._recorded.teacher_force:
+            self._recorded.losses += _losses(one, getattr(output, "logits", None))
         self._waiting.append((one, self._outputs))
         tokens = sum(waiting.rows * waiting.columns for waiting, _ in self._waiting)
         if len(self._waiting) >= MOST_PASSES or tokens >= MOST_TOKENS:
@@ -166,22 +228,23 @@ class Recorder:
                 layers = [self._chosen(at, waiting) for at in range(len(self._routers))]
             self._recorded.blocks.append(Block([one for one, _ in waiting], layers))
 
-    def _chosen(self, at: int, waiting: list[tuple[ForwardPass, list[list[list[Any]]]]]) -> Chosen | None:
+    def _chosen(self, at: int, waiting: list[tuple[ForwardPass, list[list[_Calls]]]]) -> Chosen | None:
         import torch
 
         router, ran, every = self._routers[at], [], []
         for one, outputs in waiting:
-            ran.append(bool(outputs[at]))
-            every += outputs[at]
-            seen = sum(len(tables[0]) for tables in outputs[at] if tables)
-            if outputs[at] and seen != one.rows * one.columns:
+            calls = outputs[at][0]
+            ran.append(bool(calls))
+            every += calls
+            seen = sum(len(tables[0]) for tables in calls if tables)
+            if calls and seen != one.rows * one.columns:
                 raise ValueError(
                     f"the router '{router.name}' saw {seen} tokens in a pass of {one.rows * one.columns}; only models "
                     "that route all tokens of a pass can be captured"
                 )
         if not every:
             return None
-        choice = read_choice(router, [torch.cat(tables) for tables in zip(*every, strict=True)])
+        choice = _choice(router, every)
         self._recorded.guessed |= choice.guessed
         probs = None
         if self._keep_probs:
@@ -192,7 +255,30 @@ class Recorder:
                 self._recorded.sigmoid |= self._sigmoid[at]
             probs = probabilities(choice.logits, self._sigmoid[at]).cpu().numpy()
         weights = None if choice.weights is None else choice.weights.float().cpu().numpy()
-        return Chosen(ran, choice.experts.to(torch.int32).cpu().numpy(), weights, probs)
+        experts, wanted = choice.experts, None
+        if self._loop is not None:  # what the model was given has an expert in each slot, also in those left out
+            choices = [tables for _, outputs in waiting for tables in outputs[at][-1]]
+            experts, wanted = (torch.cat(some) for some in zip(*choices, strict=True))
+        return Chosen(
+            ran,
+            experts.int().cpu().numpy(),
+            weights,
+            probs,
+            [self._foreseen(at, distance, waiting) for distance in self._distances],
+            None if wanted is None else wanted.int().cpu().numpy(),
+        )
+
+    def _foreseen(self, at: int, distance: int, waiting: list[tuple[ForwardPass, list[list[_Calls]]]]) -> Array | None:
+        """int32[tokens, k]: what a later router chooses on the input of this one, the largest gate weight first."""
+        every = [tables for _, outputs in waiting for tables in outputs[at][distance]]
+        if not every:
+            return None
+        choice = _choice(self._routers[at + distance], every)
+        experts = choice.experts
+        if choice.weights is not None:
+            experts = experts.gather(1, choice.weights.float().argsort(dim=1, descending=True, stable=True))
+        of: Array = experts.int().cpu().numpy()
+        return of
 
     def _conversation(self, given: dict[str, Any], mask: Any, rows: int) -> Conversation:
         """The requests that a pass begins or continues."""
@@ -232,6 +318,44 @@ class Recorder:
             key = id(cache)
             if self._caches.get(key, (None, None))[1] is not conversation:
                 self._caches[key] = weakref.ref(cache), conversation
+
+
+def _losses(one: ForwardPass, logits: Any) -> list[tuple[float, int] | None]:
+    """What a model loses on the text of each row: nats, and of how many predicted tokens; None where that is not known,
+    because the pass does not hold the whole text or the model does not return logits [rows, columns, words]."""
+    import torch
+
+    shape = getattr(logits, "shape", ())
+    if one.tokens is None or not one.first or len(shape) != 3 or tuple(shape[:2]) != (one.rows, one.columns):
+        return [None] * one.rows
+    losses: list[tuple[float, int] | None] = []
+    with torch.no_grad():
+        for row, real in enumerate(one.real):
+            columns = torch.from_numpy(np.flatnonzero(real)).to(logits.device)
+            words = torch.from_numpy(one.tokens[row]).to(logits.device).long()[columns]
+            nats = torch.nn.functional.cross_entropy(logits[row, columns[:-1]].float(), words[1:], reduction="sum")
+            losses.append((float(nats), len(words) - 1) if len(words) > 1 else (0.0, 0))
+    return losses
+
+
+def _choice(router: Router, calls: _Calls) -> Choice:
+    """What a router chose in several calls."""
+    import torch
+
+    return read_choice(router, [torch.cat(tables) for tables in zip(*calls, strict=True)])
+
+
+def _said_by(router: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """What a router makes of the input of another; its hooks do not hear of it."""
+    import torch
+
+    weight = next(router.parameters(), None)
+
+    def there(value: Any) -> Any:
+        return value.to(weight.device) if weight is not None and hasattr(value, "detach") else value
+
+    with torch.no_grad():
+        return router.forward(*map(there, inputs), **{name: there(value) for name, value in named.items()})
 
 
 def _cache(given: Mapping[str, Any]) -> Any:

@@ -19,6 +19,10 @@ NEEDED = (
     "packages 'torch' and 'transformers', which run models, are not both installed; install them with: "
     "pip install 'remoe-sim[capture]'"
 )
+NO_GGUF_AHEAD = (
+    "llama.cpp tells what each router chose, and runs no router on the input of an earlier layer, so there are no "
+    "look-ahead choices of a GGUF file; leave out --ahead, or capture the same model with Transformers"
+)
 
 
 def run(
@@ -31,21 +35,43 @@ def run(
     probs: bool = False,
     device: str = "auto",
     teacher_force: bool = False,
+    ahead: int = 0,
+    temperature: float = 0.0,
+    seed: int = 0,
+    route: str | None = None,
+    cache: int | str | None = None,
+    policy: str = "lru",
+    bias: float | str | None = None,
+    max_rank: int | str | None = None,
+    threshold: float | str | None = None,
+    keep: int | str = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
-    """Record the routing of a Transformers model, or of one in a GGUF file, over prompts, generating greedily.
+    """Record the routing of a Transformers model, or of one in a GGUF file, over prompts that it goes on from.
 
     model: a name on the Hugging Face Hub, a folder, or a loaded model (then tokenizer is needed); or the path of a
     `.gguf` file (any part of a split one), which llama.cpp runs; prompts: a `.txt` file with one per line, a `.jsonl`
     file with "prompt", "text" or "messages" and possibly "completion", or texts; batch: how many run at once;
     probs: keep full router distributions; device: auto, cpu, cuda, cuda:N or mps;
     teacher_force: read the texts instead of generating, each token as a decode step, a prompt that a completion follows
-    as prefill; progress: called with how many prompts are done, and of how many.
+    as prefill, and what the model loses on them is in `origin["loss"]` of the trace; ahead: record also what the
+    routers of so many next MoE layers choose on the input of each (Transformers only); temperature: 0 generates
+    greedily, more samples with `seed`; route, cache, policy, bias, max_rank, threshold, keep: let a cache run along
+    that the routers follow, as in `record`; progress: called with how many prompts are done, and of how many.
     Raises ValueError where packages are missing, the model has no routers, or an argument is wrong.
     """
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch", batch)):
-        if value < 1:
-            raise ValueError(f"{name} {value} is not possible; give 1 or more")
+    for name, value, least in (("max_new_tokens", max_new_tokens, 1), ("batch", batch, 1), ("ahead", ahead, 0)):
+        if value < least:
+            raise ValueError(f"{name} {value} is not possible; give {least} or more")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(
+            f"temperature {temperature} is not possible; give 0 for greedy generation, or a number above 0"
+        )
+    settings: dict[str, Any] = {"bias": bias, "max_rank": max_rank, "threshold": threshold}
+    if route is not None:
+        from remoe_sim.capture.closed_loop import check_route
+
+        check_route(route, cache, settings, keep)
     requests = read_prompts(prompts)
     if not teacher_force and any(one.completion is not None for one in requests):
         where = next(one.where for one in requests if one.completion is not None)
@@ -55,6 +81,11 @@ def run(
 
         if tokenizer is not None:
             raise ValueError("a GGUF file has its own tokenizer; leave out tokenizer=")
+        if ahead:
+            raise ValueError(NO_GGUF_AHEAD)
+        if route is not None or temperature:
+            what = "route" if route is not None else "temperature"
+            raise ValueError(f"llama.cpp runs GGUF files without {what}; give a model of Transformers, or leave it out")
         return run_gguf(
             Path(model),
             requests,
@@ -70,7 +101,17 @@ def run(
     elif tokenizer is None:
         raise ValueError("a loaded model needs its tokenizer; pass tokenizer=")
     tokens = [_tokens(tokenizer, one) for one in requests]
-    with record(model, probs=probs, teacher_force=teacher_force) as recorder:
+    with record(
+        model,
+        probs=probs,
+        teacher_force=teacher_force,
+        ahead=ahead,
+        route=route,
+        cache=cache,
+        policy=policy,
+        keep=keep,
+        **settings,
+    ) as recorder:
         for start in range(0, len(tokens), batch):
             if progress is not None:
                 progress(start, len(tokens))
@@ -78,7 +119,7 @@ def run(
             if teacher_force:
                 _read(model, recorder, some)
             else:
-                _generate(model, [prompt for prompt, _ in some], max_new_tokens)
+                _generate(model, [prompt for prompt, _ in some], max_new_tokens, temperature, seed + start)
         return recorder.trace()
 
 
@@ -143,7 +184,7 @@ def _padded(model: Any, rows: Sequence[list[int]], *, left: bool) -> tuple[Any, 
     return ids.to(model.device), mask.to(model.device)
 
 
-def _generate(model: Any, rows: Sequence[list[int]], max_new_tokens: int) -> None:
+def _generate(model: Any, rows: Sequence[list[int]], max_new_tokens: int, temperature: float, seed: int) -> None:
     import torch
 
     ids, mask = _padded(model, rows, left=True)
@@ -151,7 +192,10 @@ def _generate(model: Any, rows: Sequence[list[int]], max_new_tokens: int) -> Non
     pad = model.generation_config.pad_token_id
     if pad is None:
         pad = ends[0] if isinstance(ends, list) else 0 if ends is None else ends
-    greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    if temperature:
+        torch.manual_seed(seed)
+        greedy |= {"do_sample": True, "temperature": float(temperature), "top_p": 1.0, "top_k": 0}
     with torch.inference_mode():
         model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad, **greedy)
 

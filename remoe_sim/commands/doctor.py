@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +18,8 @@ SECTION = "This installation"
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.doctor.v1).")
-def command(as_json: bool) -> None:
+@click.option("--compile", "compiles", is_flag=True, help="First compile all kernels (minutes), so no command has to.")
+def command(as_json: bool, compiles: bool) -> None:
     """Check the installation.
 
     Shows versions, processors, the folder of compiled kernels and the extras that are installed. Paste it into a report
@@ -29,6 +32,8 @@ def command(as_json: bool) -> None:
     """
     import remoe_sim
 
+    if compiles:
+        compile_kernels()
     found = remoe_sim.doctor()
     if as_json:
         print_json(found.to_dict())
@@ -36,6 +41,40 @@ def command(as_json: bool) -> None:
         show(found)
     for problem in found.problems:
         note(problem)
+
+
+def compile_kernels() -> None:
+    """Compile what commands run, so that none of them has to; what is kept already is not compiled again.
+
+    Each is run on a trace of a few tokens: every policy in both orders of accesses and at several sizes, then what
+    has loops of its own.
+    """
+    import remoe_sim
+    from remoe_sim.policy.base import Policy
+    from remoe_sim.util.plugins import plugins
+    from remoe_sim.util.progress import stage
+
+    trace = remoe_sim.synth(tokens=48, layers=4, experts=8, top_k=2, reuse=0.4, seed=1, expert_bytes=2**20)
+    tasks: list[Callable[[], object]] = []
+    for name, policy in plugins("remoe_sim.policies", Policy).items():
+        how: dict[str, Any] = {"policy": name, "admission": policy.admissions[0]}
+        how |= {"train": trace} if policy.needs_training else {}
+        tasks += [partial(remoe_sim.replay, trace, 2, order=order, **how) for order in ("set", "sequential")]
+        tasks += [
+            partial(remoe_sim.curve, trace, **how),
+            partial(remoe_sim.replay, trace, budget=8 * 2**20, scope="global", **how),
+        ]
+    tasks += [
+        partial(remoe_sim.verdict, "sample:qwen-original", 8),
+        partial(remoe_sim.curve, remoe_sim.synth(tokens=8, layers=4, experts=300, top_k=2, seed=1)),
+        partial(remoe_sim.curve, trace, scope="global", budget="all"),
+        partial(remoe_sim.prefetch, trace, 2),
+        partial(remoe_sim.info, trace),
+    ]
+    with stage("compiling kernels", len(tasks)) as running:
+        for task in tasks:
+            task()
+            running.advance(1)
 
 
 def show(found: Checkup) -> None:

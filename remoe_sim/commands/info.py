@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SECTION = "Start"
 
+RANKS = 8  # of choices that have a column; --json has all
+
 HEADINGS = (
     "layer",
     "tokens",
@@ -47,7 +49,8 @@ def command(trace: str, layers: bool, as_json: bool) -> None:
     Columns of --layers: tokens that were routed there; adjacent reuse (experts shared with the token before / wanted),
     and with the last 8 tokens; routing entropy / ln E; coefficient of variation of the experts' load; experts that were
     used at all; share of slots of the 10 % most used experts; tokens that an expert stays chosen for; distinct experts
-    in 64 decode tokens.
+    in 64 decode tokens. Of a trace with look-ahead choices: the share of chosen experts that the layer's router named
+    so many MoE layers earlier, of all and of the first, second, … choice.
 
     \b
     Examples:
@@ -67,6 +70,22 @@ def command(trace: str, layers: bool, as_json: bool) -> None:
     if layers:
         click.echo()
         print_table(layers_table(result))
+        if result.ahead:
+            click.echo()
+            print_table(ahead_table(result))
+
+
+def ahead_table(info: Info) -> Table:
+    """One line per distance and layer: how much of what it chose its router said so many MoE layers earlier."""
+    ranks = min(RANKS, max(len(one.by_rank) for one in info.ahead))
+    headings = ("layer", "ahead", "recall", *(f"rank {rank + 1}" for rank in range(ranks)))
+    table = new_table(*headings, left=0, gap=1, edge=False)
+    for one in info.ahead:
+        by_rank = [_figure(value, 3) for value in one.by_rank[:ranks]]
+        table.add_row(
+            str(one.layer), str(one.distance), _figure(one.recall, 3), *by_rank, *[""] * (ranks - len(by_rank))
+        )
+    return table
 
 
 def facts_table(info: Info) -> Table:

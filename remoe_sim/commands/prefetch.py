@@ -44,11 +44,14 @@ SECTION = "Compare and ask what if"
     default="previous,frequent,oracle",
     show_default=True,
     metavar="NAME,…",
-    help="Also transition, which needs --train or --train-share, and noisy, which needs --recall and --precision.",
+    help="Also transition, which needs --train or --train-share; lookahead, which needs a trace of capture --ahead; "
+    "and noisy, which needs --recall and --precision.",
 )
 @click.option("--depth", default="1", show_default=True, metavar="LAYERS", help="How many layers ahead.")
 @click.option("--cap", metavar="SIZE", help="Most bytes that may be prefetched in a step; any number if not given.")
-@click.option("--guesses", metavar="N", help="Experts named for a layer at once (default: its top-k).")
+@click.option(
+    "--guesses", metavar="N", help="Experts named for a layer at once (default: its top-k; of lookahead all)."
+)
 @click.option("--recall", metavar="SHARE", help="Of noisy: the share of what is wanted that it names.")
 @click.option("--precision", metavar="SHARE", help="Of noisy: the share of what it names that is wanted.")
 @click.option("--noise-seed", "noise_seed", default="0", show_default=True, metavar="N", help="Of noisy.")
@@ -71,8 +74,9 @@ def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) ->
     """Replay TRACE while a predictor loads experts ahead.
 
     previous names the experts of the token before, frequent those most often wanted so far, transition those that
-    followed the experts DEPTH layers earlier, oracle the right ones, noisy the right ones with errors. Counts take all
-    loads to arrive in time; with --device a timeline says how long it takes and what comes late.
+    followed the experts DEPTH layers earlier, lookahead what the layer's router says on the input of the layer DEPTH
+    earlier, oracle the right ones, noisy the right ones with errors. Counts take all loads to arrive in time; with
+    --device a timeline says how long it takes and what comes late.
 
     Of what is loaded, useful is used before it leaves, wasted is not, and wrong is not wanted by the step and layer it
     was loaded for. Capped is what the byte cap refused, there what needed no load.

@@ -39,7 +39,10 @@ SECTION = "Start"
 @click.command()
 @click.argument("trace", type=click.Path())
 @limit_options
-@click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay, also as layers:0-7 or hot:25%.")
+@click.option("--pin", metavar="LAYER:EXPERT,…", help="Experts that always stay, also layers:0-7, hot:25% or a file.")
+@click.option("--division", metavar="FILE|N,…", help="Experts of each layer, in place of a limit.")
+@click.option("--train-share", metavar="X", help="Learn from this share of the requests, and count the others alone.")
+@click.option("--train-seed", default="0", metavar="N", help="Which requests those are; 0 if not given.")
 @replay_options
 @click.option("--admit-after", default="1", metavar="N", help="An expert may enter from its N-th use on.")
 @click.option("--inserts", metavar="N", help="At most N experts enter per layer and step; all if not given.")
@@ -121,6 +124,8 @@ def show(report: ReplayReport) -> None:
         console.print(
             f"what may enter: {most}, from use {caps['admit_after']} on; other misses are served", soft_wrap=True
         )
+    if "held_out" in report.settings:
+        console.print(_learnt(report.settings["held_out"], report), soft_wrap=True)
     if trace["schedule"]:
         console.print(schedule_in_words(trace["schedule"]))
     if trace["reroute"]:
@@ -146,6 +151,20 @@ def show(report: ReplayReport) -> None:
         )
     if first.reuse_rate is not None:
         console.print(f"Adjacent decode tokens share {percent(first.reuse_rate)} of their experts.")
+
+
+def _learnt(held: dict[str, Any], report: ReplayReport) -> str:
+    """What was learnt from, what is counted, and the hit rates on both."""
+    from remoe_sim.util.units import plural
+
+    said = f"learnt from {plural(held['trained_requests'], 'request')}, counted on {held['judged_requests']} others"
+    if held["trained_requests"] == 1 == held["judged_requests"]:
+        said = "learnt from the first steps, counted on the others"
+    own = [
+        f"{name} {percent(one['hit_rate'])} on what it learnt from and {percent(report[name].hit_rate)} on the others"
+        for name, one in held["on_what_was_learnt_from"].items()
+    ]
+    return said + ("; hit rates: " + ", ".join(own) if own else "")
 
 
 def _name(result: ReplayResult) -> str:

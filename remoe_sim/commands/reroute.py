@@ -24,11 +24,15 @@ SECTION = "Compare and ask what if"
     default="cache-aware",
     show_default=True,
     metavar="NAME",
-    help="cache-aware, max-rank or cumulative replace experts, drop leaves them out.",
+    help="cache-prior (or cache-aware), max-rank, cumulative and substitute replace experts, drop leaves them out.",
 )
-@click.option("--bias", metavar="L", help="Of cache-aware: share of the router's range, 0 to 1; 0 changes nothing.")
+@click.option("--bias", metavar="L", help="Of cache-prior: share of the router's range, 0 to 1; 0 changes nothing.")
 @click.option("--max-rank", metavar="M", help="Of max-rank: residents among the M most probable experts go first.")
-@click.option("--threshold", metavar="F", help="Of cumulative: a probability. Of drop: a share of 1/k.")
+@click.option(
+    "--threshold",
+    metavar="F",
+    help="Of cumulative, drop and substitute; see above.",
+)
 @click.option("--keep", default="1", show_default=True, metavar="J", help="The J strongest experts always stay.")
 @click.option(
     "--expert-bytes", metavar="SIZE,…", help="Size of an expert, or one per MoE layer, if the trace has none."
@@ -44,11 +48,12 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
     Decode tokens only, and open loop: the tokens after a re-routed one are those of the original routing, so the gain
     is an upper bound, and what it does to the text is not measured.
 
-    cache-aware raises the log-probability of cached experts by L times the mean range of log-probabilities, and takes
+    cache-prior raises the log-probability of cached experts by L times the mean range of log-probabilities, and takes
     the k largest; max-rank and cumulative prefer cached experts among the M most probable, or among the most probable
-    that together have probability F (Skliar et al., arXiv 2412.00099). These need the whole distribution of the router
-    (probs_NN). drop leaves out an expert that is not cached and has less than F / k of its token's gate weight, and
-    needs weights_NN.
+    that together have probability F (Skliar et al., arXiv 2412.00099). substitute puts the most probable cached expert
+    in the place of one that is not cached if it has at least F of its probability. These need the whole distribution of
+    the router (probs_NN). drop leaves out an expert that is not cached and has less than F / k of its token's gate
+    weight, and needs weights_NN.
 
     \b
     Examples:

@@ -43,12 +43,14 @@ SECTION = "Compare and ask what if"
     help="What the division makes the fewest: misses, or the bytes they read.",
 )
 @setting_options
-@click.option("--train-share", metavar="X", help="Fit to this share of the requests and judge on the others too.")
+@click.option("--train-share", metavar="X", help="Count on this share of the requests alone, and judge on the others.")
 @click.option("--train-seed", default="0", metavar="N", help="Which requests those are; 0 if not given.")
+@click.option("--apply", metavar="FILE|N,…", help="Count a division of another trace too.")
+@click.option("--output", "-o", metavar="FILE", help="Write the first best division, for replay --division.")
 @batch_options
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.split.v1).")
-def command(as_json: bool, **arguments: Any) -> None:
+def command(as_json: bool, output: str | None, **arguments: Any) -> None:
     """Divide a cache among the layers so that it misses least.
 
     Shows four caches of the same size: equal (every layer the same), greedy (along the convex hulls of the layers' miss
@@ -65,6 +67,10 @@ def command(as_json: bool, **arguments: Any) -> None:
     import remoe_sim
 
     report = remoe_sim.split(scheduled(arguments), **arguments)
+    if output is not None:
+        from remoe_sim.cache.learning import write_kept
+
+        write_kept("division", output, dict(zip(report.layers, report.results[0].best.experts or (), strict=True)))
     if as_json:
         print_json(report.to_dict())
     else:
@@ -99,8 +105,10 @@ def show(report: SplitReport) -> None:
 def _show_policy(result: PolicySplit) -> None:
     unit, factor = size_unit(result.equal.bytes_read or 0)
     table = new_table(result.policy, "misses", "beside equal", "hit rate", "hits / lookups", f"{unit} read")
-    for name in ("equal", "greedy", "best", "shared"):
+    for name in ("equal", "greedy", "best", "shared", "applied"):
         division = getattr(result, name)
+        if division is None:
+            continue
         read, change = division.bytes_read, division.misses - result.equal.misses
         table.add_row(
             name + "*" * (name == "shared" and result.shared_is_optimal),
@@ -113,10 +121,12 @@ def _show_policy(result: PolicySplit) -> None:
     print_table(table)
     held = result.held_out
     if held is not None:
-        at_home, away = (_gain(one.misses_saved, one.equal.misses) for one in (result, held))
+        at_home, away = _gain(held.trained_saved, held.trained_misses), _gain(held.misses_saved, held.equal.misses)
+        ends = () if held.interval is None else (f"{-100 * one:+.2f}" for one in reversed(held.interval))
+        between = "too few for an interval" if held.interval is None else f"95 % interval {' to '.join(ends)} %"
         print_text(
             f"best against equal: {at_home} misses on the {held.trained} requests it was fitted to, {away} on the "
-            f"{held.judged} others ({held.best.misses} and {held.equal.misses} misses): "
+            f"{held.judged} others ({held.best.misses} and {held.equal.misses} misses; {between}): "
             + ("it holds on new requests." if held.holds else "it does not hold on new requests.")
         )
     if result.shared_is_optimal:

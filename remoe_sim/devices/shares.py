@@ -25,6 +25,8 @@ def given_to_cpu(costs: Costs, steps: Steps, reads: Reads, overlap: int) -> tupl
         reads = replace(
             reads, far=reads.far * there, near=reads.near * there, early=reads.early * there, used=reads.used * there
         )
+    if costs.cpu_share == 0:
+        return reads, np.zeros(reads.near.shape, np.uint16)
     if costs.cpu_share == AUTO:
         cpu = _first_done(costs, steps, reads, overlap)
     else:

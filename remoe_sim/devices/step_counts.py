@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from remoe_sim.trace.accesses import Stream, Tokens
@@ -20,7 +21,8 @@ class StepCounts:
         shape = (tokens.n_steps, trace.moe_layers)
         self._bases = np.append(0, np.cumsum(trace.model.experts))
         self._kept: list[list[tuple[Longs, Longs]]] | None = [[] for _ in range(policies)] if keep else None
-        self.needed, self.missed = np.zeros(shape, np.uint16), [np.zeros(shape, np.uint16) for _ in range(policies)]
+        self.needed, self._missed = np.zeros(shape, np.uint16), np.zeros((policies, *shape), np.uint16)
+        self.missed: list[npt.NDArray[np.uint16]] = list(self._missed)
 
     def need(self, stream: Stream, layer: int | None = None) -> None:
         """The groups of a cache: of one layer, or of all."""
@@ -38,6 +40,13 @@ class StepCounts:
             steps = np.repeat(stream.steps, np.diff(stream.offsets))[missed].astype(np.int64)
             base = 0 if layer is None else self._bases[layer]
             self._kept[policy].append((steps, stream.entries[missed].astype(np.int64) + base))
+
+    def miss_at(self, limits: Longs, stream: Stream, needs: np.ndarray, layer: int) -> None:
+        """What is missed of those of a layer at several limits, one for every policy; needs: from which each hits."""
+        from remoe_sim.kernels.tallies import count_missed_at
+
+        limits = np.minimum(limits, stream.n_entries).astype(needs.dtype)
+        count_missed_at(stream.steps, stream.offsets, needs, limits, layer, self._missed)
 
     def accesses(self) -> list[tuple[int, Longs, Longs]]:
         """Per policy how many steps there are and, int64[misses] each, as they were kept: the step, and the expert,

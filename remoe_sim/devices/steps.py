@@ -55,7 +55,7 @@ class Reads:
     @classmethod
     def of(cls, costs: Costs, missing: Counts, overlap: str = "layer", depth: int = 1) -> Reads:
         """All misses from where the costs say; under `prefetch` all are foreseen, and read ahead."""
-        none = np.zeros_like(missing)
+        none = np.zeros(missing.shape, missing.dtype)  # memory that nobody writes to, which zeros_like would
         if overlap == "prefetch" and costs.misses_from != "cpu":
             return cls(none, none, missing, missing, depth)
         far, near = (missing, none) if costs.lanes[0] else (none, missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Times:
     late: Longs
     cpu_share: float | None = None
 
-    @property
+    @cached_property
     def tpot_ms(self) -> dict[str, float] | None:
         """Time per output token: of every counted decode token, that of its step. None if there is none."""
         decoding = np.flatnonzero(self.steps.decode)
@@ -71,7 +72,7 @@ class Times:
         tokens = int(self.steps.decode.sum())
         if not tokens:
             return None
-        sums = (self.parts * self.steps.decode[:, None]).sum(axis=0) / tokens * 1e3
+        sums = self.steps.decode.astype(np.float64) @ self.parts / tokens * 1e3
         return {name: float(value) for name, value in zip(PARTS, sums, strict=True)}
 
     def towards(self, other: Times, share: float) -> Times:
@@ -156,10 +157,17 @@ def _run(costs: Costs, steps: Steps, reads: Reads, overlap: str, room: int = 0) 
             kernels.Journal(events, spans) if room else None,
         )
     written = int(events[0, 0])
-    computed = int(cpu.sum(dtype=np.int64))
-    missed = computed + sum(int(one.sum(dtype=np.int64)) for one in (reads.far, reads.near, reads.used))
-    times = Times(steps, seconds, parts, late, computed / missed if missed else None)
+    times = Times(steps, seconds, parts, late, _share(cpu, reads))
     return times, Log(events[1 : written + 1], spans[:written])
+
+
+def _share(cpu: Counts, reads: Reads) -> float | None:
+    """Of all misses, those that the CPU computes; None without misses."""
+    read = reads.far, reads.near, reads.used
+    if not cpu.any():
+        return 0.0 if any(one.any() for one in read) else None
+    computed = int(cpu.sum(dtype=np.int64))
+    return computed / (computed + sum(int(one.sum(dtype=np.int64)) for one in read))
 
 
 def _counts(array: Counts) -> Counts:

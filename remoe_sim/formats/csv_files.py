@@ -134,22 +134,30 @@ def read_csv(
     types = {WHOLE: pa.int32(), TEXT: pa.dictionary(pa.int32(), pa.string())}
     types |= dict.fromkeys((WEIGHT, WEIGHT_OR_NAN, NUMBER), pa.float32())
     wanted = {name: types[kind] for name, kind in kinds.items()}
-    try:
+
+    def read(types: Mapping[str, Any]) -> Any:
         with source.open() as stream:
-            table = pc.read_csv(
+            return pc.read_csv(
                 stream,
                 pc.ReadOptions(skip_rows=header_line, column_names=list(names)),
                 pc.ParseOptions(newlines_in_values=True, delimiter=separator),
                 pc.ConvertOptions(
-                    column_types=wanted,
+                    column_types=types,
                     include_columns=list(kinds),
                     null_values=[""],
                     strings_can_be_null=True,
                     decimal_point="," if separator == ";" and _DECIMAL_COMMA.search(source.head_text) else ".",
                 ),
             )
+
+    try:
+        table = read(wanted)
     except pa.ArrowInvalid as error:
-        raise _first_fault(source, names, header_line, separator, kinds, may_be_empty, str(error)) from None
+        try:  # pandas writes whole numbers as 3.0 where a cell of the column is empty
+            reals = {name: pa.float64() if kinds[name] == WHOLE else kind for name, kind in wanted.items()}
+            table = read(reals).cast(pa.schema([(name, wanted[name]) for name in kinds]))
+        except pa.ArrowInvalid:
+            raise _first_fault(source, names, header_line, separator, kinds, may_be_empty, str(error)) from None
     if not table.num_rows:
         raise source.error(_NO_ROWS)
     columns = {name: table.column(name) for name in kinds}
@@ -224,7 +232,9 @@ def _fault(cell: str, kind: str) -> str | None:
     if not cell:
         return f"the cell is empty, expected {kind}; fill it in or remove the row"
     try:
-        value = int(cell) if kind == WHOLE else 0 if kind == TEXT else float(cell)
+        value = 0.0 if kind == TEXT else float(cell)
+        if kind == WHOLE and not value.is_integer():
+            raise ValueError
     except ValueError:
         return f"'{cell}', expected {kind}; correct it"
     if kind == WHOLE and abs(value) > _LARGEST:

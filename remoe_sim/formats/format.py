@@ -264,6 +264,7 @@ def _read(source: Source, chosen: TraceFormat | None) -> tuple[Source, Trace]:
             trace = format.read(source)
         _check_top_k(trace, source.given.top_k)
         trace = _of_phase(trace, source.given.phase)
+        source.notes += _doubts(trace)
         facts = _told(trace, source.given)
         origin = {"format": format.name, "path": source.path.name, "sha256": source.sha256()}
         notes = in_one(source.notes, source.guessed)
@@ -272,6 +273,35 @@ def _read(source: Source, chosen: TraceFormat | None) -> tuple[Source, Trace]:
         if str(error).startswith(source.name):
             raise
         raise source.error(str(error)) from None
+
+
+_LOOKED_AT = 2**26  # slots of a trace
+_ENOUGH = 16  # tokens of which something that is always so means something
+_SORTED = "expert ids are sorted in every decision, so their ranks are lost"
+
+
+def _doubts(trace: Trace) -> list[str]:
+    """What the ids of a trace without weights say of how it was recorded, if it is not too large to look: that they
+    are sorted, or that an expert is there in every decision, as one that is always computed would be."""
+    slots = trace.tokens * sum(trace.model.top_k)
+    if not trace.source.resident or trace.tokens < 4 or slots > _LOOKED_AT:
+        return []
+    layers = [trace.source.decisions(index) for index in range(trace.moe_layers)]
+    doubts = []
+    weighted = any(trace.source.weights(index) is not None for index in range(trace.moe_layers))
+    whole = all(one.valid is None or one.valid.all() for one in layers)
+    if not weighted and whole and min(trace.model.top_k) > 1:
+        rising = all((np.diff(one.experts.astype(np.int32), axis=1) > 0).all() for one in layers)
+        doubts += [_SORTED] if rising else []
+    if whole and trace.tokens >= _ENOUGH:
+        largest = {int(one.experts.max()) for one in layers}
+        always = all((one.experts == one.experts.max()).any(axis=1).all() for one in layers)
+        if always and len(largest) == 1 and max(largest) >= max(trace.model.top_k) > 1:
+            doubts.append(
+                f"expert {largest.pop()} is in every decision of every layer, as a shared expert would be that is "
+                "counted behind the routed ones; if it is one, leave it out of the recording"
+            )
+    return doubts
 
 
 def _of_phase(trace: Trace, phase: int | None) -> Trace:

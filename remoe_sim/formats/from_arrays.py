@@ -34,12 +34,13 @@ class ArrayLayers:
     """Layers of ids[tokens, layers, k] as the user holds them: a layer is made of its part when it is asked for.
 
     ids: whole numbers of any type, -1 for an empty slot; gates: [tokens, layers, k], ids are put in their order;
-    logits: [tokens, layers, E], of which probabilities are made.
+    logits: [tokens, layers, E], of which probabilities are made; looks: look-ahead choices for each distance, as ids.
     """
 
     ids: Array
     gates: Array | None = None
     logits: Array | None = None
+    looks: Sequence[Array] = ()
     resident: bool = field(default=True, init=False)
 
     def decisions(self, index: int) -> Decisions:
@@ -50,6 +51,14 @@ class ArrayLayers:
 
     def probs(self, index: int) -> npt.NDArray[np.float16] | None:
         return None if self.logits is None else probabilities(self.logits[:, index])[0].astype(np.float16)
+
+    @property
+    def most_ahead(self) -> int:
+        return len(self.looks)
+
+    def ahead(self, index: int, distance: int) -> Decisions | None:
+        table = self.looks[distance - 1][:, index].astype(np.int64)
+        return to_decisions(table, np.asarray((table >= 0).any(axis=1))) if (table >= 0).any() else None
 
     def moves(self, index: int) -> bool:
         """Whether slots of a layer are not in the order of their weights."""
@@ -80,6 +89,7 @@ def from_arrays(
     expert_bytes: Sizes | None = None,
     weights: Any = None,
     logits: Any = None,
+    ahead: Any = None,
     quant: str | None = None,
     top_k: int | None = None,
 ) -> Trace:
@@ -96,6 +106,8 @@ def from_arrays(
     quant, or where it has sizes of its own, it gives the sizes of experts, which expert_bytes gives otherwise.
     weights: gate weights of the shape of ids; slots are put in their order. logits: [tokens, layers, E], of the router,
     or probabilities; kept as probabilities, and without ids the largest top_k (or the model's number) are the experts.
+    ahead: look-ahead choices of the shape of ids: what the router of the next layer chooses on the input of this one,
+    -1 where there is none; or a list of such arrays, for the next layer, the one after it, and so on.
 
     Raises ValueError for arguments of a wrong type, shape or order of axes, TraceError for ids that are not possible.
     """
@@ -112,6 +124,8 @@ def from_arrays(
             raise ValueError("neither ids nor logits are given; give expert ids as an array [tokens, layers, k]")
         if gates is not None:
             raise ValueError("weights go with ids; leave them out, they are made of logits")
+        if ahead is not None:
+            raise ValueError("ahead goes with ids; give the experts that were chosen as ids, too")
     elif not 0 < table.shape[2] < MOST_EXPERTS or not table.shape[1]:
         raise ValueError(f"ids have the shape {table.shape}; give at least one layer and one expert per token")
     first = table if table is not None else scores
@@ -128,7 +142,7 @@ def from_arrays(
         source, width = _largest(scores, top_k, known, notes)
     else:
         count = _check_ids(table, count, notes)
-        source, width = ArrayLayers(table, gates, scores), table.shape[2]
+        source, width = ArrayLayers(table, gates, scores, _looks(ahead, table, order)), table.shape[2]
     layers = first.shape[1]
     about = Model((count or 1,) * layers, (width,) * layers)
     trace = Trace(
@@ -151,6 +165,18 @@ def _three(array: Array, name: str, order: tuple[str, ...]) -> Array:
     if array.ndim != 3:
         raise ValueError(f"{name} have the shape {array.shape}; give three axes, tokens, layers and k (see axes=)")
     return np.transpose(array, [order.index(axis) for axis in AXES])
+
+
+def _looks(ahead: Any, ids: Array, order: tuple[str, ...]) -> tuple[Array, ...]:
+    """The look-ahead choices of each distance as views [tokens, layers, k]; ValueError for other shapes."""
+    if ahead is None:
+        return ()
+    several = isinstance(ahead, list | tuple) and all(getattr(one, "ndim", 0) == 3 for one in ahead)
+    found = tuple(_three(numpy_of(one, "ahead", "iu"), "ahead", order) for one in (ahead if several else [ahead]))
+    for one in found:
+        if one.shape != ids.shape:
+            raise ValueError(f"ahead has the shape {one.shape}, which does not fit ids of {ids.shape}")
+    return found
 
 
 def _experts(given: int | None, known: SizedModel | Model | None, scores: Array | None) -> int | None:
@@ -206,6 +232,8 @@ def _check_layers(trace: Trace, source: ArrayLayers, notes: list[str]) -> None:
             moved = moved or source.moves(index)
         if 2 * source.ids.size <= _CHECKED_AT_ONCE:
             trace.decisions(index)
+            for distance in range(1, trace.most_ahead + 1):
+                trace.ahead(index, distance)
     if moved:
         notes.append(MOVED)
 

@@ -83,13 +83,17 @@ class Joined:
     traces: Sequence[Trace]
     resident: bool
 
+    @property
+    def most_ahead(self) -> int:
+        return min(trace.most_ahead for trace in self.traces)
+
     def decisions(self, index: int) -> Decisions:
-        parts = [trace.decisions(index) for trace in self.traces]
-        return Decisions(
-            np.concatenate([part.experts for part in parts]),
-            _masks([part.valid for part in parts], [part.experts.shape for part in parts]),
-            _masks([part.routed for part in parts], [part.experts.shape[:1] for part in parts]),
-        )
+        return _below(trace.decisions(index) for trace in self.traces)
+
+    def ahead(self, index: int, distance: int) -> Decisions | None:
+        parts = [trace.ahead(index, distance) for trace in self.traces]
+        there = [part for part in parts if part is not None]
+        return _below(there) if len(there) == len(parts) else None
 
     def weights(self, index: int) -> npt.NDArray[np.float32] | None:
         parts = [trace.source.weights(index) for trace in self.traces]
@@ -100,6 +104,16 @@ class Joined:
         parts = [trace.source.probs(index) for trace in self.traces]
         there = [part for part in parts if part is not None]
         return np.concatenate(there) if len(there) == len(parts) else None
+
+
+def _below(each: Iterable[Decisions]) -> Decisions:
+    """Decisions one below the other."""
+    parts = list(each)
+    return Decisions(
+        np.concatenate([part.experts for part in parts]),
+        _masks([part.valid for part in parts], [part.experts.shape for part in parts]),
+        _masks([part.routed for part in parts], [part.experts.shape[:1] for part in parts]),
+    )
 
 
 def _masks(

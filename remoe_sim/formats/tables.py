@@ -52,7 +52,16 @@ def trace_of_table(source: Source, table: pa.Table) -> Trace:
         record = np.repeat(np.arange(table.num_rows), count)
         slots = Slots(record, expert, place, scores(source, weights, found))
     experts = source.experts(int(slots.expert.max(initial=-1)))
-    return assemble(source, records, slots, experts=experts, column=found.experts[0], padded=not listed)
+    padded = not listed or _has_padding(table, found.experts[0])
+    return assemble(source, records, slots, experts=experts, column=found.experts[0], padded=padded)
+
+
+def _has_padding(table: pa.Table, name: str) -> bool:
+    """Whether lists are filled up with -1; a null is a slot that was dropped."""
+    import pyarrow.compute as pc
+
+    flat = pc.list_flatten(table.column(name))
+    return bool(flat.null_count == 0 and len(flat) and pc.min(flat).as_py() == -1)
 
 
 def _columns(source: Source, names: list[str]) -> Columns:

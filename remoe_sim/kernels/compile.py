@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,8 @@ from types import FunctionType
 from typing import Any
 
 import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils, event
 from numba.core import config as _config
@@ -128,6 +131,9 @@ def _lock_of(index: str) -> Any:
     return FileLock(f"{index}.lock")
 
 
+if hasattr(os, "register_at_fork"):  # a lock belongs to the process that made it
+    os.register_at_fork(after_in_child=_lock_of.cache_clear)
+
 PATIENCE = 300  # seconds that a process waits for another, which may have been stopped
 _LOCK = threading.Lock()
 _HERE = Path(__file__).parents[1]
@@ -191,15 +197,26 @@ def cache_directory() -> Path | None:
 
 
 class _Compiling(event.Listener):
-    """Says once why the first run takes seconds, when a kernel is really compiled; other processes need not wait for
-    one that cannot be."""
+    """Says why a first run takes seconds, when a kernel is really compiled, and what: once in a process, and once for
+    all that keep kernels in the same place. Other processes need not wait for one that cannot be compiled."""
 
     said = False
 
     def on_start(self, event: Any) -> None:
         if not self.said:
             _Compiling.said = True
-            print("remoe-sim: compiling kernels, once for all commands that use them (a few seconds)", file=sys.stderr)
+            folder = cache_directory()
+            mark = None if folder is None else folder / "told"
+            if mark is None or not mark.exists():
+                name = event.data["dispatcher"].py_func.__name__
+                print(
+                    f"remoe-sim: compiling kernels ({name} and others), which are kept: each command takes seconds "
+                    "longer the first time; remoe-sim doctor --compile makes all at once",
+                    file=sys.stderr,
+                )
+            if mark is not None:
+                with suppress(OSError):
+                    mark.touch()
 
     def on_end(self, event: Any) -> None:
         kept = event.data["dispatcher"]._cache
@@ -303,3 +320,21 @@ def _without_owner(context, array):
 @overload(borrowed)
 def _compiled(array):
     return lambda array: _without_owner(array)
+
+
+def lowest_bit(word):
+    """The place of the lowest bit that is set; some is."""
+    return (int(word) & -int(word)).bit_length() - 1
+
+
+@intrinsic
+def _trailing_zeros(context, word):
+    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.cttz(given[0], ir.Constant(ir.IntType(1), 1))
+
+    return word(word), build
+
+
+@overload(lowest_bit)
+def _compiled_lowest(word):
+    return lambda word: np.int64(_trailing_zeros(word))

@@ -1,4 +1,5 @@
 """A stack policy as verbs: the residents lie in a heap with the worst on top, ordered by keys that the loop writes.
+Where the later use is the better key, a list does, whose verbs are those named `recent`.
 
 state int64[5, n_entries + 2]: row 0 as for every slot policy, KEY holds the key of each entry (the loop writes it
 before `touch` and `insert`, smaller is kept better, of equal keys the higher entry is the worse), HEAP the entries by
@@ -10,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from remoe_sim.kernels.compile import ENTRY, SETUP, VICTIM, kernel
+from remoe_sim.kernels.lists import clear, oldest_outside, push_front, remove
 
 ROWS = 5
 KEY, HEAP, PLACE, TODO = 1, 2, 3, 4
@@ -96,3 +98,27 @@ def victim(state, protected):
         if last != worst:
             _settle(state, state[PLACE, worst], last)
     return worst
+
+
+@kernel(signature=SETUP)
+def setup_recent(state, limit):
+    clear(state, HEAP, state.shape[1] - 2)
+
+
+@kernel(signature=ENTRY)
+def touch_recent(state, entry):
+    remove(state, HEAP, entry)
+    push_front(state, HEAP, state.shape[1] - 2, entry)
+
+
+@kernel(signature=ENTRY)
+def insert_recent(state, entry):
+    push_front(state, HEAP, state.shape[1] - 2, entry)
+
+
+@kernel(signature=VICTIM)
+def victim_recent(state, protected):
+    entry = oldest_outside(state, HEAP, state.shape[1] - 2, protected)
+    if entry >= 0:
+        remove(state, HEAP, entry)
+    return entry

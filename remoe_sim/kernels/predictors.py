@@ -143,3 +143,67 @@ def guess_noisy(offsets, experts, named, wrong, draws, marks, pool, out_offsets,
             pool[at] = pool[others]
         out_offsets[group + 1] = end
     return end
+
+
+@kernel
+def guess_ahead(ahead, mask, rows, starts, most, times, ranks, named, out_offsets, out):
+    """The experts that the look-ahead of most tokens of a step names, ties by the better rank there, then by lower id.
+
+    ahead uint16[tokens, k]; mask bool[tokens, k] or bool[0, 0]; rows int64[N], rows of ahead; starts int64[groups, 2],
+    first and past-the-last of rows for each group, the same where nothing is known; most: of a group, -1 for all;
+    scratch: times, all 0, ranks and named int64[n_experts].
+    """
+    end = 0
+    out_offsets[0] = 0
+    for group in range(starts.shape[0]):
+        count = 0
+        for at in range(starts[group, 0], starts[group, 1]):
+            for slot in range(ahead.shape[1]):
+                if mask.size and not mask[rows[at], slot]:
+                    continue
+                expert = np.int64(ahead[rows[at], slot])
+                if times[expert] == 0:
+                    named[count] = expert
+                    count += 1
+                    ranks[expert] = slot
+                times[expert] += 1
+                ranks[expert] = min(ranks[expert], slot)
+        for i in range(1, count):  # insertion sort, as a group is small
+            expert, place = named[i], i
+            while place > 0:
+                other = named[place - 1]
+                if times[other] > times[expert]:
+                    break
+                if times[other] == times[expert] and (
+                    ranks[other] < ranks[expert] or (ranks[other] == ranks[expert] and other < expert)
+                ):
+                    break
+                named[place] = other
+                place -= 1
+            named[place] = expert
+        for i in range(count):
+            times[named[i]] = 0
+            if most < 0 or i < most:
+                out[end] = named[i]
+                end += 1
+        out_offsets[group + 1] = end
+    return end
+
+
+@kernel
+def count_foreseen(ahead, ahead_mask, experts, mask, marks, wanted, foreseen):
+    """Add to wanted and foreseen int64[k] how many chosen experts each slot had, and how many of them the look-ahead of
+    the same token named; tokens without a look-ahead do not count.
+
+    ahead uint16[tokens, m], experts uint16[tokens, k], masks as in `guess_ahead`; marks int64[n_experts], all -1.
+    """
+    for row in range(experts.shape[0]):
+        known = False
+        for slot in range(ahead.shape[1]):
+            if not ahead_mask.size or ahead_mask[row, slot]:
+                marks[np.int64(ahead[row, slot])] = row
+                known = True
+        for slot in range(experts.shape[1]):
+            if known and (not mask.size or mask[row, slot]):
+                wanted[slot] += 1
+                foreseen[slot] += marks[np.int64(experts[row, slot])] == row

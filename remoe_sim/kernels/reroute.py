@@ -15,7 +15,7 @@ import numpy.typing as npt
 from remoe_sim.kernels.compile import kernel
 from remoe_sim.kernels.lists import clear, push_front, remove
 
-PRIOR, MAX_RANK, CUMULATIVE = 0, 1, 2
+PRIOR, MAX_RANK, CUMULATIVE, SUBSTITUTE = 0, 1, 2, 3
 NO_DISTRIBUTION, NOT_THE_LARGEST = 1, 2
 SMALLEST = 2.0**-24  # of the positive numbers that float16 holds
 
@@ -142,7 +142,8 @@ def prefer_resident(rows, probs, method, amount, keep, cache, changes):
     PRIOR: while its log-probability + amount · Δ is larger, where Δ is the mean range (largest minus smallest) of the
     log-probabilities of all tokens so far; this is the cache-prior of Skliar et al., arXiv 2412.00099. MAX_RANK: while
     it is one of the `amount` most probable of all. CUMULATIVE: while those that are more probable have less than
-    `amount` of the probability (both same paper). The `keep` most probable of a decision always stay. A decision with a
+    `amount` of the probability (both same paper). SUBSTITUTE: while it has at least `amount` of the probability of the
+    expert whose place it takes. The `keep` most probable of a decision always stay. A decision with a
     null slot stays as it is; one that changed is in order of probability. probs float32[rows, E].
     """
     experts, valid, decode, starts = rows
@@ -236,6 +237,9 @@ def replace_cold(decision, valid, probs, method, limit, keep, resident, chosen):
             break
         if method == PRIOR:
             if not log(weights[cold]) - log(probs[best]) < limit:
+                break
+        elif method == SUBSTITUTE:
+            if not np.float64(probs[best]) >= limit * weights[cold]:
                 break
         else:
             rank, mass = more_probable(probs, original, best)

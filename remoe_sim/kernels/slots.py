@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from remoe_sim.kernels.arguments import ACCESSES, STOCK, WRITTEN
-from remoe_sim.kernels.compile import STATE, borrowed
+from remoe_sim.kernels.arguments import ACCESSES, BYTES, INTS, LONGS, STOCK, WRITTEN
+from remoe_sim.kernels.compile import STATE, borrowed, lowest_bit
 from remoe_sim.kernels.lists import at
 
 TRIMS = False  # whether the policy defines surplus
+TOUCHES = True  # whether it defines hit
 
 
 def verb(state, what):
@@ -51,6 +52,9 @@ def surplus(state, protected):
 
 
 NO_VICTIM = -1
+
+ONE = np.uint64(1)
+ALL = np.uint64(2**64 - 1)
 
 LOOP = types.int64(ACCESSES, STOCK, types.int64, types.boolean, STATE, WRITTEN)
 
@@ -233,3 +237,86 @@ def lone_replay(accesses, stock, limit, mandatory, state, written):
             resting[i] = held
             running[i] = together
     return np.int64(evictions)
+
+
+SEVERAL = types.int64(
+    ACCESSES, BYTES, INTS, LONGS, types.boolean, types.Array(types.int64, 3, "C"), types.Array(types.int64, 2, "C")
+)
+
+
+def several_replays(accesses, kinds, preload, limits, mandatory, states, misses):
+    """Do what `slot_replay` does at several limits, with entries of size 1, and count misses only.
+
+    kinds uint8[N]; limits int64[at most 64], each at least 1; states int64[limits, rows, columns]; misses int64[3,
+    limits], added to. Of each entry a word has a bit per limit: whether it is resident. So lookups that hit at all
+    limits cost a comparison, and others no guess at which ones they miss.
+    """
+    offsets, entries, steps, epochs = accesses
+    states = borrowed(states)
+    several, step = limits.size, states.shape[2] - 1
+    everywhere = ALL >> np.uint64(64 - several)
+    resident = np.zeros(states.shape[2], np.uint64)
+    before = np.zeros(states.shape[2], np.uint64)  # of the members of a group, in their order
+    protected = np.zeros(states.shape[2], np.uint8)
+    nobody = np.zeros(states.shape[2], np.uint8)
+    room = np.zeros(several, np.int64)
+    for epoch in range(epochs.size - 1):
+        resident[:] = 0
+        for number in range(several):
+            setup(borrowed(states[number]), limits[number])
+            fitting = min(preload.size, limits[number])
+            room[number] = limits[number] - fitting
+            for rank in range(fitting - 1, -1, -1):
+                insert(borrowed(states[number]), np.int64(preload[rank]))
+                resident[preload[rank]] |= ONE << np.uint64(number)
+        for group in range(epochs[epoch], epochs[epoch + 1]):
+            begin, end = offsets[group], offsets[group + 1]
+            for number in range(several):
+                states[number, 0, step] = steps[group]
+            for i in range(begin, end):
+                before[at(i - begin)] = resident[at(entries[at(i)])]
+                protected[at(entries[at(i)])] = mandatory
+            for i in range(begin, end):
+                entry = np.int64(entries[at(i)])
+                here = resident[at(entry)]
+                there, kind, hit = ~here & everywhere, at(kinds[at(i)]), before[at(i - begin)]
+                while TOUCHES and here != 0:
+                    number = at(lowest_bit(here))
+                    bit = ONE << np.uint64(number)
+                    here ^= bit
+                    state = borrowed(states[number])
+                    touch(state, entry)
+                    leaving = surplus(state, borrowed(protected)) if TRIMS else np.int64(NO_VICTIM)
+                    while leaving >= 0:
+                        if leaving >= resident.size or resident[at(leaving)] & bit == 0:
+                            return np.int64(NO_VICTIM)
+                        resident[at(leaving)] ^= bit
+                        room[number] += 1
+                        leaving = surplus(state, borrowed(protected))
+                while there != 0:
+                    number = at(lowest_bit(there))
+                    bit = ONE << np.uint64(number)
+                    there ^= bit
+                    misses[kind, number] += hit & bit == 0
+                    state = borrowed(states[number])
+                    admit(state, entry)
+                    if not mandatory:
+                        insert(state, entry)
+                        resident[at(entry)] |= bit
+                    if room[number] == 0:
+                        leaving = victim(state, borrowed(protected))
+                        if leaving < 0:
+                            leaving = victim(state, borrowed(nobody))
+                        elif leaving < resident.size and protected[at(leaving)]:
+                            return np.int64(NO_VICTIM)
+                        if leaving < 0 or leaving >= resident.size or resident[at(leaving)] & bit == 0:
+                            return np.int64(NO_VICTIM)
+                        resident[at(leaving)] ^= bit
+                    else:
+                        room[number] -= 1
+                    if mandatory:
+                        insert(state, entry)
+                        resident[at(entry)] |= bit
+            for i in range(begin, end):
+                protected[at(entries[at(i)])] = 0
+    return np.int64(0)

@@ -27,6 +27,22 @@ def count_missed(steps, offsets, columns, hit, missed):
         missed[steps[group], columns[group]] += count
 
 
+@kernel
+def count_missed_at(steps, offsets, needs, limits, column, missed):
+    """Add the misses of every group of one MoE layer at several limits to missed uint16[limits, n_steps, layers].
+
+    needs[N]: the limit from which each lookup hits; limits of that type; column: the MoE layer; the rest as before.
+    """
+    counts = np.empty(limits.size, np.uint16)
+    for group in range(steps.size):
+        counts[:] = 0
+        for i in range(offsets[group], offsets[group + 1]):
+            for number in range(limits.size):
+                counts[number] += needs[i] > limits[number]
+        for number in range(limits.size):
+            missed[number, steps[group], column] += counts[number]
+
+
 WARMUP, PREFILL, DECODE = 0, 1, 2  # what a lookup counts as; the largest of a step's tokens wins
 
 

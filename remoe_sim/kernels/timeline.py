@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.kernels.compile import borrowed, kernel
+from remoe_sim.kernels.lists import at
 
 NONE, LAYER, PREFETCH = 0, 1, 2  # overlap
 DENSE, EXPERTS, STORAGE_WAIT, PCIE_WAIT, FIXED, NOW = range(6)  # of the clock; columns of parts are all before NOW
@@ -21,6 +22,9 @@ LATENCY, OVERHEAD, PER_BYTE, LANE_PER_BYTE = range(4)  # columns of rates, secon
 STORAGE, HOST = 0, 1  # rows of rates
 DENSE_EVENT, EXPERT_EVENT, WAIT_EVENT, CPU_EVENT, STORAGE_EVENT, HOST_EVENT = range(6)
 MOST_TOGETHER = 2**16  # experts of a group
+MOST_EXPERTS, MOST_TOKENS = 2**12, 2**15  # of a layer, that a pattern has room for
+SLOTS = 256  # patterns of a layer that are remembered
+MIXES = np.int64(-7046029254386353131)  # 2**64 over the golden ratio
 EVENT_COLUMNS = 4  # kind, step, layer, lane
 
 Reals = npt.NDArray[np.float64]
@@ -145,6 +149,17 @@ class Queues(NamedTuple):
         )  # fmt: skip
 
 
+class Remembered(NamedTuple):
+    """What layers took.
+
+    patterns: int64[J, SLOTS], what a layer needed, from where, and for how many tokens; -1 for none
+    found: float64[J, SLOTS, 5], the parts of its time
+    """
+
+    patterns: Longs
+    found: Reals
+
+
 @kernel(unfold=True)
 def _note(journal, kind, step, layer, lane, start, end):
     """Write an event down if there is room; the first row counts them. Without a journal nothing is compiled."""
@@ -238,8 +253,58 @@ def run_timeline(
     load: Load, mode: Mode, seconds: Seconds, wires: Wires, filled: Filled, journal: Journal | None
 ) -> None:
     """Fill in the times of all steps, and the journal if there is one."""
-    queues = Queues.idle(wires.lanes, mode.depth, int(load.early.max()))
-    _run(load, mode, seconds, wires, queues, np.zeros(NOW + 1), filled, journal)
+    ahead = mode.overlap == PREFETCH and bool(load.early.any())
+    queues = Queues.idle(wires.lanes, mode.depth, int(load.early.max()) if ahead else 0)
+    clock = np.zeros(NOW + 1)
+    if ahead or journal is not None or load.needed.max() >= MOST_EXPERTS or load.tokens.max() >= MOST_TOKENS:
+        _run(load, mode, seconds, wires, queues, clock, filled, journal)
+        return
+    columns = load.needed.shape[1]
+    counts = [np.zeros((1, columns), np.uint16) for _ in range(6)]
+    one = Load(np.zeros(1, np.int64), np.zeros(1, np.int64), *counts)
+    free = Seconds(np.zeros(1, np.int32), np.zeros((1, 4)), np.zeros(3), seconds.experts)
+    took = Filled(np.zeros(1), np.zeros((1, NOW)), np.zeros((1, columns), np.int64))
+    known = Remembered(np.full((columns, SLOTS), -1), np.zeros((columns, SLOTS, NOW)))
+    _run_apart(load, mode, seconds, wires, queues, clock, filled, one, free, took, known)
+
+
+@kernel
+def _run_apart(load, mode, seconds, wires, queues, clock, filled, one, free, took, known):
+    """Do what `_run` does where a layer waits for all of its reads, so that it knows nothing of the layers before it:
+    every pattern of a layer is timed once, by `_run` of `one` step of one layer that is `free` but for its experts,
+    into `took`."""
+    tokens, kv_tokens, needed, far, near, _, _, cpu = borrowed(load)
+    moe_of, costs, head, _ = borrowed(seconds)
+    times, parts, _ = borrowed(filled)
+    patterns, found = borrowed(known)
+    each = np.zeros(4)  # the dense parts of all layers
+    for layer in range(moe_of.size):
+        each += costs[layer]
+    steps, columns = needed.shape
+    for step in range(steps):
+        dense = each[0] + kv_tokens[step] * each[1] + tokens[step] * each[2] + head[0] + tokens[step] * head[1]
+        experts = storage = pcie = 0.0
+        fixed = each[3] + head[2]
+        for j in range(columns):
+            pattern = np.int64(needed[step, j]) | np.int64(far[step, j]) << 12 | np.int64(near[step, j]) << 24
+            pattern |= np.int64(cpu[step, j]) << 36 | tokens[step] << 48
+            slot = at((pattern * MIXES >> 40) & (SLOTS - 1))
+            if patterns[at(j), slot] != pattern:
+                one.tokens[0], free.moe_of[0] = tokens[step], j
+                one.needed[0, j], one.cpu[0, j] = needed[step, j], cpu[step, j]
+                one.far[0, j], one.near[0, j] = far[step, j], near[step, j]
+                clock[:] = 0.0
+                queues.lane_free[:] = 0.0
+                queues.link_free[:] = 0.0
+                _run(one, mode, free, wires, queues, clock, took, None)
+                found[at(j), slot], patterns[at(j), slot] = took.parts[0], pattern
+            experts += found[at(j), slot, EXPERTS]
+            storage += found[at(j), slot, STORAGE_WAIT]
+            pcie += found[at(j), slot, PCIE_WAIT]
+            fixed += found[at(j), slot, FIXED]
+        times[step] = dense + experts + storage + pcie + fixed
+        row = parts[step]
+        row[DENSE], row[EXPERTS], row[STORAGE_WAIT], row[PCIE_WAIT], row[FIXED] = dense, experts, storage, pcie, fixed
 
 
 @kernel

@@ -22,6 +22,7 @@ class Policy:
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
     optimal: ClassVar[bool] = False  # fewest misses where all entries take the same of the limit
+    inclusive: ClassVar[bool] = False  # a larger cache holds all that a smaller one does, so it never hits less
     by_last: ClassVar[bool] = True  # members of a group in order of last appearance, else of first
     admissions: ClassVar[tuple[str, ...]] = ("mandatory", "bypass")  # those it can work under
     online: ClassVar[bool] = True  # decides without knowing what comes

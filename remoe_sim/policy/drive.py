@@ -77,12 +77,18 @@ def state_of(policy: Policy, stream: Stream, number: int = 0) -> npt.NDArray[np.
     return np.zeros((ROWS, stream.n_entries + 2), np.int64)
 
 
-def drive(loop: Any, policy: Policy, streams: list[Stream], plain: bool = False) -> tuple[Any, tuple[Any, ...]]:
+def drive(
+    loop: Any, policy: Policy, streams: list[Stream], plain: bool = False, recency: int = 0
+) -> tuple[Any, tuple[Any, ...]]:
     """The loop as it can call the policy's verbs, and these: setup, touch, admit, victim, insert, surplus, and whether
-    the last is to be asked. The states of the caches are of `state_of`. plain: in Python, if the policy is compiled."""
+    the last is to be asked. The states of the caches are of `state_of`. plain: in Python, if the policy is compiled.
+    recency: of `recency_of`, where the loop takes a clock for keys."""
     if not isinstance(policy, SlotReplay):
         from remoe_sim.kernels import keyed
 
+        if recency == 1:
+            own = keyed.victim_recent
+            return loop, (keyed.setup_recent, keyed.touch_recent, keyed.admit, own, keyed.insert_recent, own, False)
         return loop, (keyed.setup, keyed.touch, keyed.admit, keyed.victim, keyed.insert, keyed.victim, False)
     from remoe_sim.kernels.compile import plain as in_python
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from remoe_sim.trace.accesses import Stream
     from remoe_sim.util.arrays import Longs
 
+NEAR = 2**16  # bytes of states at several limits that are used in turn: about what a processor has at hand
 VERBS = ("setup", "hit", "admit", "victim", "insert", "surplus")  # in a policy; a loop says touch for hit
 
 
@@ -64,12 +65,16 @@ class SlotReplay(Policy):
             return int(loop(accesses, stock, limit, rules.mandatory, own._state(stream), written))
 
         evictions: int = run_told(self, run)
+        self._check(evictions)
+        return Outcome(hit, evictions, resting, running)
+
+    def _check(self, evictions: int) -> None:
+        """ValueError if a loop found no victim."""
         if evictions < 0:
             raise ValueError(
                 f"policy '{self.label or self.name}' chose a victim that is not resident, or is protected; "
                 "correct its victim()"
             )
-        return Outcome(hit, evictions, resting, running)
 
 
 class SlotPolicy(SlotReplay):
@@ -184,6 +189,41 @@ class CompiledSlotPolicy(SlotReplay):
             return plain_loop(loop_for(stream), plain_verbs(own, self.fast), self._trims)
         return compiled_loop(loop_for(stream), own, self._trims, self.fast)
 
+    def hits_at(self, stream: Stream, limits: Longs, rules: Rules) -> Longs:
+        """int64[3, limits]: hits of each kind of lookup at several limits, of entries of size 1."""
+        stream = stream.whole
+        preload = rules.preload if rules.preload.flags.writeable else rules.preload.copy()
+        entries = stream.entries.astype(np.int32, copy=False)
+        accesses = GroupedAccesses(stream.offsets, entries, stream.steps, stream.epochs)
+        least = min(limits.size, int(np.searchsorted(limits, 1)))  # nothing hits in a cache without room
+        state = self._state(stream)
+        together = min(max(NEAR // state.nbytes, 4), 32)
+        misses = np.zeros((3, limits.size), np.int64)
+
+        def run(plain: bool) -> int:
+            own = copy(self)
+            loop = own._loop_at(plain)
+            for first in range(least, limits.size, together):
+                some, counts = limits[first : first + together], np.zeros((3, together), np.int64)
+                states = np.repeat(state[None], some.size, axis=0)
+                if loop(accesses, stream.kinds, preload, some, rules.mandatory, states, counts) < 0:
+                    return -1
+                misses[:, first : first + some.size] = counts[:, : some.size]
+            return 0
+
+        self._check(run_told(self, run))
+        lookups = np.bincount(stream.kinds, minlength=3)[:, None]
+        hits: Longs = np.where(limits > 0, lookups - misses, 0)
+        return hits
+
+    def _loop_at(self, plain: bool) -> Any:
+        from remoe_sim.kernels.slots import SEVERAL, several_replays
+
+        own: Any = type(self)
+        if plain:
+            return plain_loop(several_replays, plain_verbs(own, self.fast), self._trims)
+        return compiled_loop(several_replays, own, self._trims, self.fast, SEVERAL)
+
     def _state(self, stream: Stream) -> npt.NDArray[np.int64]:
         state = np.zeros((self.state_rows, stream.n_entries + 2), np.int64)
         state[0, : stream.n_entries] = stream.sizes
@@ -229,7 +269,7 @@ def plain_verbs(policy: Any, fast: bool) -> list[Any]:
 
 
 @cache
-def compiled_loop(loop: Any, policy: Any, trims: bool, fast: bool) -> Any:
+def compiled_loop(loop: Any, policy: Any, trims: bool, fast: bool, signature: Any = None) -> Any:
     """The loop compiled for a class of policies whose verbs are static functions over a state array.
 
     Its machine code is kept under a name that changes with the policy's module and files, which may be a user's own.
@@ -240,7 +280,8 @@ def compiled_loop(loop: Any, policy: Any, trims: bool, fast: bool) -> Any:
 
     name = f"{loop.__name__}_{policy.__name__}_{_digest(policy)}{'' if fast else '_checked'}"
     own = _named([_verb(policy, verb, fast) for verb in VERBS], trims)
-    return kernel(bound(loop, own, name), signature=LOOP)
+    own["TOUCHES"] = policy.hit is not CompiledSlotPolicy.hit
+    return kernel(bound(loop, own, name), signature=signature or LOOP)
 
 
 @cache

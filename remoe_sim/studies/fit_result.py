@@ -26,6 +26,17 @@ LIMITS = {
 }  # fmt: skip
 
 
+def cache_flags(slots: int | None, size: int | None) -> dict[str, str]:
+    """Flags by engine card of a cache of that many experts per layer, or bytes, as far as they can be said."""
+    found = {}
+    if size is not None:
+        found["llama.cpp-moe-cache"] = f"--cpu-moe --moe-cache-mib {size // 2**20} --load-mode none"
+    if slots is not None:
+        found["llama.cpp-moe-expert-cache"] = f"--cpu-moe --moe-expert-cache {slots}"
+        found["vllm-expert-cache"] = f"--moe-expert-cache-size {slots}"
+    return found
+
+
 @dataclass(frozen=True)
 class FitRow:
     """One way to run a model on a machine.
@@ -130,13 +141,14 @@ class FitRow:
             if kind == "cuda":
                 given["ktransformers"] = f"--kt-weight-path WEIGHTS --kt-num-gpu-experts {resident}"
         elif self.placement == ON_CPU:
-            given["llama.cpp with pull request 27861"] = f"-ngl 99 --cpu-moe --moe-expert-cache {self.slots} {long}"
+            flags = cache_flags(self.slots, None)["llama.cpp-moe-expert-cache"]
+            given["llama.cpp with pull request 27861"] = f"-ngl 99 {flags} {long}"
         elif self.placement == LINK:
-            size = self.device_bytes // 2**20
-            given["llama.cpp"] = f"-ngl 99 --cpu-moe --moe-cache-mib {size} --load-mode none {long}"
+            of_cache = cache_flags(self.slots, self.device_bytes)
+            given["llama.cpp"] = f"-ngl 99 {of_cache['llama.cpp-moe-cache']} {long}"
             if kind == "cuda":
                 given["vllm with pull request 37190"] = (
-                    f"--moe-expert-cache-size {self.slots} --max-model-len {self.context}"
+                    f"{of_cache['vllm-expert-cache']} --max-model-len {self.context}"
                 )
         return [{"engine": name, "flags": text, "tested": False} for name, text in given.items()]
 

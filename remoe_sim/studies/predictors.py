@@ -1,4 +1,4 @@
-"""Which experts a prefetch names for each group: previous, frequent, transition, noisy and oracle.
+"""Which experts a prefetch names for each group: previous, frequent, transition, lookahead, noisy and oracle.
 
 A guess for layer l is issued `depth` layers earlier, counted over steps, so that the first layers of a step are guessed
 during the last layers of the step before it. It is made of what is known then: groups up to that place. Only `oracle`
@@ -149,6 +149,23 @@ def _transition(known: Known, layer: int) -> Named:
     return offsets, out[:end]
 
 
+def _lookahead(known: Known, layer: int) -> Named:
+    """What the router of this layer says, for all tokens of the step, on the input of the layer `depth` earlier."""
+    groups, tokens, experts = known.groups(layer), known.tokens, known.trace.model.experts[layer]
+    named = known.trace.ahead(layer - known.depth, known.depth) if layer >= known.depth else None
+    if named is None:
+        return np.zeros(groups.index.size + 1, np.int64), np.zeros(0, np.int32)
+    steps = known.stream.steps[groups.index].astype(np.int64)
+    starts = np.ascontiguousarray(np.stack((tokens.starts[steps], tokens.starts[steps + 1]), axis=1))
+    rows = np.arange(known.trace.tokens) if tokens.rows is None else tokens.rows
+    most = -1 if known.most is None else known.most
+    room = np.minimum((starts[:, 1] - starts[:, 0]) * named.experts.shape[1], experts).sum()
+    offsets, out = np.empty(groups.index.size + 1, np.int64), np.empty(int(room), np.int32)
+    scratch = (np.zeros(experts, np.int64) for _ in range(3))
+    end = predictors.guess_ahead(named.experts, named.mask, rows, starts, most, *scratch, offsets, out)
+    return offsets, out[:end]
+
+
 def _learn(known: Known, source_layer: int, layer: int) -> tuple[Longs, Longs]:
     """Transitions of the training trace or of the first steps, between the experts of one token; where the layer is one
     of the first `depth`, from those of the token before it in its request."""
@@ -198,6 +215,7 @@ PREDICTORS: dict[str, Callable[[Known, int], Named]] = {
     "previous": _previous,
     "frequent": _frequent,
     "transition": _transition,
+    "lookahead": _lookahead,
     "oracle": _oracle,
     "noisy": _noisy,
 }
@@ -207,13 +225,17 @@ def guess(predictor: str, known: Known) -> Guesses:
     """What a predictor names for all groups that anything can be issued for."""
     each = known.stream.entries.size // known.trace.moe_layers * GUESSED + known.stream.steps.size * 8
     named = list(map_layers(lambda layer: PREDICTORS[predictor](known, layer), known.trace.moe_layers, each))
-    of_group = [np.repeat(known.groups(layer).index, np.diff(offsets)) for layer, (offsets, _) in enumerate(named)]
-    target = np.concatenate(of_group)
-    starts = known.stream.layer_starts
-    entries = np.concatenate([experts + np.int32(starts[layer]) for layer, (_, experts) in enumerate(named)])
-    possible = known.issued[target] >= 0
-    target, entries = target[possible], entries[possible]
-    order = np.argsort(target, kind="stable")
-    target, entries = target[order], entries[order]
-    targets, first = np.unique(target, return_index=True)
-    return Guesses(targets, known.issued[targets], np.append(first, target.size), entries.astype(np.int32))
+    indices = [np.flatnonzero(known.layers == layer) for layer in range(known.trace.moe_layers)]
+    sizes = np.zeros(known.layers.size, np.int64)
+    for index, (offsets, _) in zip(indices, named, strict=True):
+        sizes[index] = np.diff(offsets)
+    sizes[known.issued < 0] = 0
+    begins = np.append(0, np.cumsum(sizes))
+    entries = np.empty(begins[-1], np.int32)
+    for layer, (index, (offsets, experts)) in enumerate(zip(indices, named, strict=True)):
+        counts = np.diff(offsets)
+        to = np.repeat(begins[index] - offsets[:-1], counts) + np.arange(experts.size)
+        possible = np.repeat(sizes[index] == counts, counts)  # all of a group, or nothing
+        entries[to[possible]] = experts[possible] + np.int32(known.stream.layer_starts[layer])
+    targets = np.flatnonzero(sizes)
+    return Guesses(targets, known.issued[targets], np.append(begins[targets], begins[-1:]), entries)

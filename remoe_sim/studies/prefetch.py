@@ -93,18 +93,17 @@ class PrefetchRun:
         """Adds to the counts; returns misses of each group, loads for each target, and those that it uses."""
         known, trace, settings = self.known, self.call.trace, self.call.settings
         memory = Memory.of(trace, settings, self.limit)
-        stream = self.call.caches.global_views(memory.in_bytes).get(policy.by_last)
+        stream = known.stream
+        if memory.in_bytes or not policy.by_last:
+            stream = self.call.caches.global_views(memory.in_bytes).get(policy.by_last)
         layers = known.layers
-        starts = np.array([first for first, _, _ in memory.caches], np.int64)
         in_cache = layers if memory.per_layer else np.zeros(layers.size, np.int32)
-        of_lookup = np.repeat(in_cache, np.diff(stream.offsets))
-        entries = (stream.entries - starts[of_lookup]).astype(np.int32)
-        of_guess = np.repeat(in_cache[guesses.targets], np.diff(guesses.offsets))
-        guessed = (guesses.entries - starts[of_guess]).astype(np.int32)
+        number = np.concatenate([np.arange(past - first, dtype=np.int32) for first, past, _ in memory.caches])
+        entries, guessed = number[stream.entries], number[guesses.entries]  # within their cache
         kinds = np.maximum.reduceat(stream.kinds, stream.offsets[:-1]) if layers.size else stream.kinds
-        streams = self._streams(stream, memory)
         recency = recency_of(policy)
-        keys, first_keys = _keys(policy, streams, of_lookup, recency != 0)
+        streams = self._streams(stream, memory, recency != 0)
+        keys, first_keys = _keys(policy, streams, np.repeat(in_cache, np.diff(stream.offsets)), recency != 0)
         layer_of_entry = np.repeat(np.arange(trace.moe_layers, dtype=np.int32), trace.model.experts)
         sizes, layer_of = _by_cache(memory, memory.sizes), _by_cache(memory, layer_of_entry)
         weights = np.array(trace.model.expert_bytes or (1,) * trace.moe_layers, np.int64)
@@ -118,7 +117,7 @@ class PrefetchRun:
         counted = kernels.Tallied(table, evictions, missed, came, used)
 
         def run(plain: bool) -> Any:
-            loop, (*verbs, trims) = drive(kernels.prefetch_replay, policy, streams, plain)
+            loop, (*verbs, trims) = drive(kernels.prefetch_replay, policy, streams, plain, recency)
             setting = kernels.Setting(
                 sizes, layer_of, limits, weights, first_keys, recency, self.cap, settings.mandatory, trims
             )
@@ -130,9 +129,10 @@ class PrefetchRun:
             raise ValueError(f"policy '{policy.label}' chose a victim that it may not; correct its victim()")
         return missed, came, used
 
-    def _streams(self, stream: Stream, memory: Memory) -> list[Stream]:
-        """The accesses of each cache, without the guesses."""
-        course, items = Course.of(stream), Items.of_stream(stream)
+    def _streams(self, stream: Stream, memory: Memory, clock: bool) -> list[Stream]:
+        """The accesses of each cache, without the guesses; none under a clock, which asks for no keys."""
+        course, none = Course.of(stream), np.zeros(0, np.int32)
+        items = Items(none, none, np.zeros(0, np.uint8)) if clock else Items.of_stream(stream)
         return [
             stream_of_cache(items.take(items.within(first, past)), memory, index, course)
             for index, (first, past, _) in enumerate(memory.caches)
@@ -143,8 +143,8 @@ def _keys(policy: Policy, streams: list[Stream], of_lookup: npt.NDArray[np.int32
     """Keys of a stack policy: int64[N] in execution order, and int64[1 or epochs, caches, n] before the first use
     (neither matters under a clock, but that there are some)."""
     n = max(stream.n_entries for stream in streams)
-    if not isinstance(policy, StackPolicy):
-        return np.zeros(0, np.int64), np.zeros((1, len(streams), n), np.int64)
+    if clock or not isinstance(policy, StackPolicy):
+        return np.zeros(int(clock), np.int64), np.zeros((1, len(streams), n), np.int64)
     raw = [keys_of(policy, stream) for stream in streams]
     keys = np.empty(of_lookup.size, np.int64)
     keys[np.argsort(of_lookup.astype(np.uint16), kind="stable")] = np.concatenate([sortable(one) for one in raw])
@@ -152,8 +152,8 @@ def _keys(policy: Policy, streams: list[Stream], of_lookup: npt.NDArray[np.int32
         sortable(policy.preload_keys(stream, np.arange(stream.n_entries, dtype=np.int32), one.dtype))
         for stream, one in zip(streams, raw, strict=True)
     ]
-    first_keys = np.zeros((1 if clock else first[0].shape[0], len(streams), n), np.int64)
-    for index, one in enumerate([] if clock else first):
+    first_keys = np.zeros((first[0].shape[0], len(streams), n), np.int64)
+    for index, one in enumerate(first):
         first_keys[:, index, : one.shape[1]] = one
     return keys, first_keys
 
@@ -217,12 +217,15 @@ def prefetch(
     * `frequent`: those that most groups so far wanted there, or that were chosen most often in what is trained on;
     * `transition`: those that most often followed the experts now running, `depth` layers earlier, in what is trained
       on (the sum, over the running experts, of the share of their tokens that the expert followed);
+    * `lookahead`: what the layer's router says on the input of the layer `depth` earlier, for all tokens of the step,
+      which the trace must have recorded (`capture --ahead`);
     * `oracle`: exactly the group, also across the border of two steps;
     * `noisy`: each member of the group with probability `recall`, and so many other experts, drawn with `seed`, that
       the share of right ones among all named is `precision`.
 
     depth: how many layers ahead, at most the number of MoE layers. cap: bytes that may be prefetched in a step, None
-    for any. guesses: how many experts the first three name for a group (default: the layer's top_k). train: a trace to
+    for any. guesses: how many experts the first four name for a group (default: the layer's top_k; of lookahead all
+    that the tokens of the step name). train: a trace to
     learn from; or train_share: the first share of the steps is only learned from: replayed, neither guessed nor
     counted. cache, budget, memory, reserve, policy, scope, admission, reset (which makes predictors forget, too),
     phase, warmup and expert_bytes as in `replay`. What the counts mean: `prefetch_results.PrefetchCounts`; order is
@@ -260,6 +263,8 @@ def prefetch(
     depth = parse_count(depth, "depth")
     if not 1 <= depth <= trace.moe_layers:
         raise ValueError(f"depth {depth} is not possible; give 1 to {trace.moe_layers}, the number of MoE layers")
+    if "lookahead" in predictors and depth > trace.most_ahead:
+        raise ValueError(_no_lookahead(trace, depth))
     tokens, learnt = _learning_part(call.tokens, train, train_share)
     call = replace(call, caches=replace(call.caches, tokens=tokens))
     known = Known(
@@ -268,11 +273,11 @@ def prefetch(
         *_training(trace, tokens, learnt, train), *_noise(recall, precision), parse_count(seed, "seed"),
     )  # fmt: skip
     run = PrefetchRun(call, known, -1 if cap is None else parse_bytes(cap))
-    chosen = {name: guess(name, known) for name in predictors}
     bare = {one: run.result("none", one, Guesses.none()) for one in policies}
-    results = [
-        replace(run.result(name, one, chosen[name]), without=bare[one]) for name in predictors for one in policies
-    ]
+    results: list[PrefetchResult] = []
+    for name in predictors:
+        chosen = guess(name, known)  # as large as the trace, so of one predictor at a time
+        results += [replace(run.result(name, one, chosen), without=bare[one]) for one in policies]
     return PrefetchReport(describe(trace), tuple(results))
 
 
@@ -294,6 +299,18 @@ def _predictors(given: str | Sequence[str], recall: object, precision: object, t
     if ("noisy" in names) != (recall is not None and precision is not None) or (recall is None) != (precision is None):
         raise ValueError("predictor 'noisy', and no other, takes --recall and --precision; give both with it")
     return names
+
+
+def _no_lookahead(trace: Trace, depth: int) -> str:
+    if not trace.most_ahead:
+        return (
+            "predictor 'lookahead' replays what routers say ahead of their layer, and the trace has no such columns "
+            f"(ahead1_NN); record it with: remoe-sim capture MODEL --prompts FILE --ahead {depth} -o trace.parquet"
+        )
+    return (
+        f"the trace has look-ahead choices for at most {trace.most_ahead} MoE layers, so depth {depth} is not possible "
+        f"with predictor 'lookahead'; give --depth {trace.most_ahead} or less, or record it with --ahead {depth}"
+    )
 
 
 def _noise(recall: float | None, precision: float | None) -> tuple[float, float]:

@@ -13,15 +13,15 @@ from remoe_sim.cache.replay import replay
 from remoe_sim.cache.results import ReplayResult, describe
 from remoe_sim.cache.settings import known_sizes
 from remoe_sim.kernels import reroute as kernels
+from remoe_sim.policy.route import DROP, KERNEL_METHODS, Rule
 from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.trace.holdings import of_decisions
 from remoe_sim.trace.reader import as_trace
 from remoe_sim.trace.trace import DECODE, Decisions, Trace, TraceLike
 from remoe_sim.trace.weights import MOVED, with_ordered_slots
 from remoe_sim.util.display import Shown, stamp
-from remoe_sim.util.errors import unknown
 from remoe_sim.util.threads import map_layers
-from remoe_sim.util.units import parse_count, parse_number, plural, rate
+from remoe_sim.util.units import plural, rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,14 +113,6 @@ def _counts(result: ReplayResult) -> dict[str, Any]:
     }
 
 
-DROP = "drop"
-METHODS = {  # what each needs to know, and what that is
-    "cache-aware": ("bias", "the share of the router's range by which residents are preferred, 0 to 1, such as 0.15"),
-    "max-rank": ("max_rank", "how many of the most probable experts residents are taken from, such as 12"),
-    "cumulative": ("threshold", "the probability of the most probable experts that residents are taken from, 0 to 1"),
-    DROP: ("threshold", "the share of 1/k below which an expert that is not resident is left out, such as 0.75"),
-}
-KERNEL_METHODS = {"cache-aware": kernels.PRIOR, "max-rank": kernels.MAX_RANK, "cumulative": kernels.CUMULATIVE}
 FAULTS = {
     kernels.NO_DISTRIBUTION: "weights or probabilities that are negative, no numbers, or all 0; import the trace again",
     kernels.NOT_THE_LARGEST: "an expert that was not chosen is more probable than one that was, so the router chose by "
@@ -166,7 +158,7 @@ def reroute(
         trace,
         source=changed,
         origin={**trace.origin, "reroute": rule.to_dict()},
-        notes="; ".join(filter(None, (trace.notes, MOVED if ordered.moved else "", rule.sentence()))),
+        notes="; ".join(filter(None, (trace.notes, MOVED if ordered.moved else "", _sentence(rule)))),
     )
     before_result, after_result = (replay(one, cache=rule.cache, policy="lru")["lru"] for one in (trace, after))
     return RerouteReport(
@@ -182,48 +174,12 @@ def reroute(
     )
 
 
-@dataclass(frozen=True)
-class Rule:
-    """The arguments of `reroute`, checked; amount: the one that the method takes."""
-
-    method: str
-    amount: float
-    keep: int
-    cache: int
-
-    @classmethod
-    def of(cls, method: str, given: dict[str, Any], keep: int | str, cache: int | str) -> Rule:
-        """From what the user gave; ValueError if that is not possible."""
-        if method not in METHODS:
-            raise unknown("method", str(method), METHODS)
-        name, meaning = METHODS[method]
-        others = [other for other, value in given.items() if value is not None and other != name]
-        if others:
-            raise ValueError(f"{others[0]} is not for method {method}, which takes {name}: {meaning}")
-        if given[name] is None:
-            raise ValueError(f"method {method} needs {name}: {meaning}")
-        if name == "max_rank":
-            amount: float = parse_count(given[name], name)
-        else:
-            amount = parse_number(given[name], name, float("inf") if method == DROP else 1)
-        rule = cls(method, amount, parse_count(keep, "keep"), parse_count(cache, "cache"))
-        if method == DROP and not rule.keep:
-            raise ValueError("keep 0 is not possible with method drop; a decision keeps 1 expert or more")
-        return rule
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings in JSON; what a method does not take is null."""
-        taken = METHODS[self.method][0]
-        amounts = {name: self.amount if name == taken else None for name in ("bias", "threshold", "max_rank")}
-        return {"method": self.method, **amounts, "keep": self.keep, "experts_per_layer": self.cache}
-
-    def sentence(self) -> str:
-        """What was done, for `Trace.notes`."""
-        name = METHODS[self.method][0]
-        return (
-            f"decode tokens re-routed ({self.method}, {name} {self.amount:g}, keep {self.keep}) towards an LRU cache "
-            f"of {plural(self.cache, 'expert')} per layer, open loop: later tokens are those of the original routing"
-        )
+def _sentence(rule: Rule) -> str:
+    """What was done, for `Trace.notes`."""
+    return (
+        f"decode tokens re-routed ({rule.in_words()}) towards an LRU cache "
+        f"of {plural(rule.cache, 'expert')} per layer, open loop: later tokens are those of the original routing"
+    )
 
 
 @dataclass(frozen=True)
@@ -261,6 +217,13 @@ class Rerouted:
 
     def probs(self, index: int) -> npt.NDArray[np.float16] | None:
         return self._trace.source.probs(index)
+
+    @property
+    def most_ahead(self) -> int:
+        return self._trace.most_ahead
+
+    def ahead(self, index: int, distance: int) -> Decisions | None:
+        return self._trace.ahead(index, distance)
 
     def changes(self, index: int) -> Changes:
         """What re-routing MoE layer `index` changes."""

@@ -6,24 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from remoe_sim.cache.caches import BYTES, HITS, LOOKUPS, Caches, replay_stream
 from remoe_sim.cache.call import Call
 from remoe_sim.cache.curve import layer_curves
+from remoe_sim.cache.learning import DEFAULT_SHARE, FEWEST_TO_PART, division_of, drawn_requests
 from remoe_sim.cache.results import describe
 from remoe_sim.cache.settings import Limit, Settings, policies_for
+from remoe_sim.devices.step_counts import StepCounts
+from remoe_sim.studies.bootstrap import Ratios, differences
 from remoe_sim.studies.split_result import Division, HeldOut, PolicySplit, SplitReport
-from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, select_tokens
+from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP, WARMUP_LOOKUP, select_tokens
 from remoe_sim.trace.trace import MOST_IN_ALL, Trace, TraceLike
 from remoe_sim.util.errors import unknown
-from remoe_sim.util.units import parse_count, parse_number
 
 if TYPE_CHECKING:
     from remoe_sim.policy.base import Policy
-    from remoe_sim.util.arrays import Longs
+    from remoe_sim.util.arrays import Longs, Reals
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def _above(costs: Longs, left: int, middle: int, right: int) -> bool:
 
 COUNTED = [PREFILL_LOOKUP, DECODE_LOOKUP]
 GOALS = ("misses", "bytes")
+ALPHA, RESAMPLES = 0.05, 1999
 
 
 def split(
@@ -151,6 +154,7 @@ def split(
     train: TraceLike | None = None,
     train_share: float | str | None = None,
     train_seed: int | str = 0,
+    apply: Any = None,
 ) -> SplitReport:
     """Divide a cache among the layers so that misses (or the bytes of the misses) are the fewest.
 
@@ -160,7 +164,9 @@ def split(
     experts), rounded down to whole experts; `greedy` follows the convex hulls; `shared` is one cache of all layers.
 
     train_share: the share of the requests, drawn with train_seed, that divisions are fitted to and all counts are those
-    of; `held_out` then has the misses of the same divisions on the other requests.
+    of; `held_out` then has the misses of the same divisions on the other requests, with an interval over requests.
+    Without it counts are of divisions fitted to all requests, and `held_out` is that of half of them, where a trace has
+    four requests or more. apply: a division to count too, as `division` in `replay`; it takes its own room.
 
     Raises ValueError and TraceError like `replay`.
     """
@@ -182,20 +188,29 @@ def split(
     )
     trace, caches, limit = call.trace, call.caches, call.limit or limit
     total = _total(trace, limit)
-    others = None
-    if train_share is not None:
-        caches, others = _parted(caches, train_share, train_seed)
+    known = None if apply is None else division_of(trace, apply)
+    given = train_share is not None
+    parts = None
+    if train_share is not None or trace.requests >= FEWEST_TO_PART:
+        parts = _parted(caches, DEFAULT_SHARE if train_share is None else train_share, train_seed)
+    if parts is not None and given:
+        caches = parts[0]
     curves = list(layer_curves(caches, policies))
     shared = _shared(caches, policies, limit)
     of_policies = zip(policies, zip(*curves, strict=True), shared, strict=True)
-    results = [_divide(trace, limit, minimise, *one) for one in of_policies]
-    if others is not None:
-        judged = zip(*layer_curves(others, policies), strict=True)
-        parts = (_requests(caches), _requests(others))
-        results = [
-            replace(one, held_out=_judge(trace, limit, one, of_layers, parts))
-            for one, of_layers in zip(results, judged, strict=True)
-        ]
+    results = [_divide(trace, limit, minimise, *one, known) for one in of_policies]
+    if parts is not None:
+        fitted = results
+        if not given:
+            on_part = zip(*layer_curves(parts[0], policies), strict=True)
+            of_part = zip(policies, on_part, shared, strict=True)
+            fitted = [_divide(trace, limit, minimise, *one) for one in of_part]
+        judged = zip(*layer_curves(parts[1], policies), strict=True)
+        held = (
+            _judge(trace, limit, minimise, one, of_layers, parts, policy)
+            for policy, one, of_layers in zip(policies, fitted, judged, strict=True)
+        )
+        results = [replace(one, held_out=of) for one, of in zip(results, held, strict=True)]
     return SplitReport(
         trace=describe(trace),
         settings={name: getattr(settings, name) for name in ("admission", "order", "reset", "phase", "warmup")},
@@ -210,17 +225,14 @@ def split(
 def _parted(caches: Caches, share: float | str, seed: int | str) -> tuple[Caches, Caches]:
     """Caches of a share of the requests, drawn by chance, and of all others; ValueError if either part is empty."""
     trace, settings = caches.trace, caches.settings
-    share, of = parse_number(share, "train-share", 1), np.unique(trace.request)
-    count = round(share * of.size)
-    if not 0 < count < of.size:
-        raise ValueError(
-            f"train-share {share:g} of {of.size} requests leaves none to train on or none to judge on; give a share "
-            "such as 0.5 and a trace of several requests"
-        )
-    drawn = np.random.default_rng(parse_count(seed, "train-seed")).permutation(of)
     one, other = (
-        replace(caches, tokens=select_tokens(trace, settings.phase, settings.reset, settings.warmup, requests=some))
-        for some in (drawn[:count], drawn[count:])
+        replace(
+            caches,
+            tokens=select_tokens(
+                trace, settings.phase, settings.reset, settings.warmup, requests=some.astype(np.int64)
+            ),
+        )
+        for some in drawn_requests(trace, share, seed)
     )
     return one, other
 
@@ -231,12 +243,39 @@ def _requests(caches: Caches) -> int:
 
 
 def _judge(
-    trace: Trace, limit: Limit, fitted: PolicySplit, curves: Sequence[tuple[Longs, Longs]], requests: tuple[int, int]
-) -> HeldOut:
-    """The divisions of a policy on other requests, of which these are the curves."""
+    trace: Trace, limit: Limit, minimise: str, fitted: PolicySplit, curves: Sequence[tuple[Longs, Longs]],
+    parts: tuple[Caches, Caches], policy: Policy,
+) -> HeldOut:  # fmt: skip
+    """The divisions of a policy, fitted to one part, on the other part's requests, whose curves these are."""
     table = _Table.of(trace, limit, curves)
     equal, greedy, best = (table.division(one.experts or ()) for one in (fitted.equal, fitted.greedy, fitted.best))
-    return HeldOut(*requests, equal, greedy, best)
+    own, other = (_of_requests(parts[1], policy, one.experts or (), minimise) for one in (equal, best))
+    sides = [Ratios(one[None], own[None]) for one in (own, other)]
+    interval = differences(sides[0], sides[1], True, RESAMPLES, 0).interval(0, ALPHA) if own.any() else None
+    saved = None if interval is None else (-interval[1], -interval[0])
+    return HeldOut(
+        _requests(parts[0]), _requests(parts[1]), equal, greedy, best, fitted.misses_saved, fitted.equal.misses, saved
+    )
+
+
+def _of_requests(caches: Caches, policy: Policy, experts: Sequence[int], minimise: str) -> Reals:
+    """float64[requests]: what each request misses (or reads) under a division."""
+    trace, tokens = caches.trace, caches.tokens
+    counts = StepCounts(trace, tokens, 1)
+    for index, most in enumerate(experts):
+        stream = caches.layer_views(index).get(policy.by_last)
+        stream, outcome, _ = replay_stream(policy, stream, most, caches.layer_rules(index))
+        counted = stream.kinds != WARMUP_LOOKUP
+        counts.miss(0, stream, outcome.hit | ~counted, index)
+    sizes = trace.model.expert_bytes if minimise == "bytes" else None
+    cost = counts.missed[0].astype(np.float64) @ np.array(sizes or (1,) * trace.moe_layers, np.float64)
+    rows = tokens.starts[:-1] if tokens.rows is None else tokens.rows[tokens.starts[:-1]]
+    request = trace.request[rows]
+    every = trace.request if tokens.rows is None else trace.request[tokens.rows]
+    if np.any(np.repeat(request, np.diff(tokens.starts)) != every):
+        request = np.zeros_like(request)  # steps of several requests: nothing to draw
+    _, place = np.unique(request, return_inverse=True)
+    return np.bincount(place, cost).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -298,6 +337,7 @@ def _divide(
     policy: Policy,
     curves: Sequence[tuple[Longs, Longs]],
     shared: tuple[Longs, bool],
+    known: tuple[int, ...] | None = None,
 ) -> PolicySplit:
     found = _Table.of(trace, limit, curves)
     unit = int(np.gcd.reduce(found.sizes))
@@ -320,4 +360,5 @@ def _divide(
         best=found.division(problem.best(greedy, equal)),
         shared=Division(int(counts[LOOKUPS]), int(counts[LOOKUPS] - counts[HITS]), read),
         shared_is_optimal=optimal,
+        applied=None if known is None else found.division(tuple(map(min, known, trace.model.experts))),
     )

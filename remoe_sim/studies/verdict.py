@@ -24,6 +24,7 @@ from remoe_sim.cache.settings import (
     policies_for,
 )
 from remoe_sim.policy.base import Policy
+from remoe_sim.policy.stack import StackPolicy
 from remoe_sim.studies.verdict_result import Verdict
 from remoe_sim.trace.accesses import DECODE_LOOKUP, PREFILL_LOOKUP
 from remoe_sim.trace.metrics import LayerStatistics, layer_statistics
@@ -171,22 +172,57 @@ def experts_needed(caches: Caches, policies: Sequence[Policy]) -> list[dict[str,
     Every layer has a cache of its own and the same number. None where not even all experts reach it, because too many
     lookups are first uses. `bytes`: what they take in all layers; `most`: the hit rate that no capacity exceeds.
     """
-    trace, largest = caches.trace, max(caches.trace.model.experts)
-    capacities = np.arange(largest + 1)
-    lookups, hits = np.zeros(len(policies), np.int64), np.zeros((len(policies), largest + 1), np.int64)
-    for index, done in enumerate(layer_curves(caches, policies)):
-        for number, (of_kind, curve) in enumerate(done):
-            lookups[number] += of_kind[DECODE_LOOKUP]
-            hits[number] += curve[DECODE_LOOKUP, np.minimum(capacities, trace.model.experts[index])]
+    whole = [policy for policy in policies if isinstance(policy, StackPolicy) or not policy.inclusive]
+    found = dict(zip(whole, _decode_hits(caches, whole), strict=True))
+    guess = next(iter(found.values()), None)
+    found |= {policy: _searched(caches, policy, guess) for policy in policies if policy not in found}
     return [
         {
             "policy": policy.label,
-            "decode_lookups": int(lookups[number]),
-            "most": rate(int(hits[number].max()), int(lookups[number])),
-            "targets": [_target(trace, percent, int(lookups[number]), hits[number]) for percent in TARGETS],
+            "decode_lookups": lookups,
+            "most": rate(int(hits.max()), lookups),
+            "targets": [_target(caches.trace, percent, lookups, hits) for percent in TARGETS],
         }
-        for number, policy in enumerate(policies)
+        for policy, (lookups, hits) in ((policy, found[policy]) for policy in policies)
     ]
+
+
+def _decode_hits(caches: Caches, policies: Sequence[Policy], wanted: Longs | None = None) -> list[tuple[int, Longs]]:
+    """Decode lookups of each policy, and how many of them hit at 0 to all experts, or at those wanted, int64."""
+    capacities = np.arange(max(caches.trace.model.experts) + 1) if wanted is None else wanted
+    lookups, hits = np.zeros(len(policies), np.int64), np.zeros((len(policies), capacities.size), np.int64)
+    for index, done in enumerate(layer_curves(caches, policies, wanted) if policies else ()):
+        own = np.minimum(capacities, caches.trace.model.experts[index]) if wanted is None else slice(None)
+        for number, (of_kind, curve) in enumerate(done):
+            lookups[number] += of_kind[DECODE_LOOKUP]
+            hits[number] += curve[DECODE_LOOKUP, own]
+    return [*zip(lookups.tolist(), hits, strict=True)]
+
+
+NEAR = 3  # experts by which the answer of one policy may be off for another: a guess that only takes time
+
+
+def _searched(caches: Caches, policy: Policy, guess: tuple[int, Longs] | None) -> tuple[int, Longs]:
+    """As `_decode_hits` of one policy for which more experts never hit less, from few numbers of experts: between
+    those that were tried, hits are those at the lower one, and where a target is reached both neighbours were."""
+    largest = max(caches.trace.model.experts)
+    known, wanted, lookups = {0: 0}, {largest}, 0
+    if guess is not None:
+        at = [np.searchsorted(guess[1] * 100, percent * guess[0]) for percent in TARGETS]
+        wanted |= {min(max(one + off, 1), largest) for one in map(int, at) for off in (-NEAR, 0)}
+    while wanted:
+        some = np.array(sorted(wanted), np.int64)
+        lookups, hits = _decode_hits(caches, [policy], some)[0]
+        known |= zip(some.tolist(), hits.tolist(), strict=True)
+        wanted = set()
+        for percent in TARGETS:
+            reached = [experts for experts in known if known[experts] * 100 >= percent * lookups]
+            above = min(reached, default=0)
+            below = max((experts for experts in known if experts < above), default=above)
+            wanted |= {(above + below) // 2} if above - below > 1 else set()
+    some = np.array(sorted(known))
+    places = np.searchsorted(some, np.arange(largest + 1), side="right") - 1
+    return lookups, np.array([known[experts] for experts in some.tolist()])[places]
 
 
 def _target(trace: Trace, percent: int, lookups: int, hits: Longs) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from remoe_sim.kernels.predictors import count_foreseen
 from remoe_sim.trace.metrics import SPANS, WINDOWS, LayerStatistics, WorkingSet, layer_statistics
 from remoe_sim.trace.sources import layers_stage
 from remoe_sim.trace.trace import DECODE, Model, Trace
@@ -82,6 +83,22 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
+class AheadRecall:
+    """How much of what a layer's tokens chose its router said `distance` MoE layers earlier: foreseen / wanted.
+
+    layer: whose experts; wanted, foreseen: chosen experts of all tokens that have a look-ahead, and how many of them it
+    named; by_rank: the recall of the first choice, of the second, and so on.
+    """
+
+    distance: int
+    layer: int
+    wanted: int
+    foreseen: int
+    recall: float | None
+    by_rank: list[float | None]
+
+
+@dataclass(frozen=True)
 class Info:
     """The facts of a trace, over all MoE layers; `layers` has the same per layer. None where something is not defined.
 
@@ -99,6 +116,8 @@ class Info:
     mean_streak: decode_slots / streaks, tokens that an expert stays chosen for; streaks: how many such runs there are.
     working_set: per window of so many decode tokens of one request, how many whole windows there are, summed over
     layers, and the distinct experts of one, on average over all of these windows.
+    ahead: recall of the look-ahead choices, for each distance and layer; empty, and not in the JSON, where the trace
+    has none.
     """
 
     path: str
@@ -134,10 +153,14 @@ class Info:
     notes: str
     source: dict[str, Any]
     layers: list[LayerInfo]
+    ahead: list[AheadRecall] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `remoe-sim info --json`, as plain Python objects."""
-        return {**stamp(SCHEMA), **asdict(self)}
+        facts = asdict(self)
+        if not self.ahead:
+            del facts["ahead"]
+        return {**stamp(SCHEMA), **facts}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per MoE layer."""
@@ -216,7 +239,25 @@ def info_of(trace: Trace, layers: Sequence[LayerStatistics]) -> Info:
         notes=trace.notes,
         source=trace.origin,
         layers=[_layer(model, trace.layer_numbers[layer.index], layer) for layer in layers],
+        ahead=_ahead(trace),
     )
+
+
+def _ahead(trace: Trace) -> list[AheadRecall]:
+    found = []
+    for distance in range(1, trace.most_ahead + 1):
+        for target in range(distance, trace.moe_layers):
+            named = trace.ahead(target - distance, distance)
+            if named is None:
+                continue
+            chosen = trace.decisions(target)
+            wanted, foreseen = np.zeros((2, trace.model.top_k[target]), np.int64)
+            marks = np.full(trace.model.experts[target], -1, np.int64)
+            count_foreseen(named.experts, named.mask, chosen.experts, chosen.mask, marks, wanted, foreseen)
+            by_rank = [rate(int(right), int(of)) for right, of in zip(foreseen, wanted, strict=True)]
+            of, right = int(wanted.sum()), int(foreseen.sum())
+            found.append(AheadRecall(distance, int(trace.layer_numbers[target]), of, right, rate(right, of), by_rank))
+    return found
 
 
 def _layer(model: Model, number: int, layer: LayerStatistics) -> LayerInfo:
@@ -311,6 +352,10 @@ def _facts(info: Info) -> Iterable[tuple[str, str]]:
     for found in info.working_set:
         experts = "not defined" if found.mean_experts is None else f"{found.mean_experts:.1f} experts"
         yield f"working set, {found.window} tokens", f"{experts} (mean of {found.windows:,} windows in all layers)"
+    for distance in sorted({one.distance for one in info.ahead}):
+        some = [one for one in info.ahead if one.distance == distance]
+        wanted, foreseen = sum(one.wanted for one in some), sum(one.foreseen for one in some)
+        yield f"foreseen {distance} ahead", _ratio(rate(foreseen, wanted), foreseen, wanted, "chosen experts")
     if info.notes:
         yield "notes", info.notes
     origin = [str(info.source[key]) for key in ("format", "path") if info.source.get(key)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from remoe_sim.trace.arrow import from_arrow, to_numpy
-from remoe_sim.trace.schema import LAYER, ROWS, DecisionsHash, Metadata, array_hash, row_hash
+from remoe_sim.trace.schema import AHEAD, LAYER, ROWS, DecisionsHash, Metadata, array_hash, row_hash
 from remoe_sim.trace.sources import PART_ROWS, joined
 from remoe_sim.trace.trace import PHASES, Decisions, Trace, TraceLike
+from remoe_sim.trace.views import foreseen
 from remoe_sim.trace.weights import EXPECTED, wrong_weight
 from remoe_sim.util.errors import TraceError, unknown
 from remoe_sim.util.input_files import UnsuitableError
@@ -221,7 +223,19 @@ class _FileLayers:
 
     def parts(self, index: int) -> Iterator[Decisions]:
         """The decisions of a layer, PART_ROWS tokens at a time; the last part only if the whole is what was written."""
-        name, k = self.trace.column(index), self.trace.model.top_k[index]
+        return self._parts(self.trace.column(index), self.trace.model.top_k[index])
+
+    @cached_property
+    def most_ahead(self) -> int:
+        """Told from the names of columns."""
+        found = [int(match[1]) for match in map(AHEAD.fullmatch, self.names) if match]
+        return max(found, default=0)
+
+    def ahead(self, index: int, distance: int) -> Decisions | None:
+        name, k = self.trace.column(index, foreseen(distance)), self.trace.model.top_k[index + distance]
+        return joined(self._parts(name, k), self.trace.tokens, k) if name in self.names else None
+
+    def _parts(self, name: str, k: int) -> Iterator[Decisions]:
         digest, at = DecisionsHash(), 0
         for column in self._batches(name):
             part = Decisions(*self._lists(column, name, k, np.uint16, at))
@@ -286,13 +300,14 @@ def _words(texts: pa.Array) -> list[str | None]:
 
 
 class _Resident:
-    """Decisions in memory; weights and probabilities still in the file."""
+    """Decisions in memory; weights, probabilities and look-ahead choices still in the file."""
 
     resident = True
 
     def __init__(self, layers: list[Decisions], file: _FileLayers) -> None:
         self._layers = layers
         self.weights, self.probs, self.digest = file.weights, file.probs, file.digest
+        self.most_ahead, self.ahead = file.most_ahead, file.ahead
 
     def decisions(self, index: int) -> Decisions:
         return self._layers[index]

@@ -144,6 +144,14 @@ class Reordered:
         values = self._trace.source.probs(index)
         return None if values is None else values[self._rows]
 
+    @property
+    def most_ahead(self) -> int:
+        return self._trace.most_ahead
+
+    def ahead(self, index: int, distance: int) -> Decisions | None:
+        found = self._trace.ahead(index, distance)
+        return None if found is None else found.take(self._rows)
+
 
 def _execution(trace: Trace, schedule: Schedule) -> tuple[Longs, Int32s]:
     """int64[tokens]: the rows in their new order; int32[tokens]: the step of each.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 KEY, CHECK_KEY = b"remoe_sim", b"remoe_sim_checksum"
 ROWS = ("request", "position", "step")
 LAYER = re.compile(r"experts_(\d{2,})")
-OF_LAYER = re.compile(r"(experts|weights|probs)_\d{2,}")
+OF_LAYER = re.compile(r"(experts|weights|probs|wanted|ahead[1-9]\d*)_\d{2,}")
+AHEAD = re.compile(r"ahead([1-9]\d{0,5})_\d{2,}")
 
 
 def is_column(name: str) -> bool:
@@ -156,9 +157,9 @@ class Metadata:
         if not isinstance(meta, dict) or not isinstance(meta.get("model"), dict):
             raise self.error("its metadata has no 'model'; write the file again with 'remoe-sim import'")
         version = meta.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if version not in range(1, SCHEMA_VERSION + 1) or isinstance(version, bool):
             raise self.error(
-                f"schema version {version!r} is unknown, this release reads version {SCHEMA_VERSION}; "
+                f"schema version {version!r} is unknown, this release reads versions 1 to {SCHEMA_VERSION}; "
                 "update remoe-sim or import the trace again"
             )
         if CHECK_KEY in stored and stored[CHECK_KEY] != checksum(text):

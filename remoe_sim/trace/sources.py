@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_sim.trace.trace import Decisions, InMemory, LayerSource, Trace
+from remoe_sim.trace.views import ahead_of, most_ahead
 from remoe_sim.util.progress import stage
 
 PART_ROWS = 2**16  # of a large trace that are read at once, a multiple of eight
@@ -115,9 +116,20 @@ def source_blocks(source: LayerSource, tokens: int, layers: int, rows: int) -> I
         return
     whole = [source.decisions(index) for index in range(layers)]
     weights, probs = ([read(index) for index in range(layers)] for read in (source.weights, source.probs))
+    ahead = [
+        [ahead_of(source, index, distance) for index in range(layers - distance)] + [None] * distance
+        for distance in range(1, min(most_ahead(source), layers - 1) + 1)
+    ]
+    wanted = [ahead_of(source, index, 0) for index in range(layers)]
     for at in range(0, max(tokens, 1), rows):
         here = slice(at, at + rows)
-        yield InMemory([_cut(layer, here) for layer in whole], _cut_all(weights, here), _cut_all(probs, here))
+        yield InMemory(
+            [_cut(layer, here) for layer in whole],
+            _cut_all(weights, here),
+            _cut_all(probs, here),
+            [[None if layer is None else _cut(layer, here) for layer in one] for one in ahead],
+            [None if layer is None else _cut(layer, here) for layer in wanted],
+        )
 
 
 def _cut(decisions: Decisions, here: slice) -> Decisions:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from remoe_sim.trace.views import ahead_of, foreseen, most_ahead
 from remoe_sim.util.display import Shown
 from remoe_sim.util.errors import TraceError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # version 1 has no ahead and wanted choices, and is written where there are none
 PHASES = ("prefill", "decode")
 PREFILL, DECODE = 0, 1
 MOST_EXPERTS = 1 << 16
@@ -126,7 +127,8 @@ class Decisions:
 class LayerSource(Protocol):
     """Where a trace gets a layer from: a file, or arrays in memory. `index` counts MoE layers from 0.
 
-    resident: the same arrays every time, so that checking them once is enough.
+    resident: the same arrays every time, so that checking them once is enough. A source of look-ahead choices also has
+    `most_ahead` and `ahead(index, distance)`, as `Trace` has; at distance 0 they are what the router alone wanted.
     """
 
     @property
@@ -141,12 +143,24 @@ class LayerSource(Protocol):
 
 @dataclass(frozen=True)
 class InMemory:
-    """Layers held as arrays: decisions, and optionally weights float32[tokens, k] and probs float16[tokens, E]."""
+    """Layers held as arrays: decisions, and optionally weights float32[tokens, k], probs float16[tokens, E] and
+    look-ahead choices."""
 
     layers: Sequence[Decisions]
     all_weights: Sequence[npt.NDArray[np.float32] | None] | None = None
     all_probs: Sequence[npt.NDArray[np.float16] | None] | None = None
+    all_ahead: Sequence[Sequence[Decisions | None]] = ()  # of each distance from 1 on, by MoE layer
+    all_wanted: Sequence[Decisions | None] | None = None  # what routers alone chose, where a cache changed it
     resident = True
+
+    @property
+    def most_ahead(self) -> int:
+        return len(self.all_ahead)
+
+    def ahead(self, index: int, distance: int) -> Decisions | None:
+        if distance == 0:
+            return None if self.all_wanted is None else self.all_wanted[index]
+        return self.all_ahead[distance - 1][index] if distance <= len(self.all_ahead) else None
 
     def decisions(self, index: int) -> Decisions:
         return self.layers[index]
@@ -269,6 +283,25 @@ class Trace:
             self._checked.add(index)
         return decisions
 
+    @property
+    def most_ahead(self) -> int:
+        """How many MoE layers ahead the trace has look-ahead choices at most; 0 where it has none."""
+        return min(most_ahead(self.source), self.moe_layers - 1)
+
+    def ahead(self, index: int, distance: int = 1) -> Decisions | None:
+        """What the router of the MoE layer `distance` further on chooses on the input of MoE layer `index`, the surest
+        first and checked; None where that was not recorded."""
+        target = index + distance
+        found = ahead_of(self.source, index, distance) if target < self.moe_layers else None
+        if found is not None:
+            self.check_layer(target, found, name=self.column(index, foreseen(distance)))
+        return found
+
+    def wanted(self, index: int) -> Decisions | None:
+        """What the router of MoE layer `index` alone chose, checked, where a cache in the loop may have changed that;
+        None where that was not recorded."""
+        return self.ahead(index, 0)
+
     def layers(self) -> Iterator[tuple[int, Decisions]]:
         """Pairs of the model's layer number and its decisions, one layer in memory at a time."""
         for index, number in enumerate(self.layer_numbers):
@@ -278,14 +311,15 @@ class Trace:
         """The column name of a layer, such as `experts_07`."""
         return f"{kind}_{self.layer_numbers[index]:02d}"
 
-    def check_layer(self, index: int, decisions: Decisions, rows: slice | None = None) -> None:
+    def check_layer(self, index: int, decisions: Decisions, rows: slice | None = None, name: str | None = None) -> None:
         """Raise TraceError for an expert id ≥ E, a repeated expert in a decision, or wrong shapes.
 
-        rows: the rows of the trace that the decisions are of; all without it.
+        rows: the rows of the trace that the decisions are of; all without it. name: of their column, if it is not
+        that of the layer.
         """
         from remoe_sim.kernels.grouping import ID_TOO_LARGE, check_decisions
 
-        name, experts, top_k = self.column(index), self.model.experts[index], self.model.top_k[index]
+        name, experts, top_k = name or self.column(index), self.model.experts[index], self.model.top_k[index]
         first, last, _ = (rows or slice(None)).indices(self.tokens)
         if decisions.experts.shape != (last - first, top_k):
             raise self.error(f"column '{name}' has shape {decisions.experts.shape}, expected {(last - first, top_k)}")
@@ -326,7 +360,7 @@ class Trace:
         numbers, or as a truth value for each; phase: `prefill` or `decode`. Requests, positions and steps keep their
         numbers. Raises ValueError for what is not there, and where no token is left.
         """
-        from remoe_sim.trace.views import chosen_layers, chosen_rows
+        from remoe_sim.trace.views import Selected, chosen_layers, chosen_rows
 
         rows = chosen_rows(self, requests, tokens, phase)
         at = chosen_layers(self, layers)
@@ -348,47 +382,13 @@ class Trace:
         )
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from remoe_sim.trace.views import html_of
 
-        model = self.model
-        experts, top_k = (" to ".join(map(str, sorted({min(of), max(of)}))) for of in (model.experts, model.top_k))
-        decode = int(np.count_nonzero(self.phase == DECODE))
-        facts = {
-            "model": self.model.name or "not known",
-            "tokens": f"{self.tokens:,} ({self.tokens - decode:,} prefill, {decode:,} decode)",
-            "requests": f"{self.requests:,}",
-            "MoE layers": f"{self.moe_layers}, each with {experts} experts, top-{top_k}",
-            "expert sizes": "not known" if self.model.expert_bytes is None else "known",
-            "file": self.path or "none, in memory",
-        }
-        rows = (f"<tr><th>{name}</th><td>{escape(fact)}</td></tr>" for name, fact in facts.items())
-        return f"<table>{''.join(rows)}</table>"
+        return html_of(self)
 
     def __repr__(self) -> str:
         name = self.model.name or "unnamed model"
         return f"<Trace of {name}: {self.tokens} tokens, {self.requests} requests, {self.moe_layers} MoE layers>"
-
-
-@dataclass
-class Selected:
-    """Some layers of another trace (by their index) and some of its rows, all for None."""
-
-    trace: Trace
-    at: Sequence[int]
-    rows: npt.NDArray[np.int64] | None
-    resident: bool
-
-    def decisions(self, index: int) -> Decisions:
-        decisions = self.trace.decisions(self.at[index])
-        return decisions if self.rows is None else decisions.take(self.rows)
-
-    def weights(self, index: int) -> npt.NDArray[np.float32] | None:
-        values = self.trace.source.weights(self.at[index])
-        return values if values is None or self.rows is None else values[self.rows]
-
-    def probs(self, index: int) -> npt.NDArray[np.float16] | None:
-        values = self.trace.source.probs(self.at[index])
-        return values if values is None or self.rows is None else values[self.rows]
 
 
 TraceLike = Trace | str | os.PathLike[str]  # a trace, or where to read one

@@ -84,6 +84,13 @@ class Ordered:
     def probs(self, index: int) -> npt.NDArray[np.float16] | None:
         return self._trace.source.probs(index)
 
+    @property
+    def most_ahead(self) -> int:
+        return self._trace.most_ahead
+
+    def ahead(self, index: int, distance: int) -> Decisions | None:
+        return self._trace.ahead(index, distance)
+
     def _layer(self, index: int) -> tuple[Decisions, Singles | None]:
         if index in self._kept:
             return self._kept[index]

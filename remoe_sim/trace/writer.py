@@ -1,4 +1,5 @@
-"""Traces to Parquet files, schema version 1: one row per token, one column per MoE layer.
+"""Traces to Parquet files: one row per token, one column per MoE layer; schema version 2 if there are look-ahead
+choices, else 1.
 
 Pages carry checksums, the metadata a checksum of its own and one content hash per column, so that a layer can be read
 and verified alone.
@@ -21,6 +22,7 @@ from remoe_sim.trace.arrow import to_arrow
 from remoe_sim.trace.schema import CHECK_KEY, KEY, ROWS, ArrayHash, DecisionsHash, checksum
 from remoe_sim.trace.sources import block_rows, blocks_of
 from remoe_sim.trace.trace import PHASES, SCHEMA_VERSION, Decisions, Trace
+from remoe_sim.trace.views import foreseen
 from remoe_sim.trace.weights import EXPECTED, wrong_weight
 from remoe_sim.util.files import refuse_suffix_of_others, replacing
 from remoe_sim.util.progress import RunningStage, stage
@@ -79,10 +81,7 @@ class _Writer:
         for name in columns:
             self._hashed(name, ArrayHash).update(getattr(part, name))
         for index in range(part.moe_layers):
-            decisions = _clean(part.source.decisions(index))
-            name = part.column(index)
-            columns[name] = to_arrow(decisions.experts, decisions.valid, decisions.routed)
-            self._hashed(name, DecisionsHash).update(decisions)
+            decisions = self._add_decisions(columns, part.column(index), part.source.decisions(index))
             for kind in ("weights", "probs"):
                 values = getattr(part.source, kind)(index)
                 if values is not None:
@@ -91,7 +90,17 @@ class _Writer:
                         values = self._checked_weights(part, index, decisions, values)
                     columns[part.column(index, kind)] = to_arrow(values, present=decisions.routed)
                     self._hashed(part.column(index, kind), ArrayHash).update(values)
+            for distance in range(part.most_ahead + 1):
+                named = part.ahead(index, distance)
+                if named is not None:
+                    self._add_decisions(columns, part.column(index, foreseen(distance)), named)
         return pa.table(columns)
+
+    def _add_decisions(self, columns: dict[str, Any], name: str, decisions: Decisions) -> Decisions:
+        clean = _clean(decisions)
+        columns[name] = to_arrow(clean.experts, clean.valid, clean.routed)
+        self._hashed(name, DecisionsHash).update(clean)
+        return clean
 
     def _checked_weights(self, part: Trace, index: int, decisions: Decisions, values: npt.NDArray[Any]) -> Any:
         """The weights of a block, 0 at null slots that have what cannot be one; TraceError where a slot has that."""
@@ -131,7 +140,7 @@ def _row_bytes(trace: Trace) -> int:
 def _metadata(trace: Trace, content: dict[str, str]) -> dict[str, Any]:
     model = trace.model
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION if any(name.startswith(("ahead", "wanted")) for name in content) else 1,
         "model": {
             "name": model.name,
             "layers": model.layers,

@@ -43,7 +43,6 @@ def test_hot_ones_are_the_most_used_of_the_training_trace(pin, count):
 @pytest.mark.parametrize(
     ("pin", "message"),
     [
-        ("hot:3", "learns from another trace; name it with --train"),
         ("hot:x", "is not possible; give LAYER:EXPERT"),
         ("layers:9-12", "no MoE layer 9; there are MoE layers from 0 to 3"),
         ("7:all", "no MoE layer 7"),
@@ -53,6 +52,12 @@ def test_hot_ones_are_the_most_used_of_the_training_trace(pin, count):
 def test_pins_that_are_not_possible(pin, message):
     with pytest.raises(ValueError, match=message):
         results(pin=pin)
+
+
+def test_hot_ones_of_few_requests_need_another_trace():
+    few = remoe_sim.read_trace(TRACE).select(requests=[0, 1, 2])
+    with pytest.raises(ValueError, match="learns from another trace; name it with --train"):
+        remoe_sim.replay(few, cache=8, pin="hot:3")
 
 
 def test_the_command_takes_them():

@@ -76,6 +76,10 @@ def test_gguf_files_need_a_package_of_their_own(monkeypatch):
 
 
 def test_arguments_are_checked_before_a_model_is_loaded(tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="ahead -1 is not possible; give 0 or more"):
+        remoe_sim.capture.run("a-model", ["text"], ahead=-1)
+    with pytest.raises(ValueError, match="no look-ahead choices of a GGUF file; leave out --ahead"):
+        remoe_sim.capture.run("a-model.gguf", ["text"], ahead=1)
     with pytest.raises(ValueError, match="batch 0 is not possible"):
         remoe_sim.capture.run("a-model", ["text"], batch=0)
     with pytest.raises(ValueError, match="needs its tokenizer"):

@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from remoe_sim.capture import record  # noqa: E402
+from remoe_sim.capture.routers import find_routers  # noqa: E402
 from remoe_sim.models.huggingface import shape_of_values  # noqa: E402
 from remoe_sim.models.model import size_shape  # noqa: E402
 from tests.support.tiny_models import FAMILIES, INSTALLED, as_table, chosen, correction, tiny  # noqa: E402
@@ -286,3 +287,38 @@ def test_routers_can_be_named(models):
         record(model, routers={0: torch.nn.Linear(2, 2)}),
     ):
         pass
+
+
+@pytest.mark.parametrize("family", [one for one in ("mixtral", "qwen2_moe", "deepseek_v3") if one in INSTALLED])
+def test_look_ahead_is_what_later_routers_make_of_the_input(models, family):
+    """The inputs of routers are recorded by hand, and the later routers asked one by one."""
+    model, (ids, mask) = models(family), texts(side="left")
+    with record(model, ahead=5) as recorder:
+        model(ids, attention_mask=mask)
+    trace = recorder.trace()
+    routers, inputs = [one.module for one in find_routers(model)], {}
+    hooks = [
+        one.register_forward_pre_hook(lambda _, given, at=at: inputs.update({at: given}))
+        for at, one in enumerate(routers)
+    ]
+    model(ids, attention_mask=mask)
+    for hook in hooks:
+        hook.remove()
+    there = mask.flatten().bool().numpy()
+    assert trace.most_ahead == trace.moe_layers - 1
+    for at in range(trace.moe_layers - 1):
+        for distance in range(1, trace.moe_layers - at):
+            later = routers[at + distance]
+            output = later(*inputs[at])
+            logits = next(one for one in (output if isinstance(output, tuple) else (output,)) if one.shape[-1] == 8)
+            logits = logits.reshape(-1, 8).float().numpy()[there]
+            bias = correction(model, trace.layer_numbers[at + distance])
+            named = trace.ahead(at, distance)
+            for row in range(trace.tokens):
+                wanted = chosen(family, logits[row].tolist(), named.experts.shape[1], bias)
+                assert set(named.experts[row].tolist()) == wanted, (family, at, distance, row)
+    with record(model) as recorder:
+        model(ids, attention_mask=mask)
+    plain = recorder.trace()
+    assert plain.most_ahead == 0
+    assert all((plain.decisions(at).experts == trace.decisions(at).experts).all() for at in range(trace.moe_layers))

@@ -119,3 +119,17 @@ def test_the_scripts_of_shells(shell):
     if shell == "bash":
         done = subprocess.run(["bash"], input=f"{script}\ncomplete -p remoe-sim", capture_output=True, text=True)
         assert (done.returncode, "-F _remoe_sim_completion" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.heavy("numba")  # compiles all that there is
+def test_all_is_compiled_at_once(tmp_path):
+    environment = os.environ | {"REMOE_SIM_CACHE_DIR": str(tmp_path)}
+    command = [BIN / "remoe-sim", "doctor", "--compile", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "compiling kernels" in line] == done.stderr.splitlines()[:1]
+    count = json.loads(done.stdout)["cache"]["kernels"]
+    verdict = [BIN / "remoe-sim", "verdict", "sample:qwen-original", "--cache", "8"]
+    assert "compiling" not in subprocess.run(verdict, env=environment, capture_output=True, text=True).stderr
+    again = subprocess.run([BIN / "remoe-sim", "doctor", "--json"], env=environment, capture_output=True, text=True)
+    assert json.loads(again.stdout)["cache"]["kernels"] == count

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import config
 
 from remoe_sim.kernels.timeline import LAYER, NONE, PREFETCH
 from tests.oracle import naive_timeline
@@ -147,6 +148,26 @@ def test_no_order_of_reads_is_faster_than_the_host_first(case, overlap):
         assert seconds <= sum(took for took, *_ in slow) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("overlap", [NONE, LAYER])
+def test_what_is_remembered_of_layers_is_what_each_takes(overlap):
+    """More patterns than are remembered, and some of them again: as without it, which is so where events are kept."""
+    rng, (steps, columns) = np.random.default_rng(overlap), (300 if config.DISABLE_JIT else 3000, 2)
+    needed, most = rng.integers(0, 40, (2, steps, columns)).astype(np.uint16)
+    far, near, cpu = (np.minimum(needed // 3, most // part).astype(np.uint16) for part in (2, 3, 5))
+    case = two_links(1, 1) | {
+        "tokens": rng.integers(1, 3, steps), "kv_tokens": rng.integers(0, 99, steps), "needed": needed, "far": far,
+        "near": near, "cpu": cpu, "early": np.zeros_like(far), "used": np.zeros_like(far),
+        "moe_of": np.array([-1, 1, 0], np.int32), "layer_costs": rng.random((3, 4)), "head_costs": rng.random(3),
+        "expert_costs": rng.random((columns, 7)), "far_sizes": rng.random((columns, 2)),
+        "near_sizes": rng.random((columns, 2)), "link": rng.random((2, 4)), "lanes": np.array([2, 3]),
+        "overlap": overlap, "at_once": 0.4,
+    }  # fmt: skip
+    times, parts, _ = run(case)
+    slowly, by_part, _ = run(case, (np.zeros((1, 4), np.int32), np.zeros((0, 2))))
+    np.testing.assert_allclose(times, slowly, rtol=1e-9)
+    np.testing.assert_allclose(parts, by_part, rtol=1e-6, atol=1e-9)
+
+
 @given(cases(), st.integers(1, 40))
 @settings(max_examples=50, deadline=None)
 def test_events_tell_the_same_story(case, room):
@@ -154,7 +175,7 @@ def test_events_tell_the_same_story(case, room):
     many = 10_000
     log, spans = np.zeros((many + 1, 4), np.int32), np.zeros((many, 2))
     times, _, _ = run(case, (log, spans))
-    assert times.tolist() == run(case)[0].tolist()
+    assert times.tolist() == pytest.approx(run(case)[0].tolist(), rel=1e-12)
     count = log[0, 0]
     assert count < many
     kinds, spans = log[1 : count + 1], spans[:count]

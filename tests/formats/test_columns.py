@@ -2,7 +2,9 @@
 
 import pytest
 
+from remoe_sim import import_trace
 from remoe_sim.formats.columns import SYNONYMS, Columns, find_columns, parse_columns, plain
+from tests.support.imported import refused
 
 LAYOUTS = {
     "request,position,phase,layer,expert": Columns("request", "position", "phase", "layer", experts=("expert",)),
@@ -65,3 +67,12 @@ def test_impossible_choices(given, part):
 def test_a_column_that_is_not_there():
     with pytest.raises(ValueError, match=r"no column 'x' \(there are a, b\)"):
         find_columns(["a", "b"], parse_columns("layer=x"))
+
+
+def test_whole_numbers_as_pandas_writes_them_where_a_cell_is_empty(tmp_path):
+    text = ",pos,layer,e0,e1\n0,0.0,0.0,3.0,1\n1,0.0,1.0,2.0,0\n"
+    (tmp_path / "t.csv").write_text(text)
+    trace = import_trace(tmp_path / "t.csv")
+    assert [one.experts.tolist() for _, one in trace.layers()] == [[[3, 1]], [[2, 0]]]
+    (tmp_path / "u.csv").write_text(text.replace("3.0", "3.5"))
+    refused(tmp_path / "u.csv", "line 2, column 'e0': '3.5', expected a whole number")

@@ -97,3 +97,13 @@ def test_warm_up_in_the_middle(tmp_path):
     for one in two[6:8]:
         one["topk_ids"] = [1, 2]  # two real tokens may be on the same experts
     assert import_trace(lines_file(tmp_path, "s.jsonl", two)).tokens == 10
+
+
+def test_rows_without_those_of_the_prefix_cache(tmp_path):
+    usage = {"prompt_tokens": 4, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 2}}
+    answer = {"choices": [{"index": 0, "routed_experts": FIRST.tolist()}], "usage": usage}
+    trace = import_trace(json_file(tmp_path, "v.json", answer))
+    assert (trace.position.tolist(), trace.phase.tolist()) == ([2, 3, 4, 5, 6], [0, 0, 1, 1, 1])
+    assert "taken from the prefix cache" in trace.notes
+    usage["prompt_tokens_details"] = {"cached_tokens": 1}
+    refused(json_file(tmp_path, "w.json", answer), "5 rows, but 4 tokens of the prompt and 4 generated")

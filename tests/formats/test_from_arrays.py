@@ -257,3 +257,27 @@ def test_what_a_model_says():
     assert (unsized.expert_bytes, unsized.quant, unsized.name) == (None, None, "qwen1.5-moe-a2.7b")
     assert from_arrays(drawn(9, 24), model=sized).model.expert_bytes == sized.expert_bytes
     assert from_arrays(drawn(9, 3), model=Model(experts=32)).model.experts == (32, 32, 32)
+
+
+def test_look_ahead_choices_are_arrays_like_ids():
+    ids = np.array([[[0, 1], [2, 3], [4, 5]], [[1, 2], [3, 4], [5, 0]]], np.uint8)
+    one = np.array([[[2, 0], [4, 1], [-1, -1]], [[-1, -1], [5, 0], [-1, -1]]])
+    two = np.array([[[4, 5], [-1, -1], [-1, -1]]] * 2)
+    trace = remoe_sim.from_arrays(ids, ahead=[one, two], experts=6)
+    assert trace.most_ahead == 2
+    assert trace.ahead(0).experts[0].tolist() == [2, 0]
+    assert trace.ahead(0).routed.tolist() == [True, False]
+    assert trace.ahead(1).experts.tolist() == [[4, 1], [5, 0]]
+    assert trace.ahead(0, 2).experts.tolist() == [[4, 5]] * 2
+    assert trace.ahead(1, 2) is None
+    assert [one.foreseen for one in remoe_sim.info(trace).ahead] == [1, 3, 3]
+    flat = remoe_sim.from_arrays(
+        ids.transpose(1, 0, 2), ahead=one.transpose(1, 0, 2), axes="layers,tokens,k", experts=6
+    )
+    assert flat.ahead(1).experts.tolist() == [[4, 1], [5, 0]]
+    with pytest.raises(ValueError, match=r"ahead has the shape \(2, 3, 1\), which does not fit ids"):
+        remoe_sim.from_arrays(ids, ahead=one[..., :1], experts=6)
+    with pytest.raises(TraceError, match="column 'ahead1_00': expert 6 is not below"):
+        remoe_sim.from_arrays(ids, ahead=one + 4, experts=6)
+    with pytest.raises(ValueError, match="ahead goes with ids"):
+        remoe_sim.from_arrays(logits=np.zeros((2, 3, 6)), top_k=2, ahead=one)

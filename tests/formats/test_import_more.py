@@ -5,6 +5,8 @@ import struct
 import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from remoe_sim import import_trace
@@ -41,6 +43,10 @@ LINES = {
     "lab phase": (
         changed(list(more.lab(FIRST, 2)), [1, "phase"], "x"),
         "line 2, column 'phase': \"x\", expected",
+    ),
+    "lab object": (
+        changed(list(more.lab(FIRST, 2)), [1, "phase"], {}),
+        "line 2, column 'phase': \\{\\}, expected",
     ),
     "lab ids": (changed(list(more.lab(FIRST, 2)), [2, "selected_experts"], [1, 1]), "line 3.*expert 1 appears twice"),
     "lab lacks": (changed(list(more.lab(FIRST, 2)), [1, "layer"], None), "line 2, column 'layer': missing"),
@@ -106,6 +112,20 @@ def test_lines_of_warp_that_are_cut(tmp_path):
     whole = more.warp_native()
     refused(text_file(tmp_path, "w.txt", whole[:-8]), "line 20: .* is not 'position layer, k ids")
     refused(text_file(tmp_path, "v.txt", whole.replace("0.6", "0.1", 1)[:-1] + " 7\n"), "line 20")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_look_ahead_ids_of_warp_are_of_the_layer_that_they_fit(own, tmp_path):
+    looks = np.full_like(FIRST, -1)
+    if own:
+        looks[:, 1] = FIRST[:, 1, ::-1]
+    else:
+        looks[:, 0] = FIRST[:, 1, ::-1]
+    trace = import_trace(text_file(tmp_path, "w.txt", more.warp_native(looks=looks)))
+    assert ("of their own layer" if own else "of the next layer") in trace.notes
+    assert trace.most_ahead == 1
+    assert trace.ahead(0).experts[: len(FIRST)].tolist() == FIRST[:, 1, ::-1].tolist()
+    assert import_trace(text_file(tmp_path, "v.txt", more.warp_native())).most_ahead == 0
 
 
 def test_a_folder_must_be_whole(tmp_path):
@@ -216,3 +236,44 @@ def test_malformed_containers(tmp_path):
     refused(tmp_path / "c.npy", "pass --top-k N")
     (tmp_path / "d.npy").write_bytes((tmp_path / "c.npy").read_bytes()[:-50])
     refused(tmp_path / "d.npy", "cannot be read as a NumPy array")
+
+
+def test_nested_lists_of_several_requests(tmp_path):
+    """In a list, in a field of another object, by their names, and as JSON Lines."""
+    each = [{"id": name, "prompt_len": 1, "routing": ids.tolist()} for name, ids in (("a", FIRST), ("b", SECOND))]
+    wanted = np.concatenate([FIRST, SECOND])
+    forms = {
+        "list.json": json.dumps(each),
+        "field.json": json.dumps({"model": "m", "num_experts": 16, "requests": each}),
+        "names.json": json.dumps({"prompts": {one["id"]: one for one in each}}),
+        "lines.jsonl": "".join(json.dumps(one) + "\n" for one in each),
+    }
+    for name, text in forms.items():
+        trace = import_trace(text_file(tmp_path, name, text), axes="tokens,layers,k")
+        assert np.stack([one.experts for _, one in trace.layers()], axis=1).tolist() == wanted.tolist(), name
+        assert (trace.requests, int((trace.phase == 0).sum())) == (2, 2), name
+    each[1]["routing"] = [[[1, 1]]]
+    refused(text_file(tmp_path, "bad.jsonl", "".join(json.dumps(one) + "\n" for one in each)), "bad.jsonl: .*line 2")
+
+
+def test_lists_in_a_table_that_are_filled_up(tmp_path):
+    """With -1 they are as short as the rest; a null is a slot that was dropped."""
+    rows = [(t, layer, ids) for t, layers in enumerate(FIRST.tolist()) for layer, ids in enumerate(layers)]
+    for name, fill, top_k in (("padded", -1, 2), ("dropped", None, 3)):
+        columns = {"token_pos": [t for t, _, _ in rows], "layer": [layer for _, layer, _ in rows]}
+        table = pa.table(columns | {"topk_ids": [[*ids, fill] for _, _, ids in rows]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        trace = import_trace(tmp_path / f"{name}.parquet")
+        assert trace.model.top_k == (top_k, top_k)
+
+
+def test_doubts_about_what_was_recorded(tmp_path):
+    """Sorted ids have no ranks, and an expert that is always there may be a shared one."""
+    ids = np.stack([np.random.default_rng(at).permutation(12)[:3] for at in range(60)]).reshape(20, 3, 3)
+    files = {"plain": ids, "sorted": np.sort(ids, axis=2), "shared": np.concatenate([ids, np.full((20, 3, 1), 12)], 2)}
+    notes = {}
+    for name, table in files.items():
+        np.save(tmp_path / f"{name}.npy", table)
+        notes[name] = import_trace(tmp_path / f"{name}.npy", axes="tokens,layers,k").notes
+    found = {name: ("ranks are lost" in text, "expert 12 is in every" in text) for name, text in notes.items()}
+    assert found == {"plain": (False, False), "sorted": (True, False), "shared": (False, True)}

@@ -44,14 +44,16 @@ class Loading(Cache):
 
 
 def prefetch(rows, spec, predictor, depth, top_k, *, admission="mandatory", cap=None, sizes=None, most=None, train=None,
-             train_share=None, named=None, **grouping):  # fmt: skip
+             train_share=None, named=None, ahead=None, **grouping):  # fmt: skip
     """Counts by phase and layer, evictions, and reads: misses of each event, and for each that something is loaded for
     how many were loaded and how many of them it uses. spec: naive_tiers.Spec; sizes: bytes of an expert, per layer;
-    train: rows to learn from; named: event number -> entries, instead of a predictor; `grouping` is for naive.events().
+    train: rows to learn from; ahead: layer -> for each row what its router says `depth` layers earlier; named: event
+    number -> entries, instead of a predictor; `grouping` is for naive.events().
     """
     events = naive.events(rows, **grouping)
     phase = grouping.get("phase", "all")
-    rows = [row for row in rows if phase in ("all", row.phase)]
+    kept = [number for number, row in enumerate(rows) if phase in ("all", row.phase)]
+    rows = [rows[number] for number in kept]
     steps = {step: rank for rank, step in enumerate(sorted({row.step for row in rows}))}
     layers = len(top_k)
     learnt = int((train_share or 0) * len(steps))
@@ -83,6 +85,14 @@ def prefetch(rows, spec, predictor, depth, top_k, *, admission="mandatory", cap=
         if predictor == "transition":
             sources = [one for one in range(target) if place[one] == place[target] - depth]
             return likely(table, [entry for one in sources for entry in events[one].entries], event.layer)[:width]
+        if predictor == "lookahead":
+            said = [] if ahead.get(event.layer) is None else [ahead[event.layer][number] for number in kept]
+            mine = [one or [] for row, one in zip(rows, said, strict=False) if row.step == event.step]
+            names = {expert for one in mine for expert in one if expert is not None}
+            times = {name: sum(name in one for one in mine) for name in names}
+            rank = {name: min(one.index(name) for one in mine if name in one) for name in names}
+            surest = sorted(names, key=lambda name: (-times[name], rank[name], name))
+            return [(event.layer, name) for name in surest][:most]
         return event.entries if predictor == "oracle" else named.get(target, [])
 
     issues = {}  # event -> targets

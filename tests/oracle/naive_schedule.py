@@ -141,9 +141,12 @@ def replaced(old, probs, method, amount, margin, keep, residents):
     ranked = sorted(ids, key=lambda expert: (-probs[expert], among_equals(expert)))
     before = {expert: sum(probs[other] for other in ranked[:rank]) for rank, expert in enumerate(ranked)}
 
+    if method == "substitute":
+        return substituted(old, probs, amount, ranked, keep, residents)
+
     def preference(expert):
         resident = expert in residents
-        if method == "cache-aware":
+        if method in ("cache-aware", "cache-prior"):
             return -logarithm(probs[expert]) - resident * margin
         if method == "max-rank":
             return not (resident and ranked.index(expert) < amount)
@@ -155,3 +158,16 @@ def replaced(old, probs, method, amount, margin, keep, residents):
         return old, 0.0
     mass = sum(probs[expert] for expert in old)
     return sorted(best, key=ranked.index), (mass - sum(probs[expert] for expert in best)) / mass
+
+
+def substituted(old, probs, amount, ranked, keep, residents):
+    decision = sorted(old, key=ranked.index)
+    for cold in reversed([expert for expert in decision[keep:] if expert not in residents]):
+        free = [expert for expert in ranked if expert in residents and expert not in decision]
+        if not free or probs[free[0]] < amount * probs[cold]:
+            break
+        decision[decision.index(cold)] = free[0]
+    if set(decision) == set(old):
+        return old, 0.0
+    mass = sum(probs[expert] for expert in old)
+    return sorted(decision, key=ranked.index), (mass - sum(probs[expert] for expert in decision)) / mass

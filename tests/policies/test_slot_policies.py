@@ -100,6 +100,31 @@ def test_long_traces_equal_the_twin(seed):
                 assert_twins(case, arguments, limit)
 
 
+def assert_curves_are_replays(case, arguments, names):
+    """All capacities in one call hit as a replay of each does."""
+    counted = remoe_sim.curve(case.trace, names, **arguments, preload=case.preload)
+    for name in names:
+        for capacity, rows in counted[counted.policy == name].groupby("capacity"):
+            result = remoe_sim.replay(case.trace, int(capacity), policy=name, preload=case.preload, **arguments)[name]
+            assert rows[rows.layer == "all"].hits.item() == result.hits, (name, capacity)
+
+
+SOME = ("fifo", "sieve", "clock", "slru")  # without a verb for hits, with a mark, with a queue, with surplus
+
+
+@pytest.mark.parametrize(
+    "names", [SOME, pytest.param((*NAMES, "ema", "least-stale", "class-lru", "lfru"), marks=pytest.mark.heavy("numba"))]
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_hits_at_all_capacities_are_those_of_replays(names, seed):
+    case = long_case(seed, 40)
+    for admission in CHOICES["admission"]:
+        for order in CHOICES["order"]:
+            arguments = {"admission": admission, "order": order, "reset": CHOICES["reset"][seed % 2], "warmup": seed}
+            usable = [name for name in dict.fromkeys(names) if admission in find.find_policy(name).admissions]
+            assert_curves_are_replays(case, arguments, usable)
+
+
 @pytest.mark.parametrize("cache", [100, 107, 130])
 def test_a_cache_of_a_hundred_entries_equals_the_twin(cache):
     """From there on the window of W-TinyLFU has a hundredth, and S3-FIFO's small queue several entries."""

@@ -21,7 +21,8 @@ MOST_ARGUMENTS = 12  # of a kernel
 FOUND = ("commands.", "policies.", "traces.", "exports.", "figures.", "cli", "__main__", "assembling", "importing")
 # One user each, in the same room, which would be too long with them, or loads them only when they are needed.
 OWN_FILE = {
-    "capture.llama", "capture.llama_run", "capture.weighing", "devices.mapped", "devices.measured_runs",
+    "capture.llama", "capture.llama_run", "capture.loop_cache", "capture.weighing", "devices.mapped",
+    "devices.measured_runs",
     "devices.probes", "devices.shares",
     "devices.terms", "studies.plan_mapped", "synthetic.targets",
     "finetune.objective", "finetune.running", "formats.array_axes", "formats.array_columns",

@@ -1,10 +1,12 @@
 """Prefetching worked out by hand, what its report names, what bad arguments say, and the command."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import remoe_sim
+from remoe_sim import Decisions, InMemory
 from remoe_sim.studies.predictors import PREDICTORS
 from tests.oracle.naive import DECODE, PREFILL, Row
 from tests.oracle.oracle import POLICIES
@@ -67,6 +69,8 @@ def test_nothing_to_look_up(scope, tokens):
     shape = Shape((4, 3), (2, 1), (5, 7))
     trace = trace_of([Row(0, i, i, DECODE, [None, [None]]) for i in range(tokens)], shape)
     arguments = {"recall": 1, "precision": 0.5, "train_share": 0.5, "scope": scope}
+    foreseen = [[Decisions(trace.decisions(1).experts, trace.decisions(1).valid), None]]
+    trace = replace(trace, source=InMemory(trace.source.layers, all_ahead=foreseen))
     for result in remoe_sim.prefetch(trace, 2, predictor=tuple(PREDICTORS), policy=POLICIES, **arguments):
         assert (result.total.lookups, result.total.named, result.total.total_bytes, result.evictions) == (0, 0, 0, 0)
         assert result.total.hit_rate is result.total.recall is result.total.precision is None

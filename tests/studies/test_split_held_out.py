@@ -68,10 +68,19 @@ def test_what_the_command_says():
     assert held["holds"] == (held["misses_saved"] > 0)
 
 
-def test_without_a_share_nothing_is_held_out():
-    found = remoe_sim.split(TRACE, cache=8, phase="decode")
-    assert found["lru"].held_out is None
-    assert "held_out" not in found.to_dict()["results"][0]
+def test_without_a_share_counts_are_of_all_requests_and_half_is_held_out_beside_them():
+    found = remoe_sim.split(TRACE, cache=8, phase="decode")["lru"]
+    assert found.equal.misses == remoe_sim.replay(TRACE, cache=8, phase="decode", policy="lru")["lru"].misses
+    asked = remoe_sim.split(TRACE, cache=8, phase="decode", train_share=0.5)["lru"]
+    assert found.held_out == asked.held_out
+    assert asked.held_out.trained_saved == asked.misses_saved
+    low, high = found.held_out.interval
+    assert low <= found.held_out.misses_saved / found.held_out.equal.misses <= high
+
+
+def test_three_requests_are_not_parted_unasked():
+    trace = trace_of(rows_of(3), Shape((8, 8), (2, 2), None))
+    assert remoe_sim.split(trace, cache=3)["lru"].held_out is None
 
 
 @pytest.mark.parametrize("share", [0, 1, 0.001])

@@ -14,6 +14,7 @@ from remoe_sim.cache.caches import Caches
 from remoe_sim.cache.settings import Settings
 from remoe_sim.policy import Policy, Rules
 from remoe_sim.policy.find import find_policy
+from remoe_sim.studies.verdict import TARGETS, _decode_hits, _searched, _target
 from remoe_sim.trace.accesses import select_tokens
 from remoe_sim.util.plugins import plugins
 from tests.oracle import naive
@@ -146,6 +147,22 @@ def hits_whatever_comes(policy, admission, limit):
         rules = Rules(admission == "mandatory", popularity=np.arange(12))
         hits += int(policy.replay(stream, limit, rules).hit[-40])
     return hits
+
+
+@examples(25, without_jit=6)
+@given(cases(large=False, layers=3, most=25), st.sampled_from(("class-lru", "least-stale", "class-lru:half_life=2.0")),
+       st.sampled_from(("mandatory", "bypass")), st.sampled_from(("set", "sequential")))  # fmt: skip
+def test_experts_needed_are_found_without_trying_all(case, name, admission, order):
+    """A policy of which a larger cache never hits less: its curve says so, and the answer is that of the curve."""
+    settings = Settings(admission=admission, order=order)
+    caches, policy = Caches(case.trace, settings, select_tokens(case.trace)), find_policy(name)
+    whole = _decode_hits(caches, [policy])[0]
+    assert (np.diff(whole[1]) >= 0).all()
+    for guess in (None, _decode_hits(caches, [find_policy("mru")])[0]):
+        lookups, hits = _searched(caches, policy, guess)
+        assert (lookups, hits.max()) == (whole[0], whole[1].max())
+        for percent in TARGETS:
+            assert _target(case.trace, percent, lookups, hits) == _target(case.trace, percent, *whole)
 
 
 @pytest.mark.parametrize("name", plugins("remoe_sim.policies", Policy))

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "studies": BELOW,
     "figures": STUDIES,
     "reports": [*STUDIES, "figures"],
-    "capture": ["util", "models", "trace", "formats"],
+    "capture": ["util", "kernels", "models", "trace", "formats", "policy"],
     "finetune": ["util", "models", "trace", "formats", "capture"],
 }
 

@@ -20,11 +20,15 @@ def warp(ids, first=0):
     return [{"tok": first + n, "layers": one} for n, one in enumerate(ids.tolist())]
 
 
-def warp_native(prompt=2):
+def warp_native(prompt=2, looks=None):
     """The prompt layer by layer, then token by token; twice, as the file is appended to."""
     order = [(t, layer) for layer in range(2) for t in range(prompt)]
     order += [(t, layer) for t in range(prompt, len(FIRST)) for layer in range(2)]
-    lines = [" ".join(map(str, [t, layer, *FIRST[t, layer].tolist(), 0.6, 0.4, -1, -1])) for t, layer in order]
+    looks = np.full_like(FIRST, -1) if looks is None else looks
+    lines = [
+        " ".join(map(str, [t, layer, *FIRST[t, layer].tolist(), 0.6, 0.4, *looks[t, layer].tolist()]))
+        for t, layer in order
+    ]
     return "\n".join(lines * 2) + "\n"
 
 

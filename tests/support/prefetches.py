@@ -3,6 +3,7 @@
 from unittest.mock import patch
 
 import hypothesis.strategies as st
+from hypothesis import assume
 
 import remoe_sim
 from remoe_sim.studies import prefetch
@@ -12,12 +13,12 @@ from tests.oracle import naive_prefetch
 from tests.oracle.naive import DECODE, PREFILL
 from tests.oracle.naive_tiers import Spec
 from tests.oracle.oracle import POLICIES
-from tests.support.strategies import cases, choices, token_rows, trace_of
+from tests.support.strategies import cases, choices, token_rows, trace_of, with_ahead
 
 
 @st.composite
 def situations(draw, predictors=tuple(PREDICTORS)):
-    """A case, the twin's cache and training rows, and the library's arguments."""
+    """A case, the twin's cache and training rows (or look-ahead), and the library's arguments."""
     case = draw(cases(preload=False, layers=3, large=False, most=20))
     shape, layers = case.shape, len(case.shape.top_k)
     arguments = draw(choices("scope", "admission", "phase", "warmup"))
@@ -34,6 +35,12 @@ def situations(draw, predictors=tuple(PREDICTORS)):
         arguments["policy"], [most] * (layers if per_layer else 1), shape.sizes if in_bytes else None, per_layer
     )
     training = None
+    if arguments["predictor"] == "lookahead":
+        arguments["depth"] = min(arguments["depth"], layers - 1)
+        assume(arguments["depth"])
+        case, ahead = draw(with_ahead(case, arguments["depth"]))
+        depth = arguments["depth"]
+        training = {layer + depth: said for (layer, distance), said in ahead.items() if distance == depth}
     if arguments["predictor"] == "noisy":
         arguments |= {"recall": draw(st.sampled_from((0, 0.4, 1))), "precision": draw(st.sampled_from((0.3, 0.8, 1)))}
         arguments["seed"] = draw(st.integers(0, 3))
@@ -120,7 +127,8 @@ def assert_prefetch(drawn):
         names = ("admission", "phase", "warmup", "reset", "cap", "train_share")
         theirs = naive_prefetch.prefetch(
             case.rows, spec, arguments["predictor"], arguments["depth"], case.shape.top_k, sizes=case.shape.sizes,
-            most=arguments["guesses"], train=training, named=guessed,
+            most=arguments["guesses"], named=guessed,
+            **{"ahead" if arguments["predictor"] == "lookahead" else "train": training},
             **{name: arguments[name] for name in names if name in arguments},
         )  # fmt: skip
         assert counts_of(result, case.trace.layer_numbers) == summed(theirs)

@@ -91,6 +91,8 @@ def in_order(rows, trace):
 RULES = st.sampled_from(
     [("cache-aware", "bias", bias) for bias in (0.0, 0.137, 0.5003, 0.999)]
     + [("max-rank", "max_rank", most) for most in (0, 2, 4, 9)]
+    + [("cache-prior", "bias", 0.137)]
+    + [("substitute", "threshold", share) for share in (0.0, 0.5003, 1.0)]
     + [("cumulative", "threshold", mass) for mass in (0.0, 0.5003, 0.8517, 1.0)]
     + [("drop", "threshold", share) for share in (0.0, 0.5003, 0.95, 1.37, 9.0)]
 )

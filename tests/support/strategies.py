@@ -1,7 +1,7 @@
 """Random traces: the rows that the oracle replays, and the equal `remoe_sim.Trace`."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -107,6 +107,29 @@ def token_rows(draw, shape, most=MOST_ROWS):
 
 
 @st.composite
+def with_ahead(draw, case, most):
+    """A case whose trace has look-ahead choices for `most` layers, and these: (layer, distance) -> of each row."""
+    shape = case.shape
+    drawn = {
+        (layer, distance): draw(
+            st.lists(decisions(shape.experts[layer + distance], shape.top_k[layer + distance]),
+                     min_size=len(case.rows), max_size=len(case.rows))
+        )
+        for distance in range(1, most + 1)
+        for layer in range(len(shape.top_k) - distance)
+    }  # fmt: skip
+    tables = [
+        [
+            layer_of(drawn[layer, distance], shape.top_k[layer + distance]) if (layer, distance) in drawn else None
+            for layer in range(len(shape.top_k))
+        ]
+        for distance in range(1, most + 1)
+    ]
+    source = InMemory(case.trace.source.layers, all_ahead=tables)
+    return replace(case, trace=replace(case.trace, source=source)), drawn
+
+
+@st.composite
 def cases(draw, preload=True, layers=4, large=True, sized=None, most=MOST_ROWS):
     shape = draw(shapes(layers, large, sized))
     rows = draw(token_rows(shape, most))
@@ -133,13 +156,18 @@ def trace_of(rows, shape):
     """The equal trace in memory; masks only where there is something to mask."""
     layers = []
     for layer, k in enumerate(shape.top_k):
-        chosen = [row.decisions[layer] or [None] * k for row in rows]
-        ids = np.array([[expert or 0 for expert in decision] for decision in chosen], np.uint16).reshape(-1, k)
-        valid = np.array([[expert is not None for expert in decision] for decision in chosen], bool).reshape(-1, k)
-        routed = np.array([row.decisions[layer] is not None for row in rows], bool)
-        layers.append(Decisions(ids, None if valid.all() else valid, None if routed.all() else routed))
+        layers.append(layer_of([row.decisions[layer] for row in rows], k))
     columns = [np.array([getattr(row, name) for row in rows], np.int32) for name in ("request", "position", "step")]
     phase = np.array([row.phase == DECODE for row in rows], np.uint8)
     numbers = tuple(range(1, 2 * len(layers), 2))  # the model's own, with dense layers between
     model = Model(shape.experts, shape.top_k, "random", expert_bytes=shape.sizes)
     return Trace(*columns, phase, numbers, model, InMemory(layers))
+
+
+def layer_of(each, k):
+    """Decisions of lists of k experts, None for a slot that is dropped and for a token that is not routed."""
+    chosen = [decision or [None] * k for decision in each]
+    ids = np.array([[expert or 0 for expert in decision] for decision in chosen], np.uint16).reshape(-1, k)
+    valid = np.array([[expert is not None for expert in decision] for decision in chosen], bool).reshape(-1, k)
+    routed = np.array([decision is not None for decision in each], bool)
+    return Decisions(ids, None if valid.all() else valid, None if routed.all() else routed)
