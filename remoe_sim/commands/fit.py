@@ -37,7 +37,8 @@ def command(as_json: bool, context: str | None, prompt: str | None, **arguments:
 
     Every placement that fits, with the tokens per second that 80 % of comparable runs had: all on the device, experts
     of some layers on the CPU, or a cache of experts with the hit rate of known curves. What does not fit is told by how
-    much. All times are modelled.
+    much. All times are modelled; TTFT is the time to the first token after --prompt tokens, not known (-) where the CPU
+    computes experts.
 
     \b
     Examples:
@@ -67,7 +68,7 @@ def show(report: FitReport) -> None:
     if rows:
         click.echo()
         names = _names(report)
-        headings = (*names, "quant", "placement", "hits", "tokens/s", "80 % of runs", "first token", "limit")
+        headings = (*names, "quant", "placement", "hits", "tokens/s", "80 % of runs", "TTFT s", "limit")
         table = new_table(*headings, left=len(names) + 2, gap=1)
         cells = [(*_own(row, names), row.model.quant, *_cells(row)) for row in rows]
         for column, texts in zip(table.columns, zip(*cells, strict=True), strict=True):
@@ -97,8 +98,8 @@ def _own(row: FitRow, names: dict[str, str]) -> list[str]:
 
 
 _PLACES = {
-    "device": "all on the device", "cache-cpu": "cache, misses on CPU", "cache-link": "cache, misses over link",
-    "cache-storage": "cache, misses from storage", "mapped": "mapped file",
+    "device": "all on the device", "cache-cpu": "cache, misses: CPU", "cache-link": "cache, misses: link",
+    "cache-storage": "cache, misses: storage", "mapped": "mapped file",
 }  # fmt: skip
 
 
@@ -112,6 +113,6 @@ def _cells(row: FitRow) -> list[str]:
     low, high = (decimal(1e3 / band[end], 1) for end in ("high", "low"))
     hits = percent(values["hit_rate"], decimals=0)
     place = _PLACES.get(row.placement, on_cpu)
-    first = "-" if row.first_ms is None else f"{decimal(row.first_ms / 1e3, 2)} s"
+    first = "-" if row.first_ms is None else decimal(row.first_ms / 1e3, 2)
     speed = decimal(values["tokens_per_second"], 1)
     return [place, hits, speed, f"{low} to {high}", first, LIMITS[str(row.limited_by)]]

@@ -58,9 +58,10 @@ def trace_page(trace: Trace, timing: Mapping[str, Any], **given: Any) -> Page:
         Section("Layers", [_layers(facts)]),
         Section("Reproduce", _reproduce(read, given, timing, sized)),
     ]  # fmt: skip
+    kind = ", synthetic trace" if trace.origin.get("format") == "synthetic" else ""
     subtitle = (
         f"{base_name(trace.path) or 'in memory'}: {trace.tokens:,} tokens, {plural(trace.requests, 'request')}, "
-        f"{plural(trace.moe_layers, 'MoE layer')}{', synthetic trace' if trace.origin.get('format') == 'synthetic' else ''}"
+        f"{plural(trace.moe_layers, 'MoE layer')}{kind}"
     )
     return Page(f"Expert cache report: {trace.model.name or 'unnamed model'}", subtitle, sections)
 

@@ -44,8 +44,9 @@ def fit(
 ) -> FitReport:
     """Return how models run on machines: each placement and quantisation that fits, the fastest first.
 
-    model, quant, device: one or several, as a list or "a,b"; devices with prices as "a=700,b=1600"; `all` devices; `auto` tries q8_0 to q4_k_m, smaller ones
-    only if none of these fits, and keeps experts that are published in four bits. host, storage, engine: as in
+    model, quant, device: one or several, as a list or "a,b"; devices with prices as "a=700,b=1600"; `all` devices;
+    `auto` tries q8_0 to q4_k_m, smaller ones only if none of these fits, and keeps experts that are published in four
+    bits. host, storage, engine: as in
     `machine`. memory: bytes of the device for everything, host_memory: of the host, instead of what their cards say.
     context: tokens that the KV cache has room for and that attention reads. min_tps, target_tpot: the speed that is
     asked for, in tokens per second, or as time per token such as "100ms". prompt: tokens before the first one, for the

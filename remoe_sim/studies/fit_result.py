@@ -43,10 +43,11 @@ class FitRow:
 
     placement: `device`, all is there; `layers`, the CPU has the experts of the first `cpu_moe_layers` layers; a cache
     of `slots` experts per layer whose misses the CPU computes (`cache-cpu`), or that come over the link (`cache-link`)
-    or from storage (`cache-storage`); a file that is mapped whole and does not fit (`mapped`). device_bytes: of experts there; host_bytes: of experts in the host's memory.
-    missing_bytes: of the device and the host together. run: None where it does not fit. share: of the lookups that the
-    device has, where no curve says it. reaches: whether the mean reaches the target, None without one. first_ms: until
-    the first token after a prompt of `prompt` tokens, None where it is not known; price: of the device, if one was given.
+    or from storage (`cache-storage`); a file that is mapped whole and does not fit (`mapped`). device_bytes: of experts
+    there; host_bytes: of experts in the host's memory. missing_bytes: of the device and the host together. run: None
+    where it does not fit. share: of the lookups that the device has, where no curve says it. reaches: whether the mean
+    reaches the target, None without one. first_ms: until the first token after a prompt of `prompt` tokens, None where
+    it is not known; price: of the device, if one was given.
     """
 
     model: SizedModel

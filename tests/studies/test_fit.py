@@ -32,7 +32,7 @@ def test_what_does_not_fit_says_by_how_much():
     assert row.missing_bytes == pytest.approx(model.total_bytes + kv + WORKSPACE - device.usable_bytes, abs=2)
     assert (row.to_dict()["fits"], row.to_dict()["tpot_ms"], row.flags is None) == (False, None, False)
     shared = remoe_sim.fit(QWEN, "jetson-orin-nx-16gb", quant="q4_k_m").results
-    assert {one.placement for one in shared} == {"device", "cache-storage"}  # one memory for both
+    assert {one.placement for one in shared} == {"device", "cache-storage", "mapped"}  # one memory for both
     device = remoe_sim.device("jetson-orin-nx-16gb")
     alone = next(one for one in shared if not one.fits)
     assert alone.missing_bytes == pytest.approx(
@@ -120,3 +120,35 @@ def test_the_command():
 def test_refused(given, says):
     with pytest.raises(ValueError, match=says):
         remoe_sim.fit(**{"model": QWEN, "device": "rtx-3060", **given})
+
+
+def test_the_first_token_takes_a_prompt_as_one_step():
+    short, long = (remoe_sim.fit(QWEN, "rtx-4090", quant="q4_k_m", prompt=many)[0] for many in (64, 4096))
+    given = remoe_sim.estimate(QWEN, "rtx-4090", "q4_k_m", hit_rate=1, batch=64, context=32)[0]
+    assert short.first_ms == pytest.approx(given.tpot_ms, rel=0.02)
+    assert long.first_ms > short.first_ms > short.tpot_ms
+    assert long.to_dict()["ttft_ms"] == {"mean": long.first_ms, "prompt_tokens": 4096}
+    rows = by_placement(QWEN, "rtx-3060")
+    assert rows["layers"].to_dict()["ttft_ms"] is None  # nothing says how fast the CPU reads prompts
+    assert rows["cache-link"].first_ms > rows["cache-link"].tpot_ms
+
+
+def test_a_mapped_file_is_a_placement_where_memory_is_one():
+    rows = by_placement(QWEN, "jetson-orin-nx-16gb")
+    given = remoe_sim.estimate(QWEN, "jetson-orin-nx-16gb", "q4_k_m", residency="mapped", context=4096)[0]
+    assert rows["mapped"].tpot_ms == given.tpot_ms
+    assert rows["mapped"].to_dict()["hit_rate"] == given.hit_rate
+    assert "mapped" not in by_placement(QWEN, "rtx-3060")
+
+
+def test_cheapest_only_with_prices():
+    report = remoe_sim.fit(QWEN, "rtx-3060=280, rtx-4090=1600", quant="q4_k_m", min_tps=60)
+    assert report.cheapest.device.name == "rtx-3060"
+    assert report.to_dict()["cheapest"] == "rtx-3060"
+    assert "The cheapest of these by the prices given is rtx-3060, at 280." in report.sentence
+    assert remoe_sim.fit(QWEN, "rtx-3060,rtx-4090", quant="q4_k_m", min_tps=60).cheapest is None
+    assert remoe_sim.fit(QWEN, "rtx-3060=280,rtx-4090=1600", quant="q4_k_m", min_tps=140).cheapest.price == 1600
+    with pytest.raises(ValueError, match="some devices have a price and some have none"):
+        remoe_sim.fit(QWEN, "rtx-3060=280,rtx-4090", min_tps=60)
+    with pytest.raises(ValueError, match="prices tell the cheapest device that reaches a target"):
+        remoe_sim.fit(QWEN, "rtx-3060=280")
