@@ -17,10 +17,16 @@ def model(name_or_path: str | Path, quant: str | None = None, top_k: int | None 
 
     name_or_path: a name that `remoe-sim list models` shows, the path of a card (`.toml`), of a Hugging Face
     `config.json` or of a GGUF file (any part of a split one), or the name of such a file or of an Ollama model, which
-    may say the quantisation, as in "Qwen3-30B-A3B-UD-Q4_K_XL.gguf" or "qwen3:30b-a3b-q8_0"; quant: `bf16` unless given,
-    and nothing for a GGUF file, which has its own; top_k: experts per token, if not the model's own number. Raises
-    ValueError for an unknown name or quantisation, a file that cannot be used and a top_k beyond the experts.
+    may say the quantisation, as in "Qwen3-30B-A3B-UD-Q4_K_XL.gguf" or "qwen3:30b-a3b-q8_0", or a place on the Hub,
+    hf://org/name or hf://org/name/file.gguf, of which only the configuration or the header is fetched; quant: `bf16`
+    unless given, and nothing for a GGUF file, which has its own; top_k: experts per token, if not the model's own
+    number. Raises ValueError for an unknown name or quantisation, a file that cannot be used and a top_k beyond the
+    experts.
     """
+    if isinstance(name_or_path, str) and name_or_path.lower().startswith("hf://"):
+        from remoe_sim.models.hub import hub_model
+
+        return hub_model(name_or_path, quant, top_k)
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and name_or_path not in card_names("model") and not path.exists():
         found = named(name_or_path)  # None for a path

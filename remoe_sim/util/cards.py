@@ -103,8 +103,12 @@ def read_card(kind: str, name_or_path: str | Path) -> tuple[str, dict[str, Any]]
         if meant is not None:
             name_or_path = meant
         if str(name_or_path) not in names:
-            other = "; the path of a config.json, a GGUF file or a card works too" if kind == "model" else (
-                "; the path of a card works too")  # fmt: skip
+            works = (
+                "a config.json, a GGUF file or a card works too, and hf://org/name"
+                if kind == "model"
+                else "a card works too"
+            )
+            other = f"; the path of {works}"
             raise ValueError(f"{unknown(kind, str(name_or_path), names, f'remoe-sim list {listed(kind)}')}{other}")
         path = _folder(kind) / f"{name_or_path}.toml"
     try:
