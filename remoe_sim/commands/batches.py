@@ -6,16 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_sim.commands._engine import engine_json, engine_option, engine_profile, say_engine
+from remoe_sim.commands._engine import engine_json, engine_profile, say_engine
 from remoe_sim.commands._options import (
+    end_of,
     limit_options,
     memory_option,
     note,
+    note_all,
     print_json,
     replay_options,
     schedule_arguments,
     schedule_in_words,
     schedule_options,
+    show_times,
+    strict_option,
+    timing_options,
 )
 from remoe_sim.commands._tables import called, held, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
@@ -34,10 +39,14 @@ SECTION = "Compare and ask what if"
 @limit_options
 @replay_options
 @schedule_options
-@engine_option
+@click.option("--device", metavar="NAME", help="Also say how long it takes there: a name of 'list devices', or a card.")
+@click.option("--model", metavar="NAME", help="Whose sizes, if the trace does not tell: as in 'list models'.")
+@click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
+@timing_options
+@strict_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.batches.v1).")
-def command(as_json: bool, **arguments: Any) -> None:
+def command(as_json: bool, strict: bool, **arguments: Any) -> None:
     """Replay TRACE at several batch sizes.
 
     Shows experts per step, hit rate and bytes per token.
@@ -51,6 +60,7 @@ def command(as_json: bool, **arguments: Any) -> None:
     Examples:
       remoe-sim batches sample:qwen-original --cache 8
       remoe-sim batches sample:qwen-original --batch 1:4 --budget 8MiB --scope global --policy lru
+      remoe-sim batches sample:qwen-original --batch 1,8 --cache 8 --policy lru --device rtx-3090
       remoe-sim batches sample:qwen-original --batch 1,4 --cache 8 --draft 3 --accept 0.7 --json
     """
     import remoe_sim
@@ -68,6 +78,10 @@ def command(as_json: bool, **arguments: Any) -> None:
     most, requests = max(one.batch for one in report), report.trace["requests"]
     if most > requests:
         note(f"the trace has {plural(requests, 'request')}, so no step of a larger batch is ever full")
+    every = [result for one in report for result in one.results]
+    if every[0].timed is not None:
+        note_all(every[0].timed.notes)
+    end_of((result.fit for result in every), strict)
 
 
 def show(report: BatchReport) -> None:
@@ -89,6 +103,10 @@ def show(report: BatchReport) -> None:
     console.print(_groups_table(report))
     console.print()
     console.print(_hits_table(report))
+    times = [(f"{one.batch} {result.policy}", result.timed) for one in report for result in one.results if result.timed]
+    if times:
+        console.print("\nTimes per token of each batch size and policy:\n")
+        show_times(console, times)
 
 
 def _groups_table(report: BatchReport) -> Table:

@@ -11,6 +11,7 @@ from remoe_sim.commands._options import (
     batch_options,
     driven_device_options,
     driven_options,
+    end_of,
     fast_option,
     limit_options,
     memory_option,
@@ -22,6 +23,7 @@ from remoe_sim.commands._options import (
     scheduled,
     scope_option,
     sized,
+    strict_option,
 )
 from remoe_sim.commands._tables import called, held, new_table, size_unit
 from remoe_sim.util.units import decimal, percent
@@ -68,9 +70,10 @@ SECTION = "Compare and ask what if"
     )
 )
 @click.option("--layers", "by_layer", is_flag=True, help="Show the layers, too.")
+@strict_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.prefetch.v1).")
-def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) -> None:
+def command(as_json: bool, strict: bool, by_layer: bool, noise_seed: str, **arguments: Any) -> None:
     """Replay TRACE while a predictor loads experts ahead.
 
     previous names the experts of the token before, frequent those most often wanted so far, transition those that
@@ -101,6 +104,7 @@ def command(as_json: bool, by_layer: bool, noise_seed: str, **arguments: Any) ->
     timed = report[0].timed
     if timed is not None:
         note_all(timed.costs.notes)
+    end_of((result.fit for result in report), strict)
 
 
 def show(report: PrefetchReport, by_layer: bool = False) -> None:

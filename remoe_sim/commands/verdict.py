@@ -10,6 +10,7 @@ from remoe_sim.commands._engine import engine_json, engine_profile, say_engine
 from remoe_sim.commands._options import (
     batch_options,
     changes_table,
+    end_of,
     fast_option,
     limit_options,
     measured_option,
@@ -21,6 +22,7 @@ from remoe_sim.commands._options import (
     scheduled,
     scope_option,
     setting_options,
+    strict_option,
     timing_options,
 )
 from remoe_sim.commands._tables import called, new_table, print_table, print_text, size_unit
@@ -52,10 +54,11 @@ SECTION = "Start"
 )
 @click.option("--context", metavar="N", help="Tokens of context that attention reads, instead of the trace's.")
 @timing_options
+@strict_option
 @measured_option
 @memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.verdict.v1).")
-def command(as_json: bool, **arguments: Any) -> None:
+def command(as_json: bool, strict: bool, **arguments: Any) -> None:
     """Explain why a cache of this size misses.
 
     Names the cause: the policy, the working set, or neither because the trace fits.
@@ -83,6 +86,7 @@ def command(as_json: bool, **arguments: Any) -> None:
         note("bytes are not known because the trace has no expert sizes; pass --expert-bytes 3MiB or one per layer")
     if found.on_device is not None:
         note_all(found.on_device.timed.notes)
+        end_of([found.on_device.fit], strict)
 
 
 def show(found: Verdict) -> None:

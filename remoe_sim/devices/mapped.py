@@ -98,7 +98,7 @@ def page_bytes(pages: Pages, device: Device, model: SizedModel, steps: Steps, ca
 
 def beside_pages(device: Device, model: SizedModel, steps: Steps) -> int:
     """What of the device's memory is not for the page cache of a program without a cache of its own."""
-    kv_cache = kv_cache_bytes(model, int(steps.kv_tokens.max(initial=0)), 1)
+    kv_cache = kv_cache_bytes(model, int(steps.kv_tokens.max(initial=0)), steps.requests)
     host = device.host_card
     system = SYSTEM_BYTES if host is None or host.system_bytes is None else host.system_bytes
     reserved = 0 if device.usable_bytes is None else int(device.memory_bytes - device.usable_bytes)

@@ -13,6 +13,7 @@ from remoe_sim.util.units import rate
 if TYPE_CHECKING:
     import pandas as pd
 
+    from remoe_sim.devices.fits import Fit
     from remoe_sim.devices.run import Timed
     from remoe_sim.util.arrays import Longs
 
@@ -170,12 +171,19 @@ class PrefetchResult:
             "times": self._times(),
         }
 
+    @property
+    def fit(self) -> Fit | None:
+        """Whether the cache and the model fit the device; None without one."""
+        return None if self.timed is None else self.timed.fit(self.settings["capacity"])
+
     def _times(self) -> dict[str, Any] | None:
         if self.timed is None:
             return None
         bare = None if self.without is None or self.without.timed is None else self.without.timed.times.to_dict()
         late = {"late": self.late, "late_bytes": self.late_bytes}
-        return {**self.timed.to_dict(), **self.timed.times.to_dict(), **late, "without_prefetch": bare}
+        fit = self.fit
+        fits = {} if fit is None else fit.to_dict()
+        return {**self.timed.to_dict(), **self.timed.times.to_dict(), **late, **fits, "without_prefetch": bare}
 
 
 @dataclass(frozen=True, repr=False)

@@ -22,6 +22,7 @@ from remoe_sim.util.units import format_bytes, plural
 
 if TYPE_CHECKING:
     from remoe_sim.cache.call import Call
+    from remoe_sim.devices.fits import Fit
     from remoe_sim.policy.base import Policy
     from remoe_sim.util.arrays import Longs
 
@@ -35,6 +36,7 @@ class OnDevice:
 
     timed: Timed
     changes: tuple[Change, ...]
+    fit: Fit | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -43,16 +45,19 @@ class OnDevice:
             "tpot_ms": {**(self.timed.times.tpot_ms or {}), "band": None if band is None else band.to_dict()},
             "parts_ms": self.timed.times.parts_ms,
             **self.timed.to_dict(),
+            **({} if self.fit is None else self.fit.to_dict()),
             "what_if": [one.to_dict() for one in self.changes],
         }
 
 
 def on_device(call: Call, best: Policy) -> OnDevice | None:
     """Times of a call that names a device and has a limit, with the best policy; None without decode tokens."""
-    base = _timed(call.also([best]))
+    result = results_of(call.also([best]))[0]
+    base = result.timed
+    assert base is not None
     if base.times.tpot_ms is None:
         return None
-    return OnDevice(base, tuple(_changes(call, best, base)))
+    return OnDevice(base, tuple(_changes(call, best, base)), result.fit)
 
 
 def _timed(call: Call) -> Timed:

@@ -157,6 +157,26 @@ def test_a_replay_holds_its_cache_against_the_device(small):
     assert replayed("--device", small, "--cache", str(most + 1), "--strict").exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["batches", "--batch", "1,2", "--policy", "lru"], lambda answer: answer["batches"][0]["results"][0]),
+        (["prefetch", "--predictor", "previous"], lambda answer: answer["results"][0]["times"]),
+        (["verdict", "--policy", "lru"], lambda answer: answer["on_device"]),
+    ],
+)
+def test_other_commands_say_too_what_does_not_fit(words, found, small):
+    command, *options = words
+    most = 4
+    fitting = run(command, SAMPLE, *options, "--device", small, "--cache", str(most), "--strict", "--json")
+    assert fitting.exit_code == 0, fitting.output
+    assert found(json.loads(fitting.stdout))["fits"] is True
+    short = run(command, SAMPLE, *options, "--device", small, "--cache", "32", "--strict", "--json")
+    assert short.exit_code == 3
+    assert found(json.loads(short.stdout))["missing_bytes"] > 0
+    assert short.stderr.count("it does not fit: device small has 19.0 MiB and needs ") == 1
+
+
 def test_the_requests_of_the_largest_step_are_counted():
     words = {"cache": 8, "policy": "lru", "device": "jetson-orin-nano-8gb"}
     trace = remoe_sim.read_trace(SAMPLE)
