@@ -23,6 +23,7 @@ from .models.hit_rates import hit_rate_curve as hit_rate_curve
 from .models.model import model as model
 from .models.sizes import SizedModel as SizedModel
 from .reports.installation import doctor as doctor
+from .reports.names import names as names
 from .reports.report import report as report
 from .studies.batches import batches as batches
 from .studies.check import check as check

@@ -174,7 +174,10 @@ class ReplayReport(Shown):
     settings: Mapping[str, Any] = field(default_factory=dict)
     sizes_of: str | None = None
 
-    def __getitem__(self, policy: str) -> ReplayResult:
+    def __getitem__(self, policy: str | int) -> ReplayResult:
+        """The result of a policy by its name, or by its place."""
+        if isinstance(policy, int):
+            return self.results[policy]
         for result in self.results:
             if result.policy == policy:
                 return result

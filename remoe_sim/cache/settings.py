@@ -89,6 +89,8 @@ class Limit:
                 f"{' and '.join(given) or 'no limit'} given; limit the cache by one of --cache EXPERTS, --budget BYTES "
                 "and --memory BYTES"
             )
+        if isinstance(cache, list | tuple | range) or (isinstance(cache, str) and ("," in cache or ":" in cache)):
+            raise ValueError(f"cache {cache} is several sizes, and one is taken here; sweep and curve take several")
         if cache is not None:
             return cls(parse_count(cache, "cache"))
         if memory is not None:

@@ -334,9 +334,11 @@ def note_all(sentences: tuple[str, ...]) -> None:
         note(sentence)
 
 
-DOES_NOT_FIT = 3  # exit code under --strict
+DOES_NOT_FIT = MISSED = 3  # exit code under --strict, of what does not fit and of a target that nothing reaches
 
-_STRICT = click.option("--strict", is_flag=True, help="End with exit code 3 if something does not fit in memory.")
+_STRICT = click.option(
+    "--strict", is_flag=True, help="End with exit code 3 if something does not fit, or no target is reached."
+)
 
 
 def strict_option(function: F) -> F:

@@ -230,6 +230,44 @@ def _show_one(kind: str, name: str) -> None:
             click.echo(f"\n{name.replace('_', ' ')}: {row[name]}")
 
 
+def _samples() -> list[Row]:
+    from remoe_sim.reports.names import names
+    from remoe_sim.trace.reader import read_trace
+
+    rows = []
+    for name in names("samples"):
+        trace = read_trace(f"sample:{name}")
+        rows.append(
+            {
+                "name": f"sample:{name}",
+                "model": trace.model.name or "not known",
+                "tokens": trace.tokens,
+                "requests": trace.requests,
+                "layers": trace.moe_layers,
+                "experts": max(trace.model.experts),
+                "top_k": max(trace.model.top_k),
+            }
+        )
+    return rows
+
+
+def _figures() -> list[Row]:
+    from remoe_sim.figures import functions
+
+    return [
+        {"name": name.replace("_", "-"), "summary": (inspect.getdoc(function) or "").split("\n")[0]}
+        for name, function in functions().items()
+    ]
+
+
+def _show_plain(rows: list[Row]) -> None:
+    """All columns, the first two from the left."""
+    table = new_table(*rows[0], left=2, edge=False, wrap=("summary",))
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    print_table(table)
+
+
 KINDS: dict[str, Callable[[], list[Row]]] = {
     "policies": _policies,
     "formats": _formats,
@@ -239,6 +277,8 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "hosts": _part_rows("host"),
     "storage": _part_rows("storage"),
     "engines": _part_rows("engine"),
+    "samples": _samples,
+    "figures": _figures,
 }
 
 
@@ -247,7 +287,7 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (schema remoe-sim.list.v1).")
 def command(kind: str, name: str | None, as_json: bool) -> None:
-    """List policies, formats, models and machines; or show one.
+    """List policies, formats, models, machines and more; or show one.
 
     The names listed are those that options of other commands take.
 
@@ -258,6 +298,7 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
       remoe-sim list quants
       remoe-sim list devices
       remoe-sim list devices rtx-4090
+      remoe-sim list samples
       remoe-sim list formats --json
     """
     if kind not in KINDS:
@@ -320,5 +361,5 @@ def _one(kind: str, name: str, as_json: bool) -> None:
 
 SHOW: dict[str, Callable[[list[Row]], None]] = {
     "quants": _show_quants, "models": _show_models, "devices": _show_devices, "hosts": _show_hosts,
-    "storage": _show_storage, "engines": _show_engines,
+    "storage": _show_storage, "engines": _show_engines, "samples": _show_plain, "figures": _show_plain,
 }  # fmt: skip

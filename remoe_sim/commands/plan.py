@@ -8,6 +8,7 @@ import click
 
 from remoe_sim.commands._engine import engine_json, engine_profile, say_engine
 from remoe_sim.commands._options import (
+    MISSED,
     batch_options,
     end_of,
     fast_option,
@@ -91,6 +92,9 @@ def command(as_json: bool, strict: bool, **arguments: Any) -> None:
             note(schedule_in_words(report.trace["schedule"]))
     note_all(report.notes)
     end_of((result.fit for result in report), strict)
+    if strict and any(result.target_ms is not None for result in report) and not any(one.reached for one in report):
+        note("no device reaches the target")
+        click.get_current_context().exit(MISSED)
 
 
 def show(report: PlanReport) -> None:
