@@ -336,9 +336,7 @@ def note_all(sentences: tuple[str, ...]) -> None:
 
 DOES_NOT_FIT = MISSED = 3  # exit code under --strict, of what does not fit and of a target that nothing reaches
 
-_STRICT = click.option(
-    "--strict", is_flag=True, help="End with exit code 3 if something does not fit, or no target is reached."
-)
+_STRICT = click.option("--strict", is_flag=True, help="Exit code 3 if it does not fit, or misses its target.")
 
 
 def strict_option(function: F) -> F:

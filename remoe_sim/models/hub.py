@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import urllib.error
 import urllib.request
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from remoe_sim.models.sizes import SizedModel
 
 PLACE = re.compile(r"hf://([\w.-]+)/([\w.-]+)(?:/([\w./-]+\.gguf))?", re.IGNORECASE)
 FIRST, MOST = 2**21, 2**28  # bytes of a header that are asked for at first, and at most
@@ -22,31 +17,34 @@ PATIENCE = 30.0  # seconds
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
-def hub_model(text: str, quant: str | None = None, top_k: int | None = None) -> SizedModel:
-    """The sizes of a model on the Hub: `hf://org/name` by its config.json, `hf://org/name/file.gguf` by its header.
+@dataclass(frozen=True)
+class Fetched:
+    """What was fetched of a model: a file, where it is from, and the bytes of its weights where an index says them."""
+
+    path: Path
+    source: str
+    weights: int | None = None
+
+
+def fetch(text: str, folder: Path) -> Fetched:
+    """Fetch the config.json of `hf://org/name`, or the header of `hf://org/name/file.gguf`, into a folder.
 
     HF_ENDPOINT names another server, HF_TOKEN is sent for what is not public. Raises ValueError for what is not there,
     and where the server cannot be reached.
     """
-    from remoe_sim.models.model import model
-
     match = PLACE.fullmatch(text)
     if match is None:
         raise ValueError(f"'{text}' is no place on the Hub; give hf://org/name, or hf://org/name/file.gguf")
     repository, file = f"{match[1]}/{match[2]}", match[3]
-    with tempfile.TemporaryDirectory() as folder:
-        if file is None:
-            path = Path(folder) / match[2] / "config.json"
-            path.parent.mkdir()
-            path.write_bytes(_fetched(repository, "config.json", CONFIG))
-            sized = model(path, quant, top_k)
-            checked = _checked(repository, path)
-            found = f"config.json of {repository} on the Hub"
-            return replace(sized, source=found, notes=(*sized.notes, *checked))
-        path = Path(folder) / Path(file).name
-        for name in _parts(file):
-            _fetch_header(repository, name, path.with_name(Path(name).name))
-        return replace(model(path, quant, top_k), source=f"header of {file} in {repository} on the Hub")
+    if file is None:
+        path = folder / match[2] / "config.json"
+        path.parent.mkdir()
+        path.write_bytes(_fetched(repository, "config.json", CONFIG))
+        return Fetched(path, f"config.json of {repository} on the Hub", _indexed(repository))
+    path = folder / Path(file).name
+    for name in _parts(file):
+        _fetch_header(repository, name, path.with_name(Path(name).name))
+    return Fetched(path, f"header of {file} in {repository} on the Hub")
 
 
 def _parts(file: str) -> list[str]:
@@ -76,17 +74,13 @@ def _fetch_header(repository: str, file: str, path: Path) -> None:
         size *= 4
 
 
-def _checked(repository: str, path: Path) -> list[str]:
-    """What the index of the weights says of their bytes, against the shape in 16 bits; nothing where there is none."""
-    from remoe_sim.models.model import model
-
+def _indexed(repository: str) -> int | None:
+    """The bytes of all weights, as the index of a repository says; None where there is none."""
     try:
         index = json.loads(_fetched(repository, "model.safetensors.index.json", 2**26))
-        total = int(index["metadata"]["total_size"])
+        return int(index["metadata"]["total_size"])
     except (ValueError, KeyError, TypeError):
-        return []
-    whole = model(path).total_bytes
-    return [f"the index of the published weights says {total:,} bytes; in bf16 the shape makes {whole:,}"]
+        return None
 
 
 def _fetched(repository: str, file: str, most: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from remoe_sim.models.names import named
 from remoe_sim.models.quantisation import quantise
@@ -24,9 +25,16 @@ def model(name_or_path: str | Path, quant: str | None = None, top_k: int | None 
     experts.
     """
     if isinstance(name_or_path, str) and name_or_path.lower().startswith("hf://"):
-        from remoe_sim.models.hub import hub_model
+        from remoe_sim.models.hub import fetch
 
-        return hub_model(name_or_path, quant, top_k)
+        with TemporaryDirectory() as folder:
+            fetched = fetch(name_or_path, Path(folder))
+            sized = model(fetched.path, quant, top_k)
+            notes = sized.notes
+            if fetched.weights is not None:
+                whole = model(fetched.path).total_bytes
+                notes += (f"the published weights take {fetched.weights:,} bytes; in bf16 the shape takes {whole:,}",)
+        return replace(sized, source=fetched.source, notes=notes)
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and name_or_path not in card_names("model") and not path.exists():
         found = named(name_or_path)  # None for a path

@@ -13,8 +13,8 @@ from remoe_sim.util.plugins import plugins
 def names(kind: str) -> list[str]:
     """Return all names of a kind.
 
-    kind: policies, formats, models, devices, hosts, storage, engines, quants, samples or figures. A function each, such as `remoe_sim.models()`, is not possible: packages have these names. Raises ValueError for
-    another kind.
+    kind: policies, formats, models, devices, hosts, storage, engines, quants, samples or figures. A function each, such
+    as `remoe_sim.models()`, is not possible: packages have these names. Raises ValueError for another kind.
 
     Examples
     --------

@@ -29,7 +29,7 @@ def test_a_configuration_is_enough(hub):
     assert found.name == "my-moe"
     assert found.source == "config.json of org/my-moe on the Hub"
     (folder / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 123456}}')
-    assert "says 123,456 bytes" in remoe_sim.model("hf://org/my-moe").notes[-1]
+    assert "take 123,456 bytes" in remoe_sim.model("hf://org/my-moe").notes[-1]
 
 
 def test_of_a_gguf_file_the_header_is_read_and_no_more(hub, monkeypatch):

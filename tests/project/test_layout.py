@@ -27,7 +27,7 @@ OWN_FILE = {
     "devices.terms", "studies.plan_mapped", "synthetic.targets",
     "finetune.objective", "finetune.running", "formats.array_axes", "formats.array_columns",
     "formats.join", "formats.refusal", "models.huggingface",
-    "models.quantisation",
+    "models.hub", "models.quantisation",
     "policy.slot", "reports.checklist", "reports.sweep_report", "reports.trace_report", "studies.predictors",
     "studies.sweep.cluster", "studies.sweep.worker", "synthetic.laws", "trace.views",
 }  # fmt: skip
