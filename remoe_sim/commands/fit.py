@@ -72,7 +72,7 @@ def show(report: FitReport) -> None:
         table = new_table(*headings, left=len(names) + 2, gap=1)
         cells = [(*_own(row, names), row.model.quant, *_cells(row)) for row in rows]
         for column, texts in zip(table.columns, zip(*cells, strict=True), strict=True):
-            column.min_width = max(map(len, texts))  # in a pipe none is cut
+            column.min_width = max(map(len, (str(column.header), *texts)))  # in a pipe none is cut
         for each in cells:
             table.add_row(*each)
         print_table(table)
