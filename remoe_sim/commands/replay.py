@@ -124,6 +124,8 @@ def show(report: ReplayReport) -> None:
         console.print(
             f"what may enter: {most}, from use {caps['admit_after']} on; other misses are served", soft_wrap=True
         )
+    if set_up := _set_up(report):
+        console.print(set_up, soft_wrap=True)
     if "held_out" in report.settings:
         console.print(_learnt(report.settings["held_out"], report), soft_wrap=True)
     if trace["schedule"]:
@@ -151,6 +153,16 @@ def show(report: ReplayReport) -> None:
         )
     if first.reuse_rate is not None:
         console.print(f"Adjacent decode tokens share {percent(first.reuse_rate)} of their experts.")
+
+
+def _set_up(report: ReplayReport) -> str:
+    """What is set before the count begins and is not the default: warm-up, pins, preload and training."""
+    given = report.settings
+    said = [f"warm-up {given['warmup']} decode tokens"] if given["warmup"] else []
+    said += [f"pins {given['pin']}"] if given["pin"] else []
+    said += ["starts with a preload"] if given["preload"] else []
+    said += ["learnt from another trace"] if given["train"] else []
+    return ", ".join(said)
 
 
 def _learnt(held: dict[str, Any], report: ReplayReport) -> str:

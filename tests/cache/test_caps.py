@@ -37,6 +37,12 @@ def test_caps_that_never_bind_are_none(drawn):
         assert one.peak_resident_bytes == other.peak_resident_bytes
 
 
+def test_what_is_set_before_the_count_stands_in_the_header():
+    given = ["replay", TRACE, "--cache", "8", "--warmup", "3", "--pin", "0:1", "--policy", "lru"]
+    assert "\nwarm-up 3 decode tokens, pins 0:1\n" in CliRunner().invoke(main, given).stdout
+    assert "warm-up" not in CliRunner().invoke(main, ["replay", TRACE, "--cache", "8", "--policy", "lru"]).stdout
+
+
 def test_nothing_enters_without_inserts():
     report = remoe_sim.replay(TRACE, cache=8, policy=ALL, inserts=0, phase="decode")
     assert {(one.hits, one.evictions) for one in report} == {(0, 0)}
