@@ -18,7 +18,6 @@ from remoe_sim.formats.assemble import Slots, assemble
 from remoe_sim.formats.format import TraceFormat
 from remoe_sim.formats.records import DecisionRows, records_of_passes, runs_of
 from remoe_sim.formats.source import Source
-from remoe_sim.kernels.predictors import count_foreseen
 from remoe_sim.trace import Trace
 from remoe_sim.trace.trace import Decisions, InMemory
 
@@ -89,6 +88,8 @@ def _with_looks(source: Source, trace: Trace, named: dict[int, Decisions]) -> Tr
 
 def _shared(named: Decisions, chosen: Decisions) -> int:
     """How many experts both have, over all tokens."""
+    from remoe_sim.kernels.predictors import count_foreseen
+
     marks = np.full(int(max(named.experts.max(), chosen.experts.max())) + 1, -1, np.int64)
     wanted, foreseen = np.zeros((2, chosen.experts.shape[1]), np.int64)
     count_foreseen(named.experts, named.mask, chosen.experts, chosen.mask, marks, wanted, foreseen)

@@ -77,6 +77,8 @@ def command(output: str, **arguments: Any) -> None:
 
 def _found(origin: dict[str, Any]) -> Iterator[str]:
     """What was found besides the routing: the loss on the texts, and what the loop counted."""
+    from remoe_sim.util.units import percent
+
     if (loss := origin.get("loss")) and loss["tokens"]:
         yield f"loss: {loss['nats_per_token']:.4f} nats per predicted token, over {loss['tokens']:,} tokens (counted)"
     if route := origin.get("route"):
@@ -84,11 +86,11 @@ def _found(origin: dict[str, Any]) -> Iterator[str]:
         if decode["lookups"]:
             rate = decode["hits"] / decode["lookups"]
             yield (
-                f"decode hit rate in the loop: {100 * rate:.2f} % of {decode['lookups']:,} lookups "
+                f"decode hit rate in the loop: {percent(rate)} of {decode['lookups']:,} lookups "
                 f"({route['policy']}, {route['experts_per_layer']} experts per layer)"
             )
         if route["changed_share"] is not None:
-            yield f"changed slots: {100 * route['changed_share']:.2f} % of those of decode tokens"
+            yield f"changed slots: {percent(route['changed_share'])} of those of decode tokens"
 
 
 def _progress(done: int, total: int) -> None:

@@ -49,16 +49,16 @@ def _model_rows() -> list[Row]:
 def _show_models(rows: list[Row]) -> None:
     """A table of 80 columns; a question mark is behind models of which something has not been checked."""
 
-    table = new_table("name", "layers", "MoE", "experts", "top-k", "billions", "active", *SHOWN, edge=False)
+    table = new_table("name", "layers", "experts", "top-k", "billions", "active", *SHOWN, edge=False, gap=1)
     for row in rows:
         mark = "?" if row["unverified"] else ""
         sizes = [f"{row['mean_expert_bytes'][quant] / 2**20:,.2f}" for quant in SHOWN]
-        counts = [str(row[name]) for name in ("layers", "moe_layers", "experts", "top_k")]
+        counts = [str(row[name]) for name in ("moe_layers", "experts", "top_k")]
         billions = (f"{row[name] / 1e9:,.1f}" for name in ("parameters", "active_parameters"))
         table.add_row(row["name"] + mark, *counts, *billions, *sizes)
     print_table(table)
     click.echo(
-        "\nMoE: layers with experts; billions: of parameters, active: those that a token uses;\n"
+        "\nlayers: those with experts; billions: of parameters, active: those that a token uses;\n"
         "then MiB of a routed expert, the mean over layers, by quantisation.\n"
         "?: something in the card has not been checked; --json says what."
     )

@@ -57,6 +57,8 @@ class ArrayLayers:
         return len(self.looks)
 
     def ahead(self, index: int, distance: int) -> Decisions | None:
+        if not distance:
+            return None
         table = self.looks[distance - 1][:, index].astype(np.int64)
         return to_decisions(table, np.asarray((table >= 0).any(axis=1))) if (table >= 0).any() else None
 

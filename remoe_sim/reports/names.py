@@ -13,8 +13,8 @@ from remoe_sim.util.plugins import plugins
 def names(kind: str) -> list[str]:
     """Return all names of a kind.
 
-    kind: policies, formats, models, devices, hosts, storage, engines, quants, samples or figures. A function each, such
-    as `remoe_sim.models()`, is not possible: packages have these names. Raises ValueError for another kind.
+    kind: policies, formats, models, devices, hosts, storage, engines, quants or samples (figures: `figures.names()`). A
+    function each, such as `remoe_sim.models()`, is not possible: packages have these names. Raises ValueError for another kind.
 
     Examples
     --------
@@ -39,8 +39,4 @@ def names(kind: str) -> list[str]:
     if kind == "samples":
         folders = import_module("remoe_sim.traces").__path__
         return sorted(path.stem for folder in folders for path in Path(folder).glob("samples/*.parquet"))
-    if kind == "figures":
-        from remoe_sim import figures
-
-        return list(figures.names())
-    raise unknown("kind", kind, [*cards, "policies", "formats", "quants", "samples", "figures"])
+    raise unknown("kind", kind, [*cards, "policies", "formats", "quants", "samples"])

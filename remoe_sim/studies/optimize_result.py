@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from remoe_sim.util.display import Shown, stamp
-from remoe_sim.util.units import rate
+from remoe_sim.util.units import percent, rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ class OptimizeReport(Shown):
         one = self["choice"]
         if one.settings == self["lru"].settings:
             return "Nothing that was tried gains on requests that it did not learn from: plain LRU stays."
-        saved = f"The choice saves {100 * one.saved:.2f} % of LRU's {self.minimise} on new "
+        saved = f"The choice saves {percent(one.saved)} of LRU's {self.minimise} on new "
         if one.interval is None:
             where = "steps of the same request" if self.by_steps else "requests"
             return f"{saved}{where}; there are too few requests for an interval."

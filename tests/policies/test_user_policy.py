@@ -159,8 +159,9 @@ def test_a_file_that_is_not_there(mine, monkeypatch):
 
 def test_what_a_policy_needs_is_said(mine):
     mine(FAVOURITE.replace("    summary", "    needs_training, admissions = True, ('bypass',)\n    summary"))
+    one = remoe_sim.read_trace(DEMO).select(requests=[0])  # of one request none can be held out
     with pytest.raises(ValueError, match="'favourite' learns from another trace; name it with --train"):
-        remoe_sim.replay(DEMO, cache=4, policy="./mine.py", admission="bypass")
+        remoe_sim.replay(one, cache=4, policy="./mine.py", admission="bypass")
     with pytest.raises(
         ValueError, match="'favourite' does not exist under admission mandatory; use --admission bypass"
     ):

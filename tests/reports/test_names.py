@@ -11,7 +11,7 @@ from tests.support.scripts import ROOT
 
 
 @pytest.mark.parametrize("kind", ["devices", "hosts", "storage", "engines", "models", "policies", "formats", "quants",
-                                  "samples", "figures"])  # fmt: skip
+                                  "samples"])  # fmt: skip
 def test_every_kind_has_names(kind):
     found = remoe_sim.names(kind)
     assert len(found) > 3

@@ -187,20 +187,20 @@ def test_the_cheapest_device_of_a_list():
     assert [one.reached for one in listed.leading] == [False, True, True, True]
     assert listed.chosen.device.name == DEVICE
     assert listed.cheapest is None  # nobody said what they cost
-    assert listed.sentence.startswith("First of the list: ")
+    assert listed.sentence.startswith("On a synthetic trace: First of the list: ")
     assert "heap" not in listed.sentence
     answer = listed.to_dict()
     assert answer["cheapest"] is None
     assert answer["chosen"] == {"device": DEVICE, "quant": listed.chosen.model.quant}
     priced = remoe_sim.plan(DEMO, "rtx-4090=1600,rtx-3090=700", "8ms", policy="lru")
     assert (priced.ordered_by, priced.cheapest.device.name) == ("price", "rtx-3090")
-    assert priced.sentence.startswith("Cheapest by the prices given, at 700: ")
+    assert priced.sentence.startswith("On a synthetic trace: Cheapest by the prices given, at 700: ")
     assert priced.chosen is priced.cheapest
     same = remoe_sim.plan(DEMO, {"rtx-4090": 600, "rtx-3090": 700}, "8ms", policy="lru")
     assert same.cheapest.device.name == "rtx-4090"
     nobody = remoe_sim.plan(DEMO, names, "0.1ms", policy="lru")
     assert nobody.cheapest is nobody.chosen is None
-    assert nobody.sentence.startswith("None of the 4 choices")
+    assert nobody.sentence.startswith("On a synthetic trace: None of the 4 choices")
     fastest = remoe_sim.plan(DEMO, names, policy="lru")
     assert fastest.ordered_by is None
     assert "Fastest" in fastest.sentence
