@@ -58,7 +58,7 @@ def _show_models(rows: list[Row]) -> None:
         table.add_row(row["name"] + mark, *counts, *billions, *sizes)
     print_table(table)
     click.echo(
-        "\nlayers: those with experts; billions: of parameters, active: those that a token uses;\n"
+        "\nlayers: those with experts; billions of parameters, and those that a token uses;\n"
         "then MiB of a routed expert, the mean over layers, by quantisation.\n"
         "?: something in the card has not been checked; --json says what."
     )

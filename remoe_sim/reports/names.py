@@ -14,7 +14,8 @@ def names(kind: str) -> list[str]:
     """Return all names of a kind.
 
     kind: policies, formats, models, devices, hosts, storage, engines, quants or samples (figures: `figures.names()`). A
-    function each, such as `remoe_sim.models()`, is not possible: packages have these names. Raises ValueError for another kind.
+    function each, such as `remoe_sim.models()`, is not possible: packages have these names. Raises ValueError for
+    another kind.
 
     Examples
     --------

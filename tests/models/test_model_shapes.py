@@ -101,7 +101,7 @@ def test_the_list_fits_a_terminal(monkeypatch):
     assert shown.exit_code == 0
     assert max(map(len, shown.output.splitlines())) <= 80
     rows = {line.split()[0]: line.split()[1:] for line in shown.output.splitlines() if line}
-    assert rows["qwen3-30b-a3b"] == ["48", "48", "128", "8", "30.5", "9.00", "2.72"]
+    assert rows["qwen3-30b-a3b"] == ["48", "128", "8", "30.5", "3.0", "9.00", "2.72"]
     assert "olmoe-1b-7b?" in rows
     assert [name for name in card_names("model") if name not in rows and f"{name}?" not in rows] == []
 
