@@ -19,12 +19,12 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import remoe_sim
 from benchmarks.paper import drawing, text_losses
 from benchmarks.paper.expert_use import compare_evenness
+from benchmarks.paper.rivals_table import CAPACITIES, markdown, pareto
 from benchmarks.paper.small_models import ARCHITECTURES, say
 from benchmarks.paper.stdlib_texts import excerpts
 from benchmarks.paper.train import FORMS, PROMPT, Maker
@@ -46,7 +46,7 @@ ROUTES: tuple[tuple[str, str, float], ...] = (
 )
 TUNED_ROUTES: tuple[tuple[str, str, float], ...] = (("cache-prior", "bias", 0.1), ("cache-prior", "bias", 0.2))
 MODELS = {"original": "original", "paper": "ReMoE", "three-stage": "three-stage"}
-CAPACITIES, POLICIES = (4, 8, 16), ("lru", "belady")
+POLICIES = ("lru", "belady")
 RESAMPLES, CONFIDENCE = 1999, 0.95
 SAMPLED = 64  # tokens that a model writes after each prompt
 
@@ -204,68 +204,6 @@ class Rivals:
 def _difference(one: Any) -> dict[str, Any]:
     low, high = one.interval or (None, None)
     return {"value": one.b, "difference": one.difference, "low": low, "high": high}
-
-
-def name_of(row: dict[str, Any]) -> str:
-    """What a row is called in tables."""
-    return row["model"] if row["route"] is None else f"{row['model']} + {row['route']} {row['strength']:g}"
-
-
-def markdown(rows: list[dict[str, Any]], architecture: str) -> str:
-    """The table to read."""
-    lines = [
-        f"{architecture}. In brackets 95 % intervals of the difference to the original over requests; loss changes in "
-        "nats per token. Hit rates: caches of that many experts per layer, emptied at each request.", "",
-        "| texts | model and route | cache | loss | reuse | LRU 4 | LRU 8 | LRU 16 | Belady 8 | CV | MiB/token at 8 "
-        "| changed slots | loop: closed, open |", "|---" * 13 + "|",
-    ]  # fmt: skip
-    for row in rows:
-        loss = row["loss"]
-        cells = [
-            row["texts"], name_of(row), str(row["cache"] or ""),
-            "" if loss is None else f"{loss['value']:.4f}, {100 * loss['change']:+.1f} %"
-            + ("" if loss["low"] is None else f" ({loss['low']:+.4f} to {loss['high']:+.4f})"),
-            _percent(row["reuse_rate"], True),
-            *(_percent(row["hit_rate"]["lru"][size]) for size in CAPACITIES),
-            _percent(row["hit_rate"]["belady"][8]),
-            f"{row['load_balance_cv']['value']:.3f}",
-            f"{(row['bytes_read_per_token'].get(8) or {}).get('value', np.nan) / 2**20:.2f}",
-            "" if row["changed_share"] is None else f"{100 * row['changed_share']:.1f} %",
-            ", ".join(f"{100 * row[one]:.1f} %" for one in ("closed_loop_hit_rate", "open_loop_hit_rate") if row[one]),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _percent(one: dict[str, Any], span: bool = False) -> str:
-    text = f"{100 * one['value']:.1f} %"
-    return text + (f" ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})" if span and one["low"] is not None else "")
-
-
-def pareto(rows: list[dict[str, Any]], title: str, colours: dict[str, str]) -> Any:
-    """Hit rate over loss at each cache size that routers follow: up and to the left is better."""
-    import matplotlib.pyplot as plt
-
-    sizes = sorted({row["cache"] for row in rows if row["cache"]})
-    figure, panels = plt.subplots(1, len(sizes), figsize=(3.6 * len(sizes), 3.4), layout="constrained", squeeze=False)
-    marks = {"cache-prior": "o", "max-rank": "^", "drop": "v", "substitute": "D", None: "s"}
-    for axes, size in zip(panels[0], sizes, strict=True):
-        here = [row for row in rows if row["texts"] == "test" and row["loss"] and row["cache"] in (None, size)]
-        front = -1.0
-        for row in sorted(here, key=lambda one: (one["loss"]["change"], -one["hit_rate"]["lru"][size]["value"])):
-            x, y = 100 * row["loss"]["change"], 100 * row["hit_rate"]["lru"][size]["value"]
-            colour = colours[{"ReMoE": "remoe", "three-stage": "third"}.get(row["model"], "original")]
-            best, front = y > front, max(front, y)
-            face = colour if best else colours["face"]
-            axes.plot([x], [y], marks[row["route"]], ms=6, color=colour, markerfacecolor=face)
-            axes.annotate(f"{row['strength']:g}" if row["route"] else row["model"], (x, y), (4, 4),
-                          textcoords="offset points", fontsize=7, color=colours["ink"])  # fmt: skip
-        axes.set(xlabel="change of loss, %", ylabel="LRU hit rate, %", title=f"{title}, {size} experts per layer")
-        axes.margins(0.12)
-    for name, mark in marks.items():
-        panels[0][0].plot([], [], mark, color=colours["ink"], label=name or "no route")
-    panels[0][0].legend(loc="lower right", title="filled: no other is better in both", title_fontsize=7)
-    return figure
 
 
 if __name__ == "__main__":
