@@ -306,7 +306,7 @@ def test_what_was_not_tried_is_said(monkeypatch):
 
 @pytest.mark.parametrize(("target", "code"), [("50ms", 0), ("0.0001ms", 3)])
 def test_a_target_that_nothing_reaches_is_an_error_if_asked(target, code):
-    words = ["plan", "sample:qwen-original", "--device", "jetson-orin-nx-16gb", "--policy", "lru", "--target-tpot", target]
+    words = ["plan", "sample:qwen-original", "--device", DEVICE, "--policy", "lru", "--target-tpot", target]
     strict = CliRunner().invoke(main, [*words, "--strict"])
     assert (strict.exit_code, "no device reaches the target" in strict.stderr) == (code, code == 3)
     assert CliRunner().invoke(main, words).exit_code == 0
