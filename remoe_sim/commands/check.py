@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,22 +24,31 @@ SECTION = "Time and memory"
 @click.option("--engine", metavar="NAME", help="What ran it, where the file does not say: of 'list engines'.")
 @click.option("--model", metavar="NAME", help="Which model ran, where the file does not say.")
 @click.option("--quant", metavar="NAME", help="Its quantisation, where the file does not say.")
+@click.option("-o", "--output", metavar="FILE", help="Write the runs as CSV, a row each, ready to be given to others.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (remoe-sim.check.v1).")
-def command(as_json: bool, **arguments: Any) -> None:
+def command(as_json: bool, output: str | None, **arguments: Any) -> None:
     """Compare a measured run with its estimate.
 
-    RUN is what llama-bench writes (JSON, CSV or its table), or a CSV or JSON file with a row per run: model, quant,
-    device, and tok_s or tpot_ms; optional id, host, engine, context, cpu_moe_layers, hit_rate. Says whether each speed
-    is inside the band of its estimate, and how much longer the largest part would have to take to explain it.
+    RUN is what llama-bench writes (JSON, CSV or its table), an answer of llama-server with its timings, what vllm bench
+    serve saves, or a CSV or JSON file with a row per run: model, quant, device, and tok_s or tpot_ms; optional id,
+    host, engine, context, cpu_moe_layers, hit_rate. Says whether each speed is inside the band of its estimate, and how
+    much longer the largest part would have to take to explain it.
 
     \b
     Examples:
       remoe-sim check bench.json --device rtx-3090
       remoe-sim check speeds.csv --json
+      remoe-sim check bench.json --device rtx-3090 -o mine.csv
     """
     import remoe_sim
 
     report = remoe_sim.check(**arguments)
+    if output is not None:
+        from remoe_sim.util.files import replacing
+
+        with replacing(Path(output)) as beside:
+            report.measurements().to_csv(beside, index=False)
+        note(f"wrote {plural(len(report), 'run')} to {output}")
     if as_json:
         print_json(report.to_dict())
     else:

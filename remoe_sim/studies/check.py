@@ -93,6 +93,22 @@ class CheckReport(Shown):
         rows = [one.to_dict() for one in self.results]
         return {**stamp(SCHEMA), "runs": len(rows), "inside": self.inside, "results": rows, "left_out": left_out}
 
+    def measurements(self) -> pd.DataFrame:
+        """One row per run in the layout in which measured speeds are kept and given to others."""
+        import pandas as pd
+
+        rows = [
+            {
+                "id": one.id, "device_card": one.predicted.device.name, "host": one.predicted.device.parts["host"],
+                "engine": one.predicted.device.parts["engine"], "model": one.predicted.model.name,
+                "quant": one.predicted.model.quant, "top_k": one.predicted.said["top_k"],
+                "context": one.predicted.said["context"], "cpu_moe_layers": one.predicted.said["cpu_moe_layers"],
+                "hit_rate": one.predicted.hit_rate, "tok_s": 1e3 / one.measured_ms,
+            }
+            for one in self.results
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per run."""
         import pandas as pd
@@ -115,10 +131,11 @@ def check(
 ) -> CheckReport:
     """Compare measured decode speeds with what `estimate` says of them.
 
-    run: what llama-bench writes (JSON, JSON lines, CSV or its Markdown table), or a CSV or JSON file with a row per
-    run: model, quant, device (or device_card, hardware), and tok_s or tpot_ms; if there are any, id, host, engine,
-    context, top_k, cpu_moe_layers (or n_cpu_moe), moe_layers_on_cpu, hit_rate (or hit_rate_pct) and misses_from. The
-    other arguments go before what a row says.
+    run: what llama-bench writes (JSON, JSON lines, CSV or its Markdown table), answers of llama-server with `timings`,
+    what `vllm bench serve` saves (of one request at a time), or a CSV or JSON file with a row per run: model, quant,
+    device (or device_card, hardware), and tok_s or tpot_ms; if there are any, id, host, engine, context, top_k,
+    cpu_moe_layers (or n_cpu_moe), moe_layers_on_cpu, hit_rate (or hit_rate_pct) and misses_from. The other arguments go
+    before what a row says.
 
     Raises TraceError for a file without such rows, or without any that can be checked.
     """
@@ -160,7 +177,7 @@ def _rows(path: str | os.PathLike[str]) -> list[Row]:
             ]  # fmt: skip
         except (ValueError, RecursionError):
             raise TraceError(f"{path}: it is no JSON and no JSON lines; correct it") from None
-        return [row for row in (found if isinstance(found, list) else [found]) if isinstance(row, dict)]
+        return [_served(row) for row in (found if isinstance(found, list) else [found]) if isinstance(row, dict)]
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     if any(line.startswith("|") for line in lines):
         cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("|")]
@@ -171,6 +188,26 @@ def _rows(path: str | os.PathLike[str]) -> list[Row]:
         raise TraceError(f"{path}: it is no CSV ({error}); correct it") from None
 
 
+def _served(row: Row) -> Row:
+    """The row of an answer of llama-server, or of a benchmark of vLLM's server; any other as it is.
+
+    Attention reads what came before, and half of what was generated, on average.
+    """
+    timings = row.get("timings")
+    if isinstance(timings, dict):
+        before = (_number(timings, "prompt_n") or 0) + (_number(timings, "cache_n") or 0)
+        context = before + (_number(timings, "predicted_n") or 0) / 2
+        speed = {"tok_s": timings.get("predicted_per_second"), "tpot_ms": timings.get("predicted_per_token_ms")}
+        return {"model": row.get("model"), "engine": "llama.cpp", "context": int(context), **speed}
+    if "model_id" in row and ("median_tpot_ms" in row or "mean_tpot_ms" in row):
+        requests = _number(row, "completed") or 1
+        told = (_number(row, "total_input_tokens") or 0) + (_number(row, "total_output_tokens") or 0) / 2
+        speed = {"tpot_ms": row.get("median_tpot_ms") or row.get("mean_tpot_ms")}
+        side_by_side = {"max_concurrency": row.get("max_concurrency")}
+        return {"model": row["model_id"], "engine": "vllm", "context": int(told / requests), **speed, **side_by_side}
+    return row
+
+
 def _is_prompt(row: Row) -> bool:
     """Whether a row of llama-bench is of a prompt."""
     if "n_gen" in row:
@@ -179,6 +216,8 @@ def _is_prompt(row: Row) -> bool:
 
 
 def _checked(name: str, row: Row) -> Checked:
+    if (_number(row, "max_concurrency") or 1) > 1:
+        raise ValueError("it served several requests at once, of which no estimate is made; serve one at a time")
     text = str(row.get("model_filename") or row.get("model") or row.get("model_type") or "")
     said = _llama_type(re.split(r"[/\\]", text)[-1] if row.get("model_filename") else text)
     quant = row.get("quant") or None

@@ -102,3 +102,29 @@ def test_refused(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(TraceError, match=says):
         remoe_sim.check(path)
+
+
+def test_answers_of_servers(tmp_path):
+    path = tmp_path / "answer.json"
+    timings = {"prompt_n": 100, "cache_n": 12, "predicted_n": 64, "predicted_ms": 512.0, "predicted_per_second": 125.0}
+    path.write_text(json.dumps({"model": "Qwen3-30B-A3B-Q4_K_M.gguf", "timings": timings, "content": "..."}))
+    (one,) = remoe_sim.check(path, device="rtx-4090").results
+    assert (one.measured_ms, one.predicted.said["context"], one.predicted.model.quant) == (8.0, 144, "q4_k_m")
+    saved = {"model_id": "Qwen/Qwen3-30B-A3B", "completed": 10, "total_input_tokens": 1000, "total_output_tokens": 400,
+             "median_tpot_ms": 9.5, "mean_tpot_ms": 11.0, "max_concurrency": 1}  # fmt: skip
+    path.write_text(json.dumps(saved))
+    (one,) = remoe_sim.check(path, device="rtx-4090", quant="awq").results
+    assert (one.measured_ms, one.predicted.said["context"]) == (9.5, 120)
+    path.write_text(json.dumps({**saved, "max_concurrency": 8}))
+    with pytest.raises(remoe_sim.TraceError, match="it served several requests at once"):
+        remoe_sim.check(path, device="rtx-4090", quant="awq")
+
+
+def test_runs_are_written_so_that_they_can_be_checked_again(tmp_path):
+    given, kept = tmp_path / "runs.csv", tmp_path / "mine.csv"
+    given.write_text("id,model,quant,device,context,tok_s\na,qwen3-30b-a3b,q4_k_m,rtx-4090,512,150\n")
+    done = CliRunner().invoke(main, ["check", str(given), "-o", str(kept)])
+    assert done.exit_code == 0, done.output
+    first, again = (remoe_sim.check(path).results[0] for path in (given, kept))
+    assert (first.id, first.measured_ms) == (again.id, pytest.approx(again.measured_ms))
+    assert first.predicted.tpot_ms == pytest.approx(again.predicted.tpot_ms)
