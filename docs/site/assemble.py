@@ -28,6 +28,7 @@ PAGES = {  # heading of the navigation, and its pages in order; other documents 
     "Use": [
         "installation",
         "worked-example",
+        "terms",
         "capture",
         "formats",
         "arrays",
