@@ -136,6 +136,8 @@ def curve(
     preload: TraceLike | None = None,
     expert_bytes: int | str | Sequence[int] | None = None,
     train: TraceLike | None = None,
+    admit_after: int = 1,
+    inserts: int | None = None,
 ) -> pd.DataFrame:
     """Hits at every capacity, as a DataFrame.
 
@@ -147,9 +149,13 @@ def curve(
     `attrs["optimal"]` the policies than which none misses less.
 
     One pass serves all capacities for stack policies (lru, lfu, belady); in scope `global` with unequal sizes for lru.
+    admit_after, inserts: caps of admission as in `replay`, which take a pass per capacity.
     Raises ValueError and TraceError like `replay`.
     """
-    settings = Settings(scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup)
+    settings = Settings(
+        scope=scope, admission=admission, order=order, reset=reset, phase=phase, warmup=warmup,
+        admit_after=admit_after, inserts=inserts,
+    )  # fmt: skip
     policies = policies_for(policy, settings, trained=train is not None)
     trace = as_trace(trace)
     if settings.per_layer and budget is not None:
@@ -178,8 +184,10 @@ def curve(
 
 def _optimal(caches: Caches, policies: Sequence[Policy], in_bytes: bool = False) -> list[str]:
     """The policies than which none has fewer misses under these settings."""
+    settings = caches.settings
     equal = not in_bytes or len(set(caches.trace.model.expert_bytes or ())) == 1
-    return [policy.label for policy in policies if policy.optimal and equal and not caches.settings.warmup]
+    bound = equal and not settings.warmup and not settings.capped
+    return [policy.label for policy in policies if policy.optimal and bound]
 
 
 def _several(given: Limits, what: str) -> list[int | str]:
@@ -217,9 +225,13 @@ def layer_curve(policy: Policy, stream: Stream, rules: Rules, wanted: Longs | No
 
     More experts than there are change nothing for a stack policy; others may divide what they never fill.
     """
-    if isinstance(policy, StackPolicy) and not _alone(policy, stream.n_entries, wanted):
+    one_pass = isinstance(policy, StackPolicy) and not _alone(policy, stream.n_entries, wanted)
+    if isinstance(policy, StackPolicy) and one_pass and not rules.capped:
         return at_capacities(_hits_of(policy, [stream], [rules])[0], wanted)
     several, place = np.unique(np.arange(stream.n_entries + 1) if wanted is None else wanted, return_inverse=True)
+    if rules.capped:
+        tables = [replay_stream(policy, stream, capacity, rules)[2].table for capacity in several.tolist()]
+        return np.stack([table[:, HITS] for table in tables], axis=1)[:, place]
     if isinstance(policy, CompiledSlotPolicy):
         return policy.hits_at(stream, several, rules)[:, place]
     hits = np.zeros((3, several.size), np.int64)
@@ -276,7 +288,7 @@ def _batch_curves(
     found: list[list[tuple[Longs, Longs]]] = [[] for _ in layers]
     for policy in policies:
         streams = [view.get(policy.by_last) for view in views]
-        alone = _alone(policy, max(stream.n_entries for stream in streams), wanted)
+        alone = caches.settings.capped or _alone(policy, max(stream.n_entries for stream in streams), wanted)
         curves = lane_curves(policy, caches, streams) if together and not alone else None
         rules = [caches.layer_rules(index) for index in layers]
         if curves is None and isinstance(policy, StackPolicy) and not alone:
@@ -327,7 +339,8 @@ def _global_rows(caches: Caches, policies: list[Policy], in_bytes: bool, limits:
     rows = []
     for policy in policies:
         stream = views.get(policy.by_last)
-        needed = needed_bytes(policy, stream, rules) if isinstance(policy, StackPolicy) else None
+        by_keys = isinstance(policy, StackPolicy) and not rules.capped
+        needed = needed_bytes(policy, stream, rules) if by_keys else None  # type: ignore[arg-type]
         at = _limits(policy, stream, limits, needed)
         lookups = np.bincount(stream.kinds, minlength=3)
         hits = _hits_at(policy, stream, rules, at) if needed is None else _hits_below(stream, needed, at)

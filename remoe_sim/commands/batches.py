@@ -38,6 +38,8 @@ SECTION = "Compare and ask what if"
 @click.option("--batch", "sizes", default="1,2,4,8", show_default=True, metavar="B,…", help="Requests at once.")
 @limit_options
 @replay_options
+@click.option("--admit-after", default="1", metavar="N", help="An expert may enter from its N-th use on.")
+@click.option("--inserts", metavar="N", help="At most N experts enter per layer and step; all if not given.")
 @schedule_options
 @click.option("--device", metavar="NAME", help="Also say how long it takes there: a name of 'list devices', or a card.")
 @click.option("--model", metavar="NAME", help="Whose sizes, if the trace does not tell: as in 'list models'.")

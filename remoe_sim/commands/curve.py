@@ -33,6 +33,8 @@ SECTION = "Start"
 )
 @click.option("--budget", metavar="SIZES", help="Budgets under scope global, such as 1GiB,2GiB, or all.")
 @replay_options
+@click.option("--admit-after", default="1", metavar="N", help="An expert may enter from its N-th use on.")
+@click.option("--inserts", metavar="N", help="At most N experts enter per layer and step; all if not given.")
 @batch_options
 @engine_option
 @click.option("-o", "--output", metavar="FILE", help="Write the rows to a .csv, .parquet or .json file.")
@@ -49,6 +51,7 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
       remoe-sim curve sample:qwen-original --phase decode --cache 2:16:2
       remoe-sim curve sample:qwen-original --scope global --policy lru --budget 4MiB,8MiB
       remoe-sim curve sample:qwen-original --engine llama.cpp-moe-cache-lru
+      remoe-sim curve sample:qwen-original --policy lru,belady --cache 4,8 --inserts 1
       remoe-sim curve sample:qwen-original --policy lru --batch 4 --draft 3 --accept 0.7
     """
     import remoe_sim
@@ -66,6 +69,7 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
         "trace": describe(trace),
         **{name: arguments[name] for name in names},
         "warmup": int(arguments["warmup"]),
+        **_caps(arguments),
         "capacity_unit": frame.attrs["capacity_unit"],
         "optimal": frame.attrs["optimal"],
         **engine_json(profile, arguments),
@@ -77,7 +81,7 @@ def command(as_json: bool, output: str | None, **arguments: Any) -> None:
     if as_json:
         print_json({**answer, "rows": records(frame)})
     elif output is None:
-        show(frame)
+        show(frame, capped="inserts" in answer)
         if answer["trace"]["schedule"]:
             note(schedule_in_words(answer["trace"]["schedule"]))
 
@@ -97,11 +101,11 @@ def write(frame: pd.DataFrame, answer: dict[str, Any], path: str) -> None:
             frame.assign(layer=frame["layer"].astype(str)).to_parquet(beside, index=False)
 
 
-def show(frame: pd.DataFrame) -> None:
+def show(frame: pd.DataFrame, capped: bool = False) -> None:
     """Policies side by side at up to 16 capacities, all layers together."""
     from rich.console import Console
 
-    from remoe_sim.cache.settings import NO_BOUND, OPTIMUM
+    from remoe_sim.cache.settings import CAPPED_BOUND, NO_BOUND, OPTIMUM
     from remoe_sim.util.units import format_bytes
 
     rows = frame[frame["layer"] == "all"]
@@ -118,6 +122,12 @@ def show(frame: pd.DataFrame) -> None:
     console.print(table)
     console.print(f"hits / lookups, of {lookups:,} lookups", soft_wrap=True)
     if OPTIMUM in wide and OPTIMUM not in frame.attrs["optimal"]:
-        console.print(NO_BOUND, soft_wrap=True)
+        console.print(CAPPED_BOUND if capped else NO_BOUND, soft_wrap=True)
     if len(some) < len(wide):
         note(f"{len(some)} of {len(wide)} capacities shown; -o curve.csv writes all")
+
+
+def _caps(arguments: dict[str, Any]) -> dict[str, int | None]:
+    """Caps of admission for JSON, only where there are some."""
+    caps = {name: None if arguments[name] is None else int(arguments[name]) for name in ("admit_after", "inserts")}
+    return {} if caps == {"admit_after": 1, "inserts": None} else caps

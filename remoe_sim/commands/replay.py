@@ -143,12 +143,14 @@ def show(report: ReplayReport) -> None:
         show_times(console, [(_name(result), result.timed) for result in report if result.timed is not None])
     belady = next((result for result in report if result.policy == "belady"), None)
     if belady is not None:
+        from remoe_sim.cache.settings import CAPPED_BOUND, NO_BOUND
+
         console.print(
             f"\nbelady* is the offline optimum: under admission {first.admission} no policy has fewer misses in all."
             if belady.optimal
-            else "\nbelady is no bound here: it does not know which misses may enter."
+            else f"\n{CAPPED_BOUND}"
             if "inserts" in caps
-            else "\nbelady is no bound here: entries differ in size, or warm-up lookups are left out.",
+            else f"\n{NO_BOUND}",
             soft_wrap=True,
         )
     if first.reuse_rate is not None:

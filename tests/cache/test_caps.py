@@ -85,3 +85,21 @@ def test_an_engine_with_a_cap_is_replayed_with_it():
     assert first == "engine llama.cpp-moe-expert-cache: scope layer, policy lru, admission mandatory, inserts 2"
     own = ["replay", TRACE, "--cache", "8", "--phase", "decode", "--policy", "lru", "--inserts", "2"]
     assert rest == CliRunner().invoke(main, own).stdout
+
+
+@pytest.mark.parametrize("caps", [{"admit_after": 2}, {"inserts": 1}, {"admit_after": 3, "inserts": 2}])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_curve_under_caps_is_a_replay_at_each_capacity(caps, scope):
+    trace = remoe_sim.read_trace(TRACE).select(requests=range(6))
+    limits = {"cache": "0,3,8,32"} if scope == "layer" else {"budget": "2MiB,9MiB"}
+    frame = remoe_sim.curve(trace, policy=ALL, scope=scope, **limits, **caps)
+    assert frame.attrs["optimal"] == []
+    whole = frame[frame.layer == "all"]
+    for row in whole.to_dict("records"):
+        limit = {"cache" if scope == "layer" else "budget": row["capacity"]}
+        result = remoe_sim.replay(trace, policy=row["policy"], scope=scope, **limit, **caps)[0]
+        assert (row["lookups"], row["hits"]) == (result.lookups, result.hits), row
+    by_policy = {name: group.hits.tolist() for name, group in whole.groupby("policy")}
+    plain = remoe_sim.curve(trace, policy="belady", admission="bypass", scope=scope, **limits)
+    most = plain[plain.layer == "all"].hits.tolist()  # of a rule that may let in what it likes, so of any under caps
+    assert all(hits <= bound for name in by_policy for hits, bound in zip(by_policy[name], most, strict=True))
