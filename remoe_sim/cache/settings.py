@@ -22,7 +22,7 @@ ALLOWED = {
 }
 OPTIMUM = "belady"
 NO_BOUND = "belady is no bound here: entries differ in size, or warm-up lookups are left out."
-CAPPED_BOUND = "belady is no bound here: it does not know which misses may enter. Without caps and with --admission bypass it is one."
+CAPPED_BOUND = "belady is no bound here: it does not know which misses may enter. Under bypass, without caps, it is."
 DEFAULT_POLICIES = ("lru", "lfu", "belady")
 
 
