@@ -61,8 +61,8 @@ def pareto(rows: list[dict[str, Any]], title: str, colours: dict[str, str]) -> A
             best, front = y > front, max(front, y)
             face = colour if best else colours["face"]
             axes.plot([x], [y], marks[row["route"]], ms=6, color=colour, markerfacecolor=face)
-            axes.annotate(f"{row['strength']:g}" if row["route"] else row["model"], (x, y), (4, 4 if row["route"] else -11),
-                          textcoords="offset points", fontsize=7, color=colours["ink"])  # fmt: skip
+            text, above = (f"{row['strength']:g}", 4) if row["route"] else (row["model"], -11)
+            axes.annotate(text, (x, y), (4, above), textcoords="offset points", fontsize=7, color=colours["ink"])
         axes.set(xlabel="change of loss, %", ylabel="LRU hit rate, %", title=f"{title}, {size} experts per layer")
         axes.margins(0.12)
     for name, mark in marks.items():
