@@ -111,7 +111,8 @@ def show(report: ReplayReport) -> None:
     trace, first = report.trace, report.results[0]
     console.print(
         f"{called(trace)}: {plural(trace['tokens'], 'token')}, "
-        f"{plural(trace['requests'], 'request')}, {plural(trace['moe_layers'], 'MoE layer')}"
+        f"{plural(trace['requests'], 'request')}, {plural(trace['moe_layers'], 'MoE layer')}",
+        soft_wrap=True,
     )
     console.print(
         f"cache: {held(first.capacity)}, scope {first.scope}, admission {first.admission}, order {first.order}, ",
